@@ -1,0 +1,34 @@
+"""The ASGI application that `web` serves: couriers, websockets, and Django for the rest."""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
+django_app = get_asgi_application()
+
+# These need the apps to be loaded, which the line above did.
+from channels.auth import AuthMiddlewareStack  # noqa: E402
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+from django.urls import path  # noqa: E402
+
+from sessions import door  # noqa: E402
+from sessions.stream import SessionConsumer  # noqa: E402
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Couriers go to their own door, past Django's middleware."""
+    inner: Any = door.app if scope["path"].startswith("/agent/v1/") else django_app
+    await inner(scope, receive, send)
+
+
+websockets = AllowedHostsOriginValidator(
+    AuthMiddlewareStack(URLRouter([path("ws/sessions/<uuid:session_id>/", SessionConsumer.as_asgi())]))
+)
+application = ProtocolTypeRouter({"http": http, "websocket": websockets})

@@ -1,0 +1,20 @@
+"""The `.env` of a new installation: keys that every installation needs and none may share."""
+
+import secrets
+from pathlib import Path
+
+HEAD = "# Made by `make setup`. Settings are explained in docs/settings.md. Keep this file private.\n"
+
+
+def complete(path: Path) -> list[str]:
+    """Add the keys that are missing from `path`, and leave what is there; return their names."""
+    text = path.read_text() if path.exists() else HEAD
+    present = {line.partition("=")[0].strip() for line in text.splitlines()}
+    made = {"SECRET_KEY": secrets.token_urlsafe(50), "ADMIN_PASSWORD": secrets.token_urlsafe(12)}
+    added = {name: value for name, value in made.items() if name not in present}
+    if added:
+        if not text.endswith("\n"):
+            text += "\n"
+        path.touch(mode=0o600)
+        path.write_text(text + "".join(f"{name}={value}\n" for name, value in added.items()))
+    return list(added)

@@ -1,0 +1,164 @@
+"""Every setting of Berth, read from the environment (and `.env`) in this one place.
+
+`docs/settings.md` is the table of them for people; a test compares the two. What is wrong with a value is said by the
+system checks in `controlplane/checks.py`.
+"""
+
+from pathlib import Path
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+env.read_env(BASE_DIR / ".env")
+
+# --- this installation ---------------------------------------------------------------------------------------------
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY", default="")
+DATA_DIR = (BASE_DIR / env.str("DATA_DIR", default="var")).resolve()
+PORT = env.int("PORT", default=8000)
+INSTALLATION = env.str("INSTALLATION", default="berth")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+ADMIN_PASSWORD = env.str("ADMIN_PASSWORD", default="")
+HTTPS = env.bool("HTTPS", default=False)
+LOG_FORMAT = env.str("LOG_FORMAT", default="text")
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+
+# --- where runs execute --------------------------------------------------------------------------------------------
+RUNTIME = env.str("RUNTIME", default="local")
+COURIER_URL = env.str("COURIER_URL", default=f"http://127.0.0.1:{PORT}").rstrip("/")
+COURIER_IMAGE = env.str("COURIER_IMAGE", default="registry.local/courier:latest")
+WORKBENCH_IMAGE = env.str("WORKBENCH_IMAGE", default="registry.local/workbench:latest")
+K8S_NAMESPACE = env.str("K8S_NAMESPACE", default="")
+K8S_STORAGE_CLASS = env.str("K8S_STORAGE_CLASS", default="")
+K8S_OPENSHIFT = env.bool("K8S_OPENSHIFT", default=False)
+K8S_IMAGE_PULL_POLICY = env.str("K8S_IMAGE_PULL_POLICY", default="IfNotPresent")
+
+# --- limits --------------------------------------------------------------------------------------------------------
+MAX_RUNS = env.int("MAX_RUNS", default=5)
+MAX_RUNS_PER_GROUP = env.int("MAX_RUNS_PER_GROUP", default=1)
+IDLE_SECONDS = env.int("IDLE_SECONDS", default=30 * 60)
+DEADLINE_SECONDS = env.int("DEADLINE_SECONDS", default=4 * 3600)
+START_SECONDS = env.int("START_SECONDS", default=5 * 60)
+MESSAGE_MAX_KIB = env.int("MESSAGE_MAX_KIB", default=256)
+
+# --- data ----------------------------------------------------------------------------------------------------------
+# With psycopg's pool a thread borrows a connection for one piece of work, so web threads don't each keep one.
+DATABASE_URL = env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'berth.sqlite3'}")
+REDIS_URL = env.str("REDIS_URL", default="")
+WORKERS = env.int("WORKERS", default=2)
+DATABASE_POOL = env.int("DATABASE_POOL", default=10)
+
+DATABASES = {"default": env.db_url_config(DATABASE_URL)}
+EMBEDDED = "sqlite" in DATABASES["default"]["ENGINE"]
+if EMBEDDED:
+    DATA_DIR.mkdir(parents=True, exist_ok=True)
+    # WAL lets readers go on beside the one writer; IMMEDIATE makes a writer wait for its turn instead of failing when
+    # its read turns into a write (https://www.sqlite.org/wal.html, https://www.sqlite.org/lang_transaction.html).
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+else:
+    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": DATABASE_POOL, "timeout": 20}}
+
+if REDIS_URL:
+    CHANNEL_LAYERS = {
+        "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}},
+    }
+else:
+    CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+
+# A lost doorbell delays a page by one tick. The in-memory layer doesn't cross processes, so there the tick is the bell.
+STREAM_TICK_SECONDS = 5.0 if REDIS_URL else 0.25
+
+# Tasks are short and every one may be repeated: the watcher's sweep finds whatever a lost task left undone, so a task
+# is tried once, never redelivered while it still runs (retry > timeout), and its result is not kept.
+Q_CLUSTER = {
+    "name": "berth",
+    "orm": "default",
+    "workers": WORKERS,
+    "poll": 0.05,
+    "timeout": 60,
+    "retry": 120,
+    "max_attempts": 1,
+    "ack_failures": True,
+    "save_limit": -1,
+    "catch_up": False,
+    "recycle": 5000,
+    "label": "Task queue",
+}
+
+# --- Django --------------------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "daphne",
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "channels",
+    "django_q",
+    "groups",
+    "sessions",
+    "controlplane",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "controlplane.urls"
+ASGI_APPLICATION = "controlplane.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LOGIN_URL = "admin:login"
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+STATIC_URL = "static/"
+STATIC_ROOT = DATA_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+# Files are served as they stand in static/, also without a collectstatic, so that a laptop needs no build step.
+WHITENOISE_USE_FINDERS = True
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^agent/v1/"]
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+
+UNFOLD = {"SITE_TITLE": "Berth", "SITE_HEADER": "Berth", "SITE_SYMBOL": "anchor", "SHOW_HISTORY": True}
+
+LOGGING_CONFIG = None  # controlplane.logs sets structlog up

@@ -1,0 +1,10 @@
+"""Tenants: groups, their members, and the profiles of what they may run."""
+
+from django.apps import AppConfig
+
+
+class GroupsConfig(AppConfig):
+    """Django's handle on the app."""
+
+    name = "groups"
+    verbose_name = "Groups"

@@ -1,0 +1,176 @@
+"""Tenants and what they may run."""
+
+import hashlib
+import secrets
+import uuid
+from typing import TYPE_CHECKING, Self
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from groups import validators
+from groups.choices import Contract, Role
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
+    Person = AbstractBaseUser | AnonymousUser
+
+MAY_WRITE = (Role.MEMBER, Role.OWNER)
+
+
+class GroupQuerySet(models.QuerySet["AgentGroup"]):
+    """Groups, narrowed to what somebody may see."""
+
+    def visible_to(self, user: "Person") -> Self:
+        """The groups of which `user` is a member; all of them for a superuser."""
+        if not user.is_active:
+            return self.none()
+        if getattr(user, "is_superuser", False):
+            return self
+        return self.filter(memberships__user_id=user.pk)
+
+
+class AgentGroup(models.Model):
+    """A tenant: its members share a workspace, a quota, and what their agents may reach."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    slug = models.CharField(max_length=40, unique=True, validators=[validators.validate_group_slug])
+    name = models.CharField(max_length=200)
+    is_main = models.BooleanField("main group", default=False, help_text="Sees the project folder, read-only.")
+    max_runs = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text="Runs at a time; empty for the default."
+    )
+    weight = models.PositiveIntegerField(
+        default=1, validators=[MinValueValidator(1)], help_text="Share of the slots, next to the other groups."
+    )
+    storage_gib = models.PositiveIntegerField("storage (GiB)", default=10, validators=[MinValueValidator(1)])
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="Membership", related_name="agent_groups")
+
+    objects = GroupQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["slug"]
+        verbose_name = "group"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["is_main"], condition=Q(is_main=True), name="one_main_group",
+                violation_error_message="There is a main group already.",
+            ),
+            models.CheckConstraint(
+                condition=Q(max_runs__isnull=True) | Q(max_runs__gte=1), name="group_max_runs_positive",
+                violation_error_message="A group has at least one slot; leave the field empty for the default.",
+            ),
+            models.CheckConstraint(
+                condition=Q(weight__gte=1), name="group_weight_positive",
+                violation_error_message="The weight is at least 1.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name or self.slug
+
+    @property
+    def slots(self) -> int:
+        """How many runs the group may have at a time."""
+        return self.max_runs or settings.MAX_RUNS_PER_GROUP
+
+
+class Membership(models.Model):
+    """A person's role in a group."""
+
+    group = models.ForeignKey(AgentGroup, on_delete=models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["group", "user"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["group", "user"], name="one_membership_per_person",
+                violation_error_message="This person is in the group already.",
+            ),
+            models.CheckConstraint(condition=Q(role__in=Role.values), name="membership_role_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.group} ({self.get_role_display()})"
+
+
+def limit(help_text: str) -> "models.PositiveIntegerField[int | None, int | None]":
+    """A time limit of a profile, in seconds; empty for the installation's default."""
+    return models.PositiveIntegerField(
+        null=True, blank=True, help_text=f"{help_text} Seconds; empty for the default.",
+        validators=[MinValueValidator(1), MaxValueValidator(30 * 24 * 3600)],
+    )
+
+
+class AgentProfile(models.Model):
+    """What runs: written by operators, chosen by name when a session starts."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    slug = models.SlugField(max_length=60, unique=True)
+    description = models.CharField(max_length=200, blank=True)
+    contract = models.CharField(max_length=20, choices=Contract, default=Contract.JSONL)
+    image = models.CharField(max_length=500, blank=True, help_text="Not used by the local runtime.")
+    command = models.JSONField(validators=[validators.validate_command], help_text="The agent's argv, a JSON list.")
+    environment = models.JSONField(default=dict, blank=True, validators=[validators.validate_environment])
+    secrets = models.JSONField(
+        default=dict, blank=True, validators=[validators.validate_secrets],
+        help_text="File under /var/secrets → kubernetes:SECRET/KEY, file:/PATH or env:NAME. Never a value.",
+    )
+    state_folder = models.CharField(
+        max_length=200, blank=True, validators=[validators.validate_state_folder],
+        help_text="Folder in the container that a session keeps from run to run.",
+    )
+    cpu_millis = models.PositiveIntegerField("CPU (thousandths)", default=1000, validators=[MinValueValidator(10)])
+    memory_mib = models.PositiveIntegerField("memory (MiB)", default=1024, validators=[MinValueValidator(16)])
+    idle_seconds = limit("How long an agent may wait for a follow-up.")
+    deadline_seconds = limit("How long a run may last at all.")
+    start_seconds = limit("How long a start may take.")
+    active = models.BooleanField(default=True, help_text="New sessions may use it.")
+
+    class Meta:
+        ordering = ["slug"]
+        verbose_name = "profile"
+        constraints = [
+            models.CheckConstraint(condition=Q(contract__in=Contract.values), name="profile_contract_known"),
+            models.CheckConstraint(condition=Q(memory_mib__gte=16), name="profile_memory_enough"),
+            models.CheckConstraint(condition=Q(cpu_millis__gte=10), name="profile_cpu_enough"),
+        ]
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class ApiToken(models.Model):
+    """A program's key to the API, which acts as `user`. Only its hash is kept."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=100, blank=True)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = "API token"
+
+    def __str__(self) -> str:
+        return self.name or f"token of {self.user}"
+
+    @staticmethod
+    def hash(token: str) -> str:
+        """SHA-256 is enough for 256 random bits: there is nothing to guess that a slow hash would protect."""
+        return hashlib.sha256(token.encode()).hexdigest()
+
+    @classmethod
+    def issue(cls, user: "AbstractBaseUser", name: str = "") -> str:
+        """Make a token for `user` and return it. It can't be shown again."""
+        token = f"berth_{secrets.token_urlsafe(32)}"
+        cls.objects.create(user_id=user.pk, name=name, digest=cls.hash(token))
+        return token

@@ -1,0 +1,158 @@
+"""What Berth asks of a place where runs execute, in plain data.
+
+A runtime knows nothing of sessions, queues or databases: it is handed a `RunSpec`, makes it true, and tells what it sees.
+`k8s_adapter.local` and `k8s_adapter.cluster` implement `Runtime`; `tests/runtime` holds the contract both must pass.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """Names one run to a runtime. All of it can be read back from the labels of what the runtime made."""
+
+    run: str  # UUID, as text with hyphens
+    session: str
+    group: str
+    slug: str  # the group's slug: names its namespace or folder
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What an agent's container asks for and may not exceed."""
+
+    cpu_millis: int = 1000
+    memory_mib: int = 1024
+    scratch_mib: int = 512  # for each of /tmp, /dev/shm and the home, which live in memory
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A secret by reference, delivered as the file `/var/secrets/<name>`.
+
+    `source` is `kubernetes:SECRET/KEY` (in the group's namespace), `file:PATH` or `env:NAME` (of the control plane).
+    """
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Everything a runtime needs to start one run. Two equal specs describe the same run."""
+
+    ref: RunRef
+    number: int  # of the run within its session
+    image: str  # not used by the local runtime
+    command: tuple[str, ...]  # the agent's argv
+    contract: str  # plain, jsonl, claude, nanoclaw
+    courier_url: str  # where the courier calls home
+    token: str = field(repr=False)  # the courier's bearer token; never shown to the agent
+    environment: Mapping[str, str] = field(default_factory=dict)  # of the agent; holds no secret
+    resume: str = ""  # the agent's own conversation id, if it has one
+    state_folder: str = ""  # absolute path in the pod that lasts from run to run, such as /home/node/.claude
+    resources: Resources = Resources()
+    secrets: tuple[SecretFile, ...] = ()
+    deadline_seconds: int = 4 * 3600  # hard wall clock
+    stop_grace_seconds: int = 10  # between SIGTERM and SIGKILL
+    storage_gib: int = 10  # size of the group's volume, when it has to be made
+
+
+class Phase(StrEnum):
+    """How far a run is, as the runtime sees it."""
+
+    ABSENT = "absent"  # nothing of it exists
+    PENDING = "pending"  # made, the agent has not started
+    RUNNING = "running"  # the agent's process lives
+    FINISHED = "finished"  # the agent is gone and the courier has had its time
+
+
+class Cause(StrEnum):
+    """Why a run ended, or why it can't start. Words and advice for people are in `sessions.verdicts`."""
+
+    COMPLETED = "completed"
+    IDLE = "idle"
+    STOPPED = "stopped"
+    DEADLINE = "deadline"
+    AGENT_ERROR = "agent_error"
+    OOM = "oom"
+    IMAGE_PULL = "image_pull"
+    UNSCHEDULABLE = "unschedulable"
+    REJECTED = "rejected"  # by admission: Pod Security, a webhook, a validation
+    QUOTA = "quota"  # waits for the namespace's quota; passes by itself
+    MOUNT = "mount"  # a volume or secret can't be mounted
+    EVICTED = "evicted"
+    NODE_LOST = "node_lost"
+    START_TIMEOUT = "start_timeout"
+    VANISHED = "vanished"  # somebody deleted it
+    UNREACHABLE = "unreachable"  # the runtime itself
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a runtime sees of one run."""
+
+    phase: Phase
+    cause: Cause | None = None  # PENDING: what holds it up, if it is more than time; FINISHED: how it ended
+    words: str = ""  # the runtime's own words for the cause (a scheduler's message, a registry's error)
+    exit_code: int | None = None  # of the agent, 128 + n for signal n
+    last_lines: str = ""  # the agent container's termination message, if it left one
+    courier_alive: bool = True
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class RuntimeFault(Exception):
+    """A runtime could not do what it was asked. `cause` is for programs, `str()` for people."""
+
+    def __init__(self, cause: Cause, words: str) -> None:
+        super().__init__(words)
+        self.cause = cause
+
+
+class TransientFault(RuntimeFault):
+    """Passes by itself: ask again, not before `retry_after` seconds."""
+
+    def __init__(self, cause: Cause, words: str, retry_after: float = 1.0) -> None:
+        super().__init__(cause, words)
+        self.retry_after = retry_after
+
+
+class PermanentFault(RuntimeFault):
+    """Will not pass until a person changes something."""
+
+
+class Runtime(Protocol):
+    """Where runs execute. Every method may be called again, by any process, after a crash at any point.
+
+    All raise `TransientFault` or `PermanentFault`, and nothing else, for what goes wrong outside this process.
+    """
+
+    def ensure(self, spec: RunSpec) -> None:
+        """Make the run exist. What an earlier call already made is adopted; a dead courier beside a live agent is revived.
+
+        Raises PermanentFault if something of the same name is not this run, or the spec can never be accepted.
+        """
+
+    def observe(self, ref: RunRef) -> Observed:
+        """Tell how the run is. A run that never was, or was destroyed, is ABSENT."""
+
+    def stop(self, ref: RunRef) -> None:
+        """End the run's processes (SIGTERM, SIGKILL after the grace) without waiting. Its traces stay observable."""
+
+    def destroy(self, ref: RunRef) -> None:
+        """Remove all of the run, living or not, but nothing of its group: the workspace and journals stay."""
+
+    def owned(self) -> Iterator[RunRef]:
+        """Every run of this installation of which anything exists."""
+
+    def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
+        """Yield a run whenever what `observe` would tell of it may have changed, and None at least every 5 s, as a sign of life.
+
+        Starts with every run that exists. Ends soon after `until` is set. Raises when it can't go on: never goes quiet.
+        """

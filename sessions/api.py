@@ -1,0 +1,258 @@
+"""API version 1: groups, sessions, messages and events, for programs with a bearer token.
+
+Errors are problem details (RFC 9457). What somebody may not see is not there: 404.
+"""
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from ninja import Field, NinjaAPI, Router, Schema
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.security import HttpBearer
+
+from groups.models import MAY_WRITE, AgentGroup, AgentProfile, ApiToken
+from sessions import events, intake, stream, summary
+from sessions.intake import Refused
+from sessions.models import AgentSession
+
+TITLES = {401: "Not authenticated", 403: "Not allowed", 404: "Not found", 405: "Method not allowed", 422: "Bad input"}
+
+
+class Token(HttpBearer):
+    """`Authorization: Bearer …`, made by `manage.py create_token`."""
+
+    def authenticate(self, request: HttpRequest, token: str) -> Any:
+        """The user that the token acts as; None refuses."""
+        found = ApiToken.objects.select_related("user").filter(digest=ApiToken.hash(token)).first()
+        return found.user if found and found.user.is_active else None
+
+
+api = NinjaAPI(title="Berth", version="1", auth=Token(), docs_url="/docs", openapi_url="/openapi.json")
+router = Router()
+
+
+class NewSession(Schema):
+    """What starts a session."""
+
+    profile: str = Field(description="A profile's slug")
+    message: str = Field(description="The first message")
+    title: str = Field("", max_length=80)
+
+
+class NewMessage(Schema):
+    """A follow-up."""
+
+    text: str
+
+
+class GroupOut(Schema):
+    """A group that the caller is in."""
+
+    slug: str
+    name: str
+    role: str
+    max_runs: int
+
+
+class RunOut(Schema):
+    """One execution of a session. Times are null until they happened."""
+
+    number: int
+    state: str
+    verdict: str | None
+    verdict_words: str
+    exit_code: int | None
+    started_at: datetime | None
+    first_output_at: datetime | None
+    ended_at: datetime | None
+
+
+class SessionOut(Schema):
+    """A session, with the reason for its state in words."""
+
+    id: str
+    title: str
+    group: str
+    profile: str
+    state: str
+    reason: str
+    created_at: datetime
+    updated_at: datetime
+    last_seq: int
+    runs: list[RunOut]
+
+
+class MessageOut(Schema):
+    """The number that an accepted message has within its session."""
+
+    number: int
+
+
+class EventOut(Schema):
+    """One event (docs/courier-protocol.md tells the kinds)."""
+
+    seq: int
+    kind: str
+    text: str
+    data: dict[str, Any]
+    run: int | None
+    at: datetime
+
+
+class EventsOut(Schema):
+    """A page of events, and the cursor after it."""
+
+    events: list[EventOut]
+    last_seq: int
+
+
+def problem(request: HttpRequest, status: int, detail: str, **more: Any) -> HttpResponse:
+    """A problem details answer (RFC 9457, section 3)."""
+    told = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "detail": detail} | more
+    return HttpResponse(json.dumps(told), status=status, content_type="application/problem+json")
+
+
+@api.exception_handler(AuthenticationError)
+def no_token(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
+    """401: says how to come in."""
+    answer = problem(request, 401, "Send a token as `Authorization: Bearer …`. `manage.py create_token USER` makes one.")
+    answer["WWW-Authenticate"] = "Bearer"
+    return answer
+
+
+@api.exception_handler(ValidationError)
+def bad_input(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    """422: names each field."""
+    errors = [{"field": str(item["loc"][-1]), "detail": item["msg"]} for item in error.errors]
+    return problem(request, 422, "; ".join(f"{e['field']}: {e['detail']}" for e in errors), errors=errors)
+
+
+@api.exception_handler(Refused)
+def refused(request: HttpRequest, error: Refused) -> HttpResponse:
+    """422: what intake would not take."""
+    return problem(request, 422, str(error), errors=[{"field": error.field, "detail": str(error)}])
+
+
+@api.exception_handler(HttpError)
+def http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
+    """Whatever else has a status."""
+    return problem(request, error.status_code, str(error))
+
+
+def _session(request: HttpRequest, session_id: uuid.UUID, write: bool = False) -> AgentSession:
+    """The session, if the caller may see it; 403 if they see it and may not write."""
+    user = request.auth  # type: ignore[attr-defined]
+    visible = AgentSession.objects.visible_to(user).select_related("group", "profile").filter(pk=session_id).first()
+    if visible is None:
+        raise HttpError(404, "There is no such session, or it is not yours.")
+    if write and not AgentSession.objects.writable_by(user).filter(pk=session_id).exists():
+        raise HttpError(403, "You may read this session. Ask an owner of its group for the role of a member.")
+    return visible
+
+
+def _told(session: AgentSession) -> dict[str, Any]:
+    runs = [summary.of_run(run) for run in session.runs.order_by("number")]
+    return summary.of_session(session) | {"runs": runs}
+
+
+@router.get("/groups", response=list[GroupOut], summary="The groups you are in")
+def list_groups(request: HttpRequest) -> list[dict[str, Any]]:
+    """Every group of the caller, with the caller's role there."""
+    user = request.auth  # type: ignore[attr-defined]
+    roles = dict(user.memberships.values_list("group_id", "role"))
+    return [
+        {"slug": g.slug, "name": g.name, "role": roles.get(g.pk, "operator"), "max_runs": g.slots}
+        for g in AgentGroup.objects.visible_to(user)
+    ]
+
+
+@router.post("/groups/{slug}/sessions", response={201: SessionOut}, summary="Start a session with a message")
+def create_session(request: HttpRequest, slug: str, body: NewSession) -> tuple[int, dict[str, Any]]:
+    """The session is queued, and its first run starts when a slot is free."""
+    user = request.auth  # type: ignore[attr-defined]
+    group = AgentGroup.objects.visible_to(user).filter(slug=slug).first()
+    if group is None:
+        raise HttpError(404, "There is no such group, or you are not in it.")
+    if not user.is_superuser and not group.memberships.filter(user=user, role__in=MAY_WRITE).exists():
+        raise HttpError(403, "You may read this group's sessions. Ask an owner for the role of a member.")
+    profile = AgentProfile.objects.filter(slug=body.profile).first()
+    if profile is None:
+        raise Refused("profile", f"There is no profile {body.profile!r}.")
+    try:
+        session = intake.open_session(group=group, profile=profile, text=body.message, sender=user, title=body.title)
+    except Refused as error:
+        raise Refused("message" if error.field == "text" else error.field, str(error)) from error
+    return 201, _told(session)
+
+
+@router.get("/sessions/{session_id}", response=SessionOut, summary="A session and its runs")
+def get_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
+    """State, reason and runs, as they are now."""
+    return _told(_session(request, session_id))
+
+
+@router.post("/sessions/{session_id}/messages", response={202: MessageOut}, summary="Send a message")
+def send_message(request: HttpRequest, session_id: uuid.UUID, body: NewMessage) -> tuple[int, dict[str, Any]]:
+    """Accepted means stored. The same `Idempotency-Key` again gives the same answer and no second message."""
+    session = _session(request, session_id, write=True)
+    key = request.headers.get("Idempotency-Key", "")
+    if len(key) > 200:
+        raise Refused("Idempotency-Key", "At most 200 characters.")
+    user = request.auth  # type: ignore[attr-defined]
+    return 202, {"number": intake.post_message(session, body.text, sender=user, key=key).number}
+
+
+@router.get("/sessions/{session_id}/events", response=EventsOut, summary="Events after a cursor, or live as SSE")
+def list_events(request: HttpRequest, session_id: uuid.UUID, after: int = 0, limit: int = 500) -> Any:
+    """A page of events; with `Accept: text/event-stream` all of them, then live (`Last-Event-ID` is honoured)."""
+    _session(request, session_id)
+    if after < 0 or not 1 <= limit <= 1000:
+        raise Refused("after" if after < 0 else "limit", "after is at least 0, limit 1 to 1000.")
+    if "text/event-stream" in request.headers.get("Accept", ""):
+        return _sse(request, session_id, after)
+    found = events.read(session_id, after, limit)
+    return {"events": found, "last_seq": found[-1]["seq"] if found else after}
+
+
+def _sse(request: HttpRequest, session_id: uuid.UUID, after: int) -> HttpResponseBase:
+    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): ids are seqs."""
+    last = request.headers.get("Last-Event-ID", "")
+    cursor = int(last) if last.isdecimal() and len(last) < 19 else after
+    user_id = request.auth.pk  # type: ignore[attr-defined]
+
+    async def lines() -> AsyncIterator[str]:
+        yield "retry: 1000\n\n"
+        async for page in stream.follow(user_id, session_id, cursor):
+            if page is None:
+                yield ": still here\n\n"
+            else:
+                yield "".join(f"id: {e['seq']}\nevent: {e['kind']}\ndata: {json.dumps(e)}\n\n" for e in page)
+
+    answer = StreamingHttpResponse(lines(), content_type="text/event-stream")
+    answer["Cache-Control"] = "no-cache"
+    answer["X-Accel-Buffering"] = "no"
+    return answer
+
+
+@router.post("/sessions/{session_id}/stop", response=SessionOut, summary="End the run now")
+def stop_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
+    """The agent is told to end, and killed soon after; waiting messages are cancelled."""
+    session = _session(request, session_id, write=True)
+    intake.stop(session, by=request.auth.get_username())  # type: ignore[attr-defined]
+    return _told(_session(request, session_id))
+
+
+@router.post("/sessions/{session_id}/close", response=SessionOut, summary="End the run gracefully")
+def close_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
+    """The agent finishes its turn, then ends. A later message resumes the conversation."""
+    session = _session(request, session_id, write=True)
+    intake.close(session, by=request.auth.get_username())  # type: ignore[attr-defined]
+    return _told(_session(request, session_id))
+
+
+api.add_router("", router)

@@ -1,0 +1,209 @@
+"""The couriers' door: `/agent/v1/…` (docs/courier-protocol.md), spoken to by the couriers alone.
+
+A bare ASGI application: no cookies, no CSRF, no middleware, since it is called many times a second for each run.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import parse_qs
+
+import structlog
+from django.conf import settings
+from django.db import OperationalError, transaction
+from django.utils import timezone
+
+from sessions import doorbell, events, ingest, lifecycle, tokens
+from sessions.models import Message, Run
+from sessions.states import GRACEFUL, Intent, MessageState, RunState
+from sessions.threads import in_thread
+
+log = structlog.get_logger(__name__)
+BODY_MAX = 16 * 1024 * 1024  # a request holds 1 MiB, or one larger event
+WAIT_MAX = 30.0  # seconds of a long poll
+SEEN_EVERY = timedelta(seconds=10)
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Answer(Exception):
+    """Ends a request with a status other than 200."""
+
+    def __init__(self, status: int, told: dict[str, Any], retry_after: int = 0) -> None:
+        super().__init__(status)
+        self.status, self.told, self.retry_after = status, told, retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The run whose courier calls."""
+
+    run: uuid.UUID
+    session: uuid.UUID
+    stored: int
+    command: str | None
+    contract: str
+
+
+async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Route one request. Every failure has a status that tells the courier whether to come again."""
+    status, told, retry_after = 200, {}, 0
+    try:
+        route = (scope["method"], scope["path"])
+        run_id = _token(scope)
+        if route == ("POST", "/agent/v1/events"):
+            told = await _events(run_id, await _body(receive))
+        elif route == ("GET", "/agent/v1/inbox"):
+            told = await _inbox(run_id, scope, receive)
+        elif route == ("POST", "/agent/v1/hello"):
+            told = await _hello(run_id, await _body(receive))
+        else:
+            raise Answer(404, {"detail": "no such address"})
+    except Answer as answer:
+        status, told, retry_after = answer.status, answer.told, answer.retry_after
+    except ingest.Malformed as error:
+        status, told = 422, {"detail": str(error)}
+    except ingest.Hole as hole:
+        status, told = 409, {"stored": hole.stored, "detail": str(hole)}
+    except OperationalError as error:
+        log.warning("database away", error=str(error))
+        status, told, retry_after = 503, {"detail": "the database is away"}, 1
+    except Exception:
+        log.exception("a courier's request failed", path=scope["path"])
+        status, told = 500, {"detail": "internal error"}
+    await _reply(send, status, told, retry_after)
+
+
+async def _reply(send: Send, status: int, told: dict[str, Any], retry_after: int) -> None:
+    body = json.dumps(told).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if retry_after:
+        headers.append((b"retry-after", str(retry_after).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _token(scope: dict[str, Any]) -> uuid.UUID:
+    """The run that the bearer token opens. Raises Answer(401)."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            run_id = tokens.run_of(value.decode("latin-1").removeprefix("Bearer "))
+            if run_id:
+                return run_id
+    raise Answer(401, {"detail": "send the run's token as a bearer token"})
+
+
+async def _body(receive: Receive) -> Any:
+    """The request's JSON. Raises Answer(413) or Answer(422)."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > BODY_MAX:
+            raise Answer(413, {"detail": f"at most {BODY_MAX} bytes"})
+        if not message.get("more_body"):
+            break
+    try:
+        return json.loads(b"".join(parts) or b"{}")
+    except ValueError as error:
+        raise Answer(422, {"detail": f"not JSON: {error}"}) from error
+
+
+def _caller(run_id: uuid.UUID) -> Caller:
+    """Look the run up, and note that its courier lives. Raises Answer(410) for a run that is over."""
+    fields = ("session_id", "state", "intent", "last_number", "seen_at", "session__profile__contract")
+    row = Run.objects.filter(pk=run_id).values_list(*fields).first()
+    if row is None or row[1] == RunState.ENDED:
+        raise Answer(410, {"detail": "the run is over"})
+    session, _, intent, stored, seen, contract = row
+    now = timezone.now()
+    if seen is None or now - seen > SEEN_EVERY:
+        Run.objects.filter(pk=run_id).update(seen_at=now)
+    command = None if not intent else "close" if Intent(intent) in GRACEFUL else "stop"
+    return Caller(run_id, session, stored, command, contract)
+
+
+async def _hello(run_id: uuid.UUID, body: Any) -> dict[str, Any]:
+    """A courier is there: the run has started."""
+
+    def greet() -> Caller:
+        caller = _caller(run_id)
+        with transaction.atomic():
+            session = events.locked(caller.session)
+            runs = Run.objects.filter(pk=run_id, started_at=None)
+            if runs.update(started_at=timezone.now(), waits_for=""):
+                Run.objects.filter(pk=run_id, state=RunState.CLAIMED).move(RunState.STARTING)
+                lifecycle.refresh(session)
+        return caller
+
+    caller = await in_thread(greet)
+    await doorbell.announce(caller.session, doorbell.EVENTS)
+    log.info("courier says hello", session=str(caller.session), run=str(run_id), stored=caller.stored)
+    return {"run": str(run_id), "session": str(caller.session), "stored": caller.stored}
+
+
+async def _events(run_id: uuid.UUID, body: Any) -> dict[str, Any]:
+    """Store a batch, of this run or of an earlier one of the group whose journal was found on the volume."""
+    if not isinstance(body, dict):
+        raise Answer(422, {"detail": "send an object with events"})
+
+    def store() -> tuple[int, uuid.UUID]:
+        batch = ingest.parse(body.get("events"))
+        target = uuid.UUID(str(body["run"])) if body.get("run") else run_id
+        same_group = Run.objects.filter(pk=target, session__group__sessions__runs=run_id)
+        if target != run_id and not same_group.exists():
+            raise Answer(404, {"detail": "no such run in this group"})
+        if target == run_id and Run.objects.filter(pk=run_id, state=RunState.ENDED).exists():
+            raise Answer(410, {"detail": "the run is over"})
+        return ingest.ingest(target, batch)
+
+    try:
+        stored, session = await in_thread(store)
+    except (ValueError, Run.DoesNotExist) as error:
+        raise Answer(404, {"detail": "no such run"}) from error
+    await doorbell.announce(session, doorbell.EVENTS)
+    return {"stored": stored}
+
+
+async def _inbox(run_id: uuid.UUID, scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
+    """A long poll for messages after a number, or for a command that the courier doesn't know yet."""
+    query = {key: values[-1] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+    try:
+        after, limit, wait = int(query.get("after", 0)), int(query.get("limit", 100)), float(query.get("wait", 0))
+    except ValueError as error:
+        raise Answer(422, {"detail": f"after, limit and wait are numbers: {error}"}) from error
+    known = query.get("command") or None
+    end = time.monotonic() + min(wait, WAIT_MAX)
+    caller = await in_thread(_caller, run_id)
+    await receive()  # the request's empty body; what comes next says that the courier hung up
+    gone = asyncio.ensure_future(receive())
+    try:
+        async with doorbell.hub().listen(caller.session, doorbell.INBOX) as bell:
+            gone.add_done_callback(lambda _: bell.set())
+            while True:
+                bell.clear()
+                caller, messages = await in_thread(_look, run_id, after, limit)
+                left = end - time.monotonic()
+                if messages or caller.command != known or left <= 0 or gone.done():
+                    return {"messages": messages, "command": caller.command}
+                await doorbell.rung(bell, min(left, settings.STREAM_TICK_SECONDS))
+    finally:
+        gone.cancel()
+
+
+def _look(run_id: uuid.UUID, after: int, limit: int) -> tuple[Caller, list[dict[str, Any]]]:
+    """What the run's inbox holds now. A run that was asked to end gets no more messages."""
+    caller = _caller(run_id)
+    if caller.command or limit <= 0:
+        return caller, []
+    queued = Message.objects.filter(session=caller.session, number__gt=after, state=MessageState.QUEUED)
+    rows = queued.order_by("number").values_list("number", "text", "sender__username", "created_at")[: min(limit, 100)]
+    return caller, [
+        {"number": number, "text": text, "sender": sender or "", "at": at.timestamp()} for number, text, sender, at in rows
+    ]

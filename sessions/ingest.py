@@ -1,0 +1,123 @@
+"""What a courier reports becomes events, and moves the run and its messages.
+
+One transaction for a batch: pass over what is stored, refuse a hole, insert, apply what the events mean. Then the doorbell.
+"""
+
+import math
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from sessions import doorbell, events, lifecycle
+from sessions.events import NewEvent
+from sessions.models import AgentSession, Message, Run
+from sessions.states import COURIERS, OUTPUT, EventKind, MessageState, RunState
+
+MAX_TEXT = 256 * 1024  # characters; the protocol's limit
+MEANINGFUL = frozenset({EventKind.DELIVERED, EventKind.TURN, EventKind.SESSION, EventKind.EXIT})
+
+
+class Malformed(Exception):
+    """A batch that does not follow the protocol; `str()` says where."""
+
+
+class Hole(Exception):
+    """Numbers are missing before this batch; `stored` is the highest that is there."""
+
+    def __init__(self, stored: int) -> None:
+        super().__init__(f"continue at {stored + 1}")
+        self.stored = stored
+
+
+def parse(batch: Any) -> list[NewEvent]:
+    """Check a batch as it came and give it types. Raises Malformed."""
+    if not isinstance(batch, list) or len(batch) > 2000:
+        raise Malformed("events: a list of at most 2000")
+    parsed = []
+    for item in batch:
+        try:
+            number, kind, at = item["n"], item["kind"], item["at"]
+            text, data = item.get("text", ""), item.get("data") or {}
+        except (TypeError, KeyError, AttributeError) as error:
+            raise Malformed(f"event {len(parsed)}: wants n, kind and at ({error})") from error
+        if type(number) is not int or number < 1 or kind not in COURIERS:
+            raise Malformed(f"event {len(parsed)}: n {number!r} or kind {kind!r} can't be")
+        if not isinstance(text, str) or len(text) > MAX_TEXT or not isinstance(data, dict):
+            raise Malformed(f"event {number}: text is a string of at most {MAX_TEXT} characters, data an object")
+        parsed.append(NewEvent(kind, _storable(text), data, _time(at), number))
+    return parsed
+
+
+def _storable(text: str) -> str:
+    """Text as a database can hold it: PostgreSQL knows no NUL, UTF-8 no lone surrogates."""
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()
+
+
+def _time(at: Any) -> datetime:
+    """Seconds since the epoch as a time; ours, if a clock says something absurd."""
+    if isinstance(at, int | float) and math.isfinite(at) and 0 < at < 4e9:
+        return datetime.fromtimestamp(at, UTC)
+    return timezone.now()
+
+
+def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent]) -> tuple[int, uuid.UUID]:
+    """Store what is new in a batch of one run; return the highest number stored, and the session's id.
+
+    Raises Hole if the batch starts beyond the next number. Rings nothing: the caller does, after this returns.
+    """
+    with transaction.atomic():
+        session_id = Run.objects.values_list("session_id", flat=True).get(pk=run_id)
+        session = events.locked(session_id)
+        run = Run.objects.get(pk=run_id)
+        fresh = [event for event in batch if (event.number or 0) > run.last_number]
+        for expected, event in enumerate(fresh, run.last_number + 1):
+            if event.number != expected:
+                raise Hole(run.last_number)
+        if fresh:
+            changes: dict[str, Any] = {"last_number": fresh[-1].number, "seen_at": timezone.now()}
+            if run.first_output_at is None:
+                first = next((event.at for event in fresh if event.kind in OUTPUT), None)
+                if first:
+                    changes["first_output_at"] = first
+            events.append(session, fresh, run)
+            Run.objects.filter(pk=run_id).update(**changes)
+            _apply(session, run, [event for event in fresh if event.kind in MEANINGFUL])
+    return max(run.last_number, fresh[-1].number or 0) if fresh else run.last_number, session_id
+
+
+def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
+    """Move the run, its messages and the session as the events say, in their order."""
+    runs = Run.objects.filter(pk=run.pk)
+    for event in meaningful:
+        if event.kind == EventKind.DELIVERED:
+            messages = Message.objects.filter(session=session, number=event.data.get("number"))
+            messages.move(MessageState.DELIVERED, run=run, delivered_at=event.at)
+        elif event.kind == EventKind.SESSION:
+            AgentSession.objects.filter(pk=session.pk).update(resume=str(event.data.get("id", ""))[:200])
+        elif event.kind == EventKind.EXIT:
+            code = event.data.get("code")
+            if type(code) is int and -1 <= code <= 255:
+                runs.update(exit_code=code)
+        elif event.data.get("state") == "idle":
+            runs.move(RunState.WAITING, waiting_since=event.at)
+            Message.objects.filter(run=run).move(MessageState.ANSWERED, answered_at=event.at)
+        elif event.data.get("state") == "working":
+            runs.move(RunState.WORKING, waiting_since=None)
+    if meaningful:
+        lifecycle.refresh(session)
+
+
+def record(session_id: uuid.UUID, said: Sequence[tuple[str, str, dict[str, Any]]]) -> int:
+    """Append events of Berth's own, `(kind, text, data)` each; return the last number."""
+    with transaction.atomic():
+        last = events.append(events.locked(session_id), [NewEvent(*each) for each in said])
+        doorbell.ring_on_commit(session_id, doorbell.EVENTS)
+    return last

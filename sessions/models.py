@@ -1,0 +1,232 @@
+"""Sessions, their runs, the messages that go in and the events that come out."""
+
+import uuid
+from typing import TYPE_CHECKING, Any, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from groups.choices import Role
+from groups.models import MAY_WRITE, AgentGroup, AgentProfile
+from k8s_adapter.runtime import Cause, RunRef
+from sessions import states
+from sessions.states import EventKind, Intent, MessageState, RunState, SessionState
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
+    Person = AbstractBaseUser | AnonymousUser
+
+CAUSES = [(cause.value, cause.value.replace("_", " ").capitalize()) for cause in Cause]
+
+
+class SessionQuerySet(models.QuerySet["AgentSession"]):
+    """Sessions, narrowed to what somebody may see or do."""
+
+    def visible_to(self, user: "Person") -> Self:
+        """The sessions of the groups that `user` is a member of; all of them for a superuser."""
+        return self._of(user, Role.values)
+
+    def writable_by(self, user: "Person") -> Self:
+        """The sessions that `user` may send messages to, stop and close."""
+        return self._of(user, MAY_WRITE)
+
+    def _of(self, user: "Person", roles: Any) -> Self:
+        if not user.is_active:
+            return self.none()
+        if getattr(user, "is_superuser", False):
+            return self
+        return self.filter(group__memberships__user_id=user.pk, group__memberships__role__in=roles)
+
+
+class AgentSession(models.Model):
+    """One conversation of a group with an agent. It outlives its runs: a message after the end of one starts the next."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    group = models.ForeignKey(AgentGroup, on_delete=models.PROTECT, related_name="sessions")
+    profile = models.ForeignKey(AgentProfile, on_delete=models.PROTECT, related_name="sessions")
+    title = models.CharField(max_length=200, blank=True)
+    state = models.CharField(max_length=10, choices=SessionState, default=SessionState.IDLE, editable=False)
+    reason = models.TextField(blank=True, editable=False, help_text="Why it is in its state, in words.")
+    priority = models.SmallIntegerField(default=0, help_text="Higher goes first.")
+    resume = models.CharField(max_length=200, blank=True, editable=False, help_text="The agent's own conversation id.")
+    last_seq = models.PositiveBigIntegerField(default=0, editable=False)
+    last_message = models.PositiveIntegerField(default=0, editable=False)
+    last_run = models.PositiveIntegerField(default=0, editable=False)
+    queued_at = models.DateTimeField(null=True, editable=False, help_text="Since when a message waits for a slot.")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, editable=False, related_name="+"
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = SessionQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-updated_at"]
+        verbose_name = "session"
+        indexes = [
+            models.Index(fields=["-updated_at"], name="session_recent"),
+            models.Index(fields=["queued_at"], name="session_queue", condition=Q(queued_at__isnull=False)),
+        ]
+        constraints = [models.CheckConstraint(condition=Q(state__in=SessionState.values), name="session_state_known")]
+
+    def __str__(self) -> str:
+        return self.title or f"Session {str(self.id)[:8]}"
+
+
+class RunQuerySet(models.QuerySet["Run"]):
+    """Runs, and the one way to move them."""
+
+    def active(self) -> Self:
+        """Those that hold a slot."""
+        return self.filter(state__in=states.ACTIVE)
+
+    def move(self, target: RunState, **changes: Any) -> int:
+        """Move the runs that may go to `target` there, with `changes`; return how many did (compare-and-set)."""
+        sources = states.sources(states.RUN_MOVES, target)
+        return self.filter(state__in=sources).update(state=target, **changes)
+
+
+class Run(models.Model):
+    """One execution of a session: one Job or one local process, one verdict."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    session = models.ForeignKey(AgentSession, on_delete=models.CASCADE, related_name="runs")
+    number = models.PositiveIntegerField(help_text="Within the session, from 1.")
+    state = models.CharField(max_length=10, choices=RunState, default=RunState.CLAIMED)
+    runtime = models.CharField(max_length=20)
+    resume = models.CharField(max_length=200, blank=True, help_text="The conversation id it was started with.")
+    intent = models.CharField(max_length=20, choices=Intent, default=Intent.NONE, blank=True)
+    intent_by = models.CharField(max_length=150, blank=True, help_text="Who asked for its end.")
+    intent_at = models.DateTimeField(null=True, blank=True)
+    waits_for = models.TextField(blank=True, help_text="What holds up its start, in the runtime's words.")
+    waits_cause = models.CharField(max_length=20, blank=True, choices=CAUSES)
+    verdict = models.CharField(max_length=20, blank=True, choices=CAUSES)
+    verdict_words = models.TextField(blank=True)
+    retry_safe = models.BooleanField(null=True, blank=True)
+    exit_code = models.SmallIntegerField(null=True, blank=True)
+    last_lines = models.TextField(blank=True)
+    last_number = models.PositiveBigIntegerField(default=0, help_text="Highest contiguous event number stored.")
+    claimed_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True, blank=True, help_text="When its courier first called.")
+    first_output_at = models.DateTimeField(null=True, blank=True)
+    waiting_since = models.DateTimeField(null=True, blank=True)
+    seen_at = models.DateTimeField(null=True, blank=True, help_text="When its courier last called.")
+    ended_at = models.DateTimeField(null=True, blank=True)
+    removed_at = models.DateTimeField(null=True, blank=True, help_text="When its traces in the runtime were removed.")
+
+    objects = RunQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["session", "-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["session", "number"], name="run_number_unique"),
+            models.UniqueConstraint(
+                fields=["session"], condition=~Q(state="ended"), name="one_active_run_per_session",
+                violation_error_message="The session has a run already.",
+            ),
+            models.CheckConstraint(condition=Q(state__in=RunState.values), name="run_state_known"),
+            models.CheckConstraint(
+                condition=Q(state="ended", ended_at__isnull=False) | (~Q(state="ended") & Q(ended_at__isnull=True)),
+                name="run_ended_has_time",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["state"], name="run_active", condition=~Q(state="ended")),
+            models.Index(fields=["ended_at"], name="run_unremoved", condition=Q(removed_at__isnull=True)),
+        ]
+
+    def __str__(self) -> str:
+        return f"run {self.number} of {self.session}"
+
+    @property
+    def ref(self) -> RunRef:
+        """The run's name towards a runtime."""
+        group = self.session.group
+        return RunRef(str(self.id), str(self.session_id), str(group.id), group.slug)
+
+
+class MessageQuerySet(models.QuerySet["Message"]):
+    """Messages, and the one way to move them."""
+
+    def move(self, target: MessageState, **changes: Any) -> int:
+        """Move the messages that may go to `target` there; return how many did (compare-and-set)."""
+        return self.filter(state__in=states.message_sources(target)).update(state=target, **changes)
+
+
+class Message(models.Model):
+    """What goes in: from a person, a program, a schedule."""
+
+    session = models.ForeignKey(AgentSession, on_delete=models.CASCADE, related_name="messages")
+    number = models.PositiveIntegerField(help_text="Within the session, from 1.")
+    text = models.TextField()
+    state = models.CharField(max_length=10, choices=MessageState, default=MessageState.QUEUED)
+    sender = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001: null is not compared
+    run = models.ForeignKey(Run, on_delete=models.SET_NULL, null=True, blank=True, related_name="messages")
+    created_at = models.DateTimeField(default=timezone.now)
+    delivered_at = models.DateTimeField(null=True, blank=True)
+    answered_at = models.DateTimeField(null=True, blank=True)
+
+    objects = MessageQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["session", "number"]
+        constraints = [
+            models.UniqueConstraint(fields=["session", "number"], name="message_number_unique"),
+            models.UniqueConstraint(fields=["session", "idempotency_key"], name="message_idempotency"),
+            models.CheckConstraint(condition=Q(state__in=MessageState.values), name="message_state_known"),
+        ]
+        indexes = [models.Index(fields=["session", "number"], name="message_queued", condition=Q(state="queued"))]
+
+    def __str__(self) -> str:
+        return f"message {self.number} of {self.session}"
+
+
+class Event(models.Model):
+    """What comes out, numbered within the session. Rows are never changed.
+
+    `seq` has no holes: it is taken from the session's row, under its lock, by the transaction that inserts the row.
+    """
+
+    session = models.ForeignKey(AgentSession, on_delete=models.CASCADE, related_name="events", db_index=False)
+    seq = models.PositiveBigIntegerField()
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, null=True, blank=True, related_name="events", db_index=False)
+    number = models.PositiveBigIntegerField(null=True, blank=True, help_text="The courier's own, within the run.")
+    kind = models.CharField(max_length=10, choices=EventKind)
+    text = models.TextField(blank=True)
+    data = models.JSONField(default=dict, blank=True)
+    at = models.DateTimeField(default=timezone.now, help_text="By the courier's clock.")
+
+    class Meta:
+        ordering = ["session", "seq"]
+        constraints = [
+            models.UniqueConstraint(fields=["session", "seq"], name="event_seq_unique"),
+            models.UniqueConstraint(
+                fields=["run", "number"], name="event_number_unique", condition=Q(number__isnull=False)
+            ),
+            models.CheckConstraint(condition=Q(kind__in=EventKind.values), name="event_kind_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.seq}"
+
+
+class Lease(models.Model):
+    """Something that one process at a time may do. `epoch` grows with every new holder (a fencing token)."""
+
+    name = models.CharField(max_length=50, primary_key=True)
+    holder = models.CharField(max_length=200, blank=True)
+    epoch = models.PositiveBigIntegerField(default=0)
+    renewed_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.holder or 'nobody'}"

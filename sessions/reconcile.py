@@ -1,0 +1,216 @@
+"""Making what is true match what is wanted, one step at a time.
+
+`decide` is pure: from the run's row and what the runtime sees, the one thing to do next. `reconcile` looks, decides and
+applies. Any process may do so at any time, and again after a crash at any point: effects on the runtime are idempotent,
+and rows move by compare-and-set.
+"""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, Runtime, TransientFault
+from sessions import doorbell, events, lifecycle, runtimes, spec
+from sessions.models import AgentSession, Message, Run
+from sessions.states import GRACEFUL, Intent, MessageState, RunState
+
+log = structlog.get_logger(__name__)
+
+# No amount of waiting mends these.
+HOPELESS = frozenset({Cause.REJECTED, Cause.IMAGE_PULL})
+FORCE_AFTER = timedelta(seconds=20)  # the agent's own grace is 10 s
+BEFORE_START = frozenset({RunState.CLAIMED, RunState.STARTING})
+
+
+class Do(StrEnum):
+    """The steps there are."""
+
+    NOTHING = "nothing"
+    ENSURE = "ensure"
+    ASK = "ask"  # ask the run to end, with an intent
+    FORCE = "force"  # make the runtime end it
+    END = "end"  # it is over: give the verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What Berth's rows say of a run."""
+
+    state: RunState
+    claimed_at: datetime
+    intent: Intent = Intent.NONE
+    intent_at: datetime | None = None
+    waiting_since: datetime | None = None
+    has_messages: bool = False
+    start_seconds: int = 300
+    idle_seconds: int = 1800
+    deadline_seconds: int = 14400
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What to do next, and why."""
+
+    do: Do
+    intent: Intent = Intent.NONE
+    cause: Cause | None = None
+    words: str = ""
+
+
+def decide(wanted: Wanted, observed: Observed, now: datetime) -> Action:
+    """The next step for a run that is not over."""
+    if observed.phase is Phase.FINISHED:
+        return Action(Do.END)
+    if observed.phase is Phase.ABSENT:
+        if wanted.state is RunState.CLAIMED and not wanted.intent:
+            return Action(Do.ENSURE)
+        return Action(Do.END)
+    if wanted.intent and wanted.intent not in GRACEFUL:
+        asked = wanted.intent_at or wanted.claimed_at
+        unborn = observed.phase is Phase.PENDING
+        return Action(Do.FORCE) if unborn or now - asked > FORCE_AFTER else _alive(observed)
+    if wanted.intent and observed.phase is Phase.PENDING:
+        return Action(Do.FORCE)
+    if observed.phase is Phase.PENDING or wanted.state in BEFORE_START:
+        return _start(wanted, observed, now)
+    if now - wanted.claimed_at > timedelta(seconds=wanted.deadline_seconds):
+        return Action(Do.ASK, Intent.DEADLINE)
+    if wanted.state is RunState.WAITING and wanted.waiting_since and not wanted.has_messages:
+        if now - wanted.waiting_since > timedelta(seconds=wanted.idle_seconds):
+            return Action(Do.ASK, Intent.IDLE)
+    return _alive(observed)
+
+
+def _start(wanted: Wanted, observed: Observed, now: datetime) -> Action:
+    """A run that is not up yet: made in part, held up, or only slow."""
+    if observed.cause in HOPELESS:
+        return Action(Do.END, cause=observed.cause, words=observed.words)
+    if now - wanted.claimed_at > timedelta(seconds=wanted.start_seconds):
+        cause = observed.cause or Cause.START_TIMEOUT
+        return Action(Do.END, cause=cause, words=observed.words or f"waited {wanted.start_seconds} s")
+    if wanted.state is RunState.CLAIMED:
+        return Action(Do.ENSURE)  # a worker may have died between two of its objects
+    return _alive(observed)
+
+
+def _alive(observed: Observed) -> Action:
+    """A run that goes on; a courier that died beside a living agent is revived."""
+    return Action(Do.NOTHING if observed.courier_alive else Do.ENSURE)
+
+
+def wanted_of(run: Run) -> Wanted:
+    """The row as `decide` wants it."""
+    profile = run.session.profile
+    return Wanted(
+        state=RunState(run.state),
+        claimed_at=run.claimed_at,
+        intent=Intent(run.intent),
+        intent_at=run.intent_at,
+        waiting_since=run.waiting_since,
+        has_messages=Message.objects.filter(session=run.session_id, state=MessageState.QUEUED).exists(),
+        start_seconds=profile.start_seconds or settings.START_SECONDS,
+        idle_seconds=profile.idle_seconds or settings.IDLE_SECONDS,
+        deadline_seconds=spec.deadline(run),
+    )
+
+
+def reconcile(session_id: uuid.UUID) -> bool:
+    """Take the next step for a session's run. True if a slot became free."""
+    run = Run.objects.active().filter(session=session_id).select_related("session__group", "session__profile").first()
+    if run is None:
+        _clean(session_id)
+        return False
+    bound = log.bind(session=str(session_id), run=str(run.id))
+    runtime = runtimes.get(run.runtime)
+    try:
+        # A run that was only claimed has most likely never been made: `ensure` adopts it if it was.
+        fresh = run.state == RunState.CLAIMED and not run.intent
+        observed = Observed(Phase.ABSENT) if fresh and not run.waits_for else runtime.observe(run.ref)
+        action = decide(wanted_of(run), observed, timezone.now())
+        if action.do is not Do.NOTHING:
+            bound.info("reconcile", do=action.do, state=run.state, phase=observed.phase, intent=action.intent)
+        return _apply(run, runtime, action, observed)
+    except TransientFault as fault:
+        bound.warning("runtime: will pass", cause=fault.cause, words=str(fault))
+        _note(run, fault.cause, str(fault))
+        return False
+    except PermanentFault as fault:
+        bound.error("runtime: refused", cause=fault.cause, words=str(fault))
+        return _end(run, runtime, Observed(Phase.ABSENT), fault.cause, str(fault))
+
+
+def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bool:
+    """Do what was decided. True if a slot became free."""
+    match action.do:
+        case Do.ENSURE:
+            runtime.ensure(spec.build(run))
+            _started(run, runtime)
+        case Do.ASK:
+            only_from = RunState.WAITING if action.intent is Intent.IDLE else None
+            lifecycle.ask(run.pk, action.intent, only_from=only_from)
+        case Do.FORCE:
+            runtime.stop(run.ref)
+        case Do.END:
+            return _end(run, runtime, observed, action.cause, action.words)
+        case Do.NOTHING:
+            waits = observed.phase is Phase.PENDING and observed.words
+            _note(run, observed.cause, observed.words) if waits else None
+    return False
+
+
+def _started(run: Run, runtime: Runtime) -> None:
+    """The runtime has it. If the run was ended meanwhile, what was just made goes again."""
+    if Run.objects.filter(pk=run.pk, state=RunState.CLAIMED).update(state=RunState.STARTING, waits_for=""):
+        with transaction.atomic():
+            lifecycle.refresh(events.locked(run.session_id))
+            doorbell.ring_on_commit(run.session_id, doorbell.EVENTS)
+    elif Run.objects.filter(pk=run.pk, state=RunState.ENDED).exists():
+        runtime.destroy(run.ref)
+
+
+def _end(run: Run, runtime: Runtime, observed: Observed, cause: Cause | None, words: str) -> bool:
+    """Give the verdict, then remove the run's traces. A crash between the two is found by `_clean`."""
+    ended = lifecycle.end(run, observed, cause, words)
+    if ended:
+        log.info("run ended", session=str(run.session_id), run=str(run.pk), cause=cause or observed.cause)
+    _remove(run, runtime)
+    return ended
+
+
+def _remove(run: Run, runtime: Runtime) -> None:
+    """Remove what the runtime still has of an ended run."""
+    try:
+        runtime.destroy(run.ref)
+    except TransientFault as fault:
+        log.warning("not removed yet", run=str(run.pk), words=str(fault))  # the sweep comes again
+        return
+    Run.objects.filter(pk=run.pk, state=RunState.ENDED).update(removed_at=timezone.now())
+
+
+def _clean(session_id: uuid.UUID) -> None:
+    """Remove the traces of runs that ended without having been cleaned up."""
+    left = Run.objects.filter(session=session_id, state=RunState.ENDED, removed_at=None)
+    for run in left.select_related("session__group"):
+        _remove(run, runtimes.get(run.runtime))
+
+
+def _note(run: Run, cause: Cause | None, words: str) -> None:
+    """Tell people what a start waits for."""
+    if words == run.waits_for or run.state not in BEFORE_START:
+        return
+    with transaction.atomic():
+        session = events.locked(run.session_id)
+        Run.objects.filter(pk=run.pk).update(waits_for=words[:2000], waits_cause=cause or "")
+        lifecycle.refresh(session)
+        doorbell.ring_on_commit(session.pk, doorbell.EVENTS)
+
+
+def session_of(run_id: str) -> uuid.UUID | None:
+    """The session of a run that a runtime names; None if the database doesn't know it."""
+    return AgentSession.objects.filter(runs=run_id).values_list("pk", flat=True).first()

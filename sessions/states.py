@@ -1,0 +1,129 @@
+"""The states of sessions, runs and messages, their words and colours, and the moves between them.
+
+Rows move by compare-and-set (`move` on a queryset), so that of two processes that see the same row one wins.
+"""
+
+from django.db import models
+
+
+class SessionState(models.TextChoices):
+    """What a person sees of a session."""
+
+    IDLE = "idle", "Idle"  # nothing runs, nothing waits
+    QUEUED = "queued", "Queued"  # a message waits for a slot
+    STARTING = "starting", "Starting"  # a run is being made
+    WORKING = "working", "Working"  # the agent is at a turn
+    WAITING = "waiting", "Waiting"  # the agent waits for a follow-up
+    ENDING = "ending", "Ending"  # the run was asked to end
+    FAILED = "failed", "Failed"  # a run could not do its work; a new message tries again
+
+
+class RunState(models.TextChoices):
+    """One execution. All but ENDED hold a slot."""
+
+    CLAIMED = "claimed", "Claimed"  # has its slot; nothing was made yet
+    STARTING = "starting", "Starting"  # the runtime has it; the courier has not called yet
+    WORKING = "working", "Working"
+    WAITING = "waiting", "Waiting"  # idle until a follow-up, a close or the idle timeout
+    ENDING = "ending", "Ending"  # asked to close or stop
+    ENDED = "ended", "Ended"
+
+
+class MessageState(models.TextChoices):
+    """How far a message came."""
+
+    QUEUED = "queued", "Queued"
+    DELIVERED = "delivered", "Delivered"  # the agent has it
+    ANSWERED = "answered", "Answered"  # the turn that handled it ended
+    FAILED = "failed", "Failed"  # its run ended without an answer
+    CANCELLED = "cancelled", "Cancelled"  # the session was stopped first
+
+
+class Intent(models.TextChoices):
+    """Why Berth itself asked a run to end."""
+
+    NONE = "", "None"
+    CLOSE = "close", "Close"  # a person, gracefully
+    IDLE = "idle", "Idle"  # waited too long for a follow-up
+    PREEMPT = "preempt", "Preempt"  # idle, while others wait for a slot
+    STOP = "stop", "Stop"  # a person, now
+    DEADLINE = "deadline", "Deadline"
+    START_TIMEOUT = "start_timeout", "Start timeout"
+    FAULT = "fault", "Fault"  # the runtime refused it for good
+
+
+GRACEFUL = frozenset({Intent.CLOSE, Intent.IDLE, Intent.PREEMPT})
+
+
+class EventKind(models.TextChoices):
+    """What an event is. The courier may send all but MESSAGE and STATE (docs/courier-protocol.md)."""
+
+    MESSAGE = "message", "Message"
+    STATE = "state", "State"
+    DELIVERED = "delivered", "Delivered"
+    TURN = "turn", "Turn"
+    TEXT = "text", "Text"
+    RESULT = "result", "Result"
+    TOOL = "tool", "Tool"
+    USAGE = "usage", "Usage"
+    SESSION = "session", "Session"
+    ERROR = "error", "Error"
+    STDOUT = "stdout", "Output"
+    STDERR = "stderr", "Error output"
+    TASK = "task", "Task"
+    GAP = "gap", "Gap"
+    EXIT = "exit", "Exit"
+
+
+OURS = frozenset({EventKind.MESSAGE, EventKind.STATE})
+COURIERS = frozenset(EventKind) - OURS
+# The first of these is a run's first output.
+OUTPUT = frozenset({"text", "result", "tool", "error", "stdout", "stderr"})
+
+# Unfold's label colours.
+COLOURS = {
+    SessionState.IDLE: "",
+    SessionState.QUEUED: "warning",
+    SessionState.STARTING: "info",
+    SessionState.WORKING: "primary",
+    SessionState.WAITING: "success",
+    SessionState.ENDING: "warning",
+    SessionState.FAILED: "danger",
+}
+
+RUN_MOVES: dict[RunState, frozenset[RunState]] = {
+    RunState.CLAIMED: frozenset({RunState.STARTING, RunState.WORKING, RunState.WAITING, RunState.ENDING, RunState.ENDED}),
+    RunState.STARTING: frozenset({RunState.WORKING, RunState.WAITING, RunState.ENDING, RunState.ENDED}),
+    RunState.WORKING: frozenset({RunState.WAITING, RunState.ENDING, RunState.ENDED}),
+    RunState.WAITING: frozenset({RunState.WORKING, RunState.ENDING, RunState.ENDED}),
+    RunState.ENDING: frozenset({RunState.ENDED}),
+    RunState.ENDED: frozenset(),
+}
+MESSAGE_MOVES: dict[MessageState, frozenset[MessageState]] = {
+    MessageState.QUEUED: frozenset({MessageState.DELIVERED, MessageState.CANCELLED, MessageState.FAILED}),
+    MessageState.DELIVERED: frozenset({MessageState.ANSWERED, MessageState.FAILED, MessageState.QUEUED}),
+    MessageState.ANSWERED: frozenset(),
+    MessageState.FAILED: frozenset({MessageState.QUEUED, MessageState.ANSWERED}),
+    MessageState.CANCELLED: frozenset({MessageState.DELIVERED}),  # it was on its way when the stop came
+}
+ACTIVE = frozenset(RunState) - {RunState.ENDED}
+
+
+def sources(moves: dict[RunState, frozenset[RunState]], target: RunState) -> list[RunState]:
+    """The run states from which `target` may be reached."""
+    return [state for state, targets in moves.items() if target in targets]
+
+
+def message_sources(target: MessageState) -> list[MessageState]:
+    """The message states from which `target` may be reached."""
+    return [state for state, targets in MESSAGE_MOVES.items() if target in targets]
+
+
+# A session's own state follows from its run's, so it has no table of its own: this is the whole rule for an active run.
+SESSION_OF_RUN = {
+    RunState.CLAIMED: SessionState.STARTING,
+    RunState.STARTING: SessionState.STARTING,
+    RunState.WORKING: SessionState.WORKING,
+    RunState.WAITING: SessionState.WAITING,
+    RunState.ENDING: SessionState.ENDING,
+}

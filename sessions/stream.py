@@ -1,0 +1,176 @@
+"""Events on their way to pages and programs: read after a cursor, whenever the doorbell rings or a tick passes.
+
+Connecting, living on and reconnecting are the same thing: the table is read after the reader's cursor. Readers of one
+session that stand at the same place share one query.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.serializers.json import DjangoJSONEncoder
+
+from sessions import doorbell, events, render, summary
+from sessions.models import AgentSession
+from sessions.states import EventKind
+from sessions.threads import SingleFlight, in_thread
+
+NOT_YOURS, NO_LOGIN = 4404, 4401
+UNACKNOWLEDGED = 2  # pages
+SUMMARY_EVERY = 5.0  # seconds, when no event says that it changed
+MOVES = frozenset({EventKind.STATE, EventKind.TURN, EventKind.MESSAGE, EventKind.DELIVERED, EventKind.EXIT})
+RENDERED = frozenset({EventKind.RESULT, EventKind.MESSAGE})
+_flights = SingleFlight()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some events as a frame, ready to send."""
+
+    text: str
+    last_seq: int
+    moves: bool  # whether the session's state may have changed with them
+    full: bool  # whether there may be more behind it
+
+
+async def page_after(session_id: uuid.UUID, after: int) -> Page | None:
+    """The next events after a cursor; None if there are none."""
+
+    def read() -> Page | None:
+        found = events.read(session_id, after)
+        if not found:
+            return None
+        for event in found:
+            if event["kind"] in RENDERED:
+                event["html"] = render.html_of(event["kind"], event["text"])
+        last = found[-1]["seq"]
+        frame = {"type": "events", "events": found, "last_seq": last}
+        text = json.dumps(frame)
+        full = len(found) >= events.PAGE_EVENTS or len(text) >= events.PAGE_BYTES
+        return Page(text, last, any(event["kind"] in MOVES for event in found), full)
+
+    return await _flights.share(("page", session_id, after), lambda: in_thread(read))
+
+
+async def access(user_id: Any, session_id: uuid.UUID) -> str:
+    """What a person may do with a session now: `write`, `read`, or nothing (the empty string)."""
+
+    def ask() -> str:
+        user = get_user_model().objects.filter(pk=user_id).first()
+        if user is None or not AgentSession.objects.visible_to(user).filter(pk=session_id).exists():
+            return ""
+        return "write" if AgentSession.objects.writable_by(user).filter(pk=session_id).exists() else "read"
+
+    return await _flights.share(("access", user_id, session_id), lambda: in_thread(ask))
+
+
+async def summary_of(session_id: uuid.UUID) -> dict[str, Any]:
+    """The session's header."""
+
+    def ask() -> dict[str, Any]:
+        return summary.for_page(AgentSession.objects.select_related("group", "profile").get(pk=session_id))
+
+    return await _flights.share(("summary", session_id), lambda: in_thread(ask))
+
+
+async def follow(user_id: Any, session_id: uuid.UUID, after: int) -> AsyncIterator[list[dict[str, Any]] | None]:
+    """For programs: the events after a cursor, page by page, for ever; None when a tick passed with nothing new.
+
+    Ends when the person may no longer see the session.
+    """
+    async with doorbell.hub().listen(session_id, doorbell.EVENTS) as bell:
+        quiet = time.monotonic()
+        while await access(user_id, session_id):
+            bell.clear()
+            found = await in_thread(events.read, session_id, after)
+            if found:
+                after, quiet = found[-1]["seq"], time.monotonic()
+                yield found
+                continue
+            if time.monotonic() - quiet > 10:
+                quiet = time.monotonic()
+                yield None
+            await doorbell.rung(bell, settings.STREAM_TICK_SECONDS)
+
+
+class SessionConsumer(AsyncWebsocketConsumer):
+    """One page that shows one session. Frames are described in docs/architecture.md."""
+
+    async def connect(self) -> None:
+        """Let in whoever may see the session; the cursor comes with the address."""
+        self.session_id = self.scope["url_route"]["kwargs"]["session_id"]
+        self.cursor = self._after()
+        self.acknowledged = self.cursor
+        self.unacknowledged: list[int] = []
+        self.room = asyncio.Event()
+        self.pump: asyncio.Task[None] | None = None
+        user = self.scope["user"]
+        await self.accept()
+        if not user.is_authenticated:
+            await self.close(NO_LOGIN)
+            return
+        self.user_id = user.pk
+        self.pump = asyncio.ensure_future(self._pump())
+
+    def _after(self) -> int:
+        query = dict(part.partition("=")[::2] for part in self.scope["query_string"].decode("latin-1").split("&"))
+        value = query.get("after", "0")
+        return int(value) if value.isdecimal() and len(value) < 19 else 0
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        """An acknowledgement: the page has shown everything up to a number."""
+        try:
+            message = json.loads(text_data or "")
+            seq = int(message["seq"]) if message["type"] == "ack" else 0
+        except (ValueError, TypeError, KeyError):
+            return
+        self.unacknowledged = [last for last in self.unacknowledged if last > seq]
+        self.room.set()
+
+    async def disconnect(self, code: int) -> None:
+        """The page went away."""
+        if self.pump:
+            self.pump.cancel()
+
+    async def _pump(self) -> None:
+        """Send what is new, for as long as the person may see it."""
+        shown, told_at = "", 0.0
+        async with doorbell.hub().listen(self.session_id, doorbell.EVENTS) as bell:
+            while may := await access(self.user_id, self.session_id):
+                bell.clear()
+                moved = await self._send_pages(may)
+                if moved or not shown or time.monotonic() - told_at > SUMMARY_EVERY:
+                    told_at = time.monotonic()
+                    header = await summary_of(self.session_id) | {"can_write": may == "write"}
+                    text = json.dumps({"type": "session", "session": header}, cls=DjangoJSONEncoder)
+                    if text != shown:
+                        shown = text
+                        await self.send(text)
+                await doorbell.rung(bell, settings.STREAM_TICK_SECONDS)
+        await self.close(NOT_YOURS)
+
+    async def _send_pages(self, may: str) -> bool:
+        """Send pages until there are no more; True if one of them may have moved the session."""
+        moved = False
+        while may:
+            while len(self.unacknowledged) >= UNACKNOWLEDGED:
+                self.room.clear()
+                await self.room.wait()
+            page = await page_after(self.session_id, self.cursor)
+            if page is None:
+                break
+            self.cursor = page.last_seq
+            self.unacknowledged.append(page.last_seq)
+            moved = moved or page.moves
+            await self.send(page.text)
+            if not page.full:
+                break
+            may = await access(self.user_id, self.session_id)
+        return moved

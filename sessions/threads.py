@@ -1,0 +1,47 @@
+"""Database work of the async parts of `web`.
+
+Channels' own `database_sync_to_async` runs all consumers of a process on one thread; here they share a small pool.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from django.db import close_old_connections
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="database")
+
+
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` on the pool, with a database connection that is given back afterwards."""
+
+    def call() -> T:
+        close_old_connections()
+        try:
+            return work(*args, **kwargs)
+        finally:
+            close_old_connections()
+
+    return await asyncio.get_running_loop().run_in_executor(_pool, call)
+
+
+class SingleFlight:
+    """Lets those who ask the same question at the same time share one answer.
+
+    A hundred pages that wake at one doorbell read the same rows: one of them asks, the others wait for its result.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def share(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work()`, or of another call with the same key that is under way."""
+        task = self._flights.get(key)
+        if task is None:
+            task = asyncio.ensure_future(work())
+            self._flights[key] = task
+            task.add_done_callback(lambda _: self._flights.pop(key, None))
+        return await asyncio.shield(task)
