@@ -4,10 +4,17 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.db import connections
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 django_app = get_asgi_application()
+if not settings.EMBEDDED:
+    # A thread of `web` borrows a connection for one piece of work. Not for processes that fork: a pool doesn't survive it.
+    pool = {"min_size": 2, "max_size": settings.DATABASE_POOL, "timeout": 20}
+    connections.settings["default"] |= {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": False}
+    connections.settings["default"]["OPTIONS"]["pool"] = pool
 
 # These need the apps to be loaded, which the line above did.
 from channels.auth import AuthMiddlewareStack  # noqa: E402

@@ -17,6 +17,7 @@ DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 DATA_DIR = (BASE_DIR / env.str("DATA_DIR", default="var")).resolve()
 PORT = env.int("PORT", default=8000)
+DATA_DIR.mkdir(parents=True, exist_ok=True)
 INSTALLATION = env.str("INSTALLATION", default="berth")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
@@ -44,7 +45,6 @@ START_SECONDS = env.int("START_SECONDS", default=5 * 60)
 MESSAGE_MAX_KIB = env.int("MESSAGE_MAX_KIB", default=256)
 
 # --- data ----------------------------------------------------------------------------------------------------------
-# With psycopg's pool a thread borrows a connection for one piece of work, so web threads don't each keep one.
 DATABASE_URL = env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'berth.sqlite3'}")
 REDIS_URL = env.str("REDIS_URL", default="")
 WORKERS = env.int("WORKERS", default=2)
@@ -53,7 +53,6 @@ DATABASE_POOL = env.int("DATABASE_POOL", default=10)
 DATABASES = {"default": env.db_url_config(DATABASE_URL)}
 EMBEDDED = "sqlite" in DATABASES["default"]["ENGINE"]
 if EMBEDDED:
-    DATA_DIR.mkdir(parents=True, exist_ok=True)
     # WAL lets readers go on beside the one writer; IMMEDIATE makes a writer wait for its turn instead of failing when
     # its read turns into a write (https://www.sqlite.org/wal.html, https://www.sqlite.org/lang_transaction.html).
     DATABASES["default"]["OPTIONS"] = {
@@ -61,12 +60,17 @@ if EMBEDDED:
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
+    # A file, since the couriers' door and the pages read from several threads.
+    DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}
 else:
-    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": DATABASE_POOL, "timeout": 20}}
+    # Workers and commands keep a connection each; `web` shares a pool among its threads (controlplane/asgi.py).
+    DATABASES["default"] |= {"CONN_MAX_AGE": 300, "CONN_HEALTH_CHECKS": True}
 
 if REDIS_URL:
+    # The layer waits up to 5 s in one blocking read, which is redis-py's own limit for an answer: give it more.
+    REDIS_HOST = {"address": REDIS_URL, "socket_timeout": 15}
     CHANNEL_LAYERS = {
-        "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}},
+        "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_HOST]}},
     }
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
@@ -145,6 +149,7 @@ TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
+STATIC_ROOT.mkdir(exist_ok=True)
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Files are served as they stand in static/, also without a collectstatic, so that a laptop needs no build step.
 WHITENOISE_USE_FINDERS = True

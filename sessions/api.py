@@ -11,7 +11,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from ninja import Field, NinjaAPI, Router, Schema
+from ninja import Field, NinjaAPI, Router, Schema, Status
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer
 
@@ -172,7 +172,7 @@ def list_groups(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 @router.post("/groups/{slug}/sessions", response={201: SessionOut}, summary="Start a session with a message")
-def create_session(request: HttpRequest, slug: str, body: NewSession) -> tuple[int, dict[str, Any]]:
+def create_session(request: HttpRequest, slug: str, body: NewSession) -> Status[Any]:
     """The session is queued, and its first run starts when a slot is free."""
     user = request.auth  # type: ignore[attr-defined]
     group = AgentGroup.objects.visible_to(user).filter(slug=slug).first()
@@ -187,7 +187,7 @@ def create_session(request: HttpRequest, slug: str, body: NewSession) -> tuple[i
         session = intake.open_session(group=group, profile=profile, text=body.message, sender=user, title=body.title)
     except Refused as error:
         raise Refused("message" if error.field == "text" else error.field, str(error)) from error
-    return 201, _told(session)
+    return Status(201, _told(session))
 
 
 @router.get("/sessions/{session_id}", response=SessionOut, summary="A session and its runs")
@@ -197,14 +197,14 @@ def get_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
 
 
 @router.post("/sessions/{session_id}/messages", response={202: MessageOut}, summary="Send a message")
-def send_message(request: HttpRequest, session_id: uuid.UUID, body: NewMessage) -> tuple[int, dict[str, Any]]:
+def send_message(request: HttpRequest, session_id: uuid.UUID, body: NewMessage) -> Status[Any]:
     """Accepted means stored. The same `Idempotency-Key` again gives the same answer and no second message."""
     session = _session(request, session_id, write=True)
     key = request.headers.get("Idempotency-Key", "")
     if len(key) > 200:
         raise Refused("Idempotency-Key", "At most 200 characters.")
     user = request.auth  # type: ignore[attr-defined]
-    return 202, {"number": intake.post_message(session, body.text, sender=user, key=key).number}
+    return Status(202, {"number": intake.post_message(session, body.text, sender=user, key=key).number})
 
 
 @router.get("/sessions/{session_id}/events", response=EventsOut, summary="Events after a cursor, or live as SSE")

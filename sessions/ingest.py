@@ -41,15 +41,26 @@ def parse(batch: Any) -> list[NewEvent]:
     for item in batch:
         try:
             number, kind, at = item["n"], item["kind"], item["at"]
-            text, data = item.get("text", ""), item.get("data") or {}
+            text, data = item.get("text", ""), item.get("data", {})
         except (TypeError, KeyError, AttributeError) as error:
             raise Malformed(f"event {len(parsed)}: wants n, kind and at ({error})") from error
         if type(number) is not int or number < 1 or kind not in COURIERS:
             raise Malformed(f"event {len(parsed)}: n {number!r} or kind {kind!r} can't be")
         if not isinstance(text, str) or len(text) > MAX_TEXT or not isinstance(data, dict):
             raise Malformed(f"event {number}: text is a string of at most {MAX_TEXT} characters, data an object")
-        parsed.append(NewEvent(kind, _storable(text), data, _time(at), number))
+        parsed.append(NewEvent(kind, _storable(text), _storable_data(data) if data else data, _time(at), number))
     return parsed
+
+
+def _storable_data(value: Any) -> Any:
+    """JSON as a database can hold it: the same, with every text in it storable."""
+    if isinstance(value, str):
+        return _storable(value)
+    if isinstance(value, list):
+        return [_storable_data(item) for item in value]
+    if isinstance(value, dict):
+        return {_storable(key): _storable_data(item) for key, item in value.items()}
+    return value
 
 
 def _storable(text: str) -> str:
@@ -98,7 +109,8 @@ def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
     runs = Run.objects.filter(pk=run.pk)
     for event in meaningful:
         if event.kind == EventKind.DELIVERED:
-            messages = Message.objects.filter(session=session, number=event.data.get("number"))
+            number = event.data.get("number")
+            messages = Message.objects.filter(session=session, number=number if type(number) is int else 0)
             messages.move(MessageState.DELIVERED, run=run, delivered_at=event.at)
         elif event.kind == EventKind.SESSION:
             AgentSession.objects.filter(pk=session.pk).update(resume=str(event.data.get("id", ""))[:200])

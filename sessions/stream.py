@@ -103,6 +103,9 @@ async def follow(user_id: Any, session_id: uuid.UUID, after: int) -> AsyncIterat
 class SessionConsumer(AsyncWebsocketConsumer):
     """One page that shows one session. Frames are described in docs/architecture.md."""
 
+    # No channel layer of its own: the process' doorbell wakes it, and a layer that is away costs no page its connection.
+    channel_layer_alias = "none"
+
     async def connect(self) -> None:
         """Let in whoever may see the session; the cursor comes with the address."""
         self.session_id = self.scope["url_route"]["kwargs"]["session_id"]

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from django.core.management.base import BaseCommand
+from django.db import connections
 from django_q.cluster import Cluster
 
 
@@ -19,6 +20,7 @@ class Command(BaseCommand):
         that one stops the others in order; so each child goes into a group of its own.
         """
         os.register_at_fork(after_in_child=os.setpgrp)
+        connections.close_all()  # a connection can't be shared with a child
         cluster = Cluster()
         cluster.start()
         cluster.sentinel.join()

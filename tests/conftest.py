@@ -1,0 +1,83 @@
+"""What the tests may use on this machine, and the rows that most of them start from.
+
+| variable | opens |
+|---|---|
+| `TEST_DATABASE_URL` | tests marked `postgres`: a PostgreSQL where this user may create databases |
+| `TEST_REDIS_URL` | tests marked `redis` |
+| `KUBECONFIG`, `TEST_NODE_IP`, `CLUSTER_TOOL` | tests marked `cluster`: a cluster whose pods reach this machine at that address, and the program that builds images onto it |
+| `CHROMIUM` | tests marked `browser`: the browser's program, if it is not on the path as `chromium` |
+| `REQUIRE_ALL=1` | nothing is skipped: what is missing is an error |
+"""
+
+import os
+import shutil
+from typing import Any
+
+import pytest
+
+from groups.choices import Role
+from groups.models import AgentGroup, AgentProfile, Membership
+from sessions import intake
+from sessions.models import AgentSession
+
+NEEDS = {
+    "postgres": ("TEST_DATABASE_URL",),
+    "redis": ("TEST_REDIS_URL",),
+    "cluster": ("KUBECONFIG", "TEST_NODE_IP", "CLUSTER_TOOL"),
+}
+
+
+def missing(marker: str) -> str:
+    """What this machine lacks for a kind of test; empty if it has all."""
+    if marker == "browser":
+        found = os.environ.get("CHROMIUM") or shutil.which("chromium")
+        return "" if found else "no Chromium: install it, or set CHROMIUM to its program"
+    unset = [name for name in NEEDS[marker] if not os.environ.get(name)]
+    return f"{' and '.join(unset)} not set" if unset else ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine can't do, with the reason; with REQUIRE_ALL that is an error instead."""
+    for marker in (*NEEDS, "browser"):
+        reason = missing(marker)
+        if reason and os.environ.get("REQUIRE_ALL"):
+            raise pytest.UsageError(f"REQUIRE_ALL is set, but tests marked {marker} can't run: {reason}")
+        for item in items:
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"{marker}: {reason}"))
+
+
+@pytest.fixture(autouse=True)
+def settings_for_tests(settings: Any, tmp_path: Any) -> None:
+    """No test writes where an installation keeps its data, or hashes passwords slowly."""
+    settings.DATA_DIR = tmp_path / "var"
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.RUNTIME = "local"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+
+
+@pytest.fixture
+def group(db: None) -> AgentGroup:
+    """A tenant."""
+    return AgentGroup.objects.create(slug="harbour", name="Harbour")
+
+
+@pytest.fixture
+def profile(db: None) -> AgentProfile:
+    """A profile that needs nothing."""
+    return AgentProfile.objects.create(slug="workbench", command=["python3", "workbench.py"])
+
+
+@pytest.fixture
+def people(group: AgentGroup, django_user_model: Any) -> dict[str, Any]:
+    """One person of each kind: owner, member and viewer of the group, an outsider, a superuser."""
+    found = {name: django_user_model.objects.create_user(name) for name in ("owner", "member", "viewer", "outsider")}
+    for role in Role:
+        Membership.objects.create(group=group, user=found[role.value], role=role)
+    return found | {"operator": django_user_model.objects.create_superuser("operator")}
+
+
+@pytest.fixture
+def session(group: AgentGroup, profile: AgentProfile, people: dict[str, Any]) -> AgentSession:
+    """A session whose first message waits for a slot."""
+    return intake.open_session(group=group, profile=profile, text="Hello", sender=people["member"])

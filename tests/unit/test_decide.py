@@ -1,0 +1,69 @@
+"""The next step for a run: a table."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from k8s_adapter.runtime import Cause, Observed, Phase
+from sessions.reconcile import Do, Wanted, decide
+from sessions.states import Intent, RunState
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+RUN = Wanted(RunState.WORKING, claimed_at=NOW - timedelta(seconds=60))
+ABSENT, PENDING = Observed(Phase.ABSENT), Observed(Phase.PENDING)
+RUNNING, FINISHED = Observed(Phase.RUNNING), Observed(Phase.FINISHED)
+
+
+def ago(seconds: int) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def waiting(seconds: int) -> Wanted:
+    return replace(RUN, state=RunState.WAITING, waiting_since=ago(seconds), claimed_at=ago(seconds + 1))
+
+
+def asked(intent: Intent, seconds: int, state: RunState = RunState.ENDING) -> Wanted:
+    return replace(RUN, state=state, intent=intent, intent_at=ago(seconds))
+
+
+TABLE = [
+    ("claimed and not there: make it", replace(RUN, state=RunState.CLAIMED), ABSENT, Do.ENSURE),
+    ("claimed and half made: make the rest", replace(RUN, state=RunState.CLAIMED), PENDING, Do.ENSURE),
+    ("stopped before it was made: over", asked(Intent.STOP, 1, RunState.CLAIMED), ABSENT, Do.END),
+    ("stopped while it starts: at once", asked(Intent.STOP, 1), PENDING, Do.FORCE),
+    ("closed while it starts: at once", asked(Intent.CLOSE, 1), PENDING, Do.FORCE),
+    ("starting: wait", replace(RUN, state=RunState.STARTING), PENDING, Do.NOTHING),
+    ("vanished while starting: over", replace(RUN, state=RunState.STARTING), ABSENT, Do.END),
+    ("vanished while working: over", RUN, ABSENT, Do.END),
+    ("ended by itself: over", RUN, FINISHED, Do.END),
+    ("ended while it was asked to: over", asked(Intent.STOP, 1), FINISHED, Do.END),
+    ("no node yet: wait", replace(RUN, state=RunState.STARTING), Observed(Phase.PENDING, Cause.UNSCHEDULABLE), Do.NOTHING),
+    ("quota used up: wait", replace(RUN, state=RunState.STARTING), Observed(Phase.PENDING, Cause.QUOTA), Do.NOTHING),
+    ("no such image: over", replace(RUN, state=RunState.STARTING), Observed(Phase.PENDING, Cause.IMAGE_PULL), Do.END),
+    ("refused: over", replace(RUN, state=RunState.STARTING), Observed(Phase.PENDING, Cause.REJECTED), Do.END),
+    ("slow start: over", replace(RUN, state=RunState.STARTING, claimed_at=ago(301)), PENDING, Do.END),
+    ("agent up, courier silent: wait", replace(RUN, state=RunState.STARTING), RUNNING, Do.NOTHING),
+    ("courier never called: over", replace(RUN, state=RunState.STARTING, claimed_at=ago(301)), RUNNING, Do.END),
+    ("working: nothing", RUN, RUNNING, Do.NOTHING),
+    ("its courier died: revive it", RUN, Observed(Phase.RUNNING, courier_alive=False), Do.ENSURE),
+    ("waits not too long: nothing", waiting(1700), RUNNING, Do.NOTHING),
+    ("waits too long: ask", waiting(1801), RUNNING, Do.ASK),
+    ("waits too long, but a message came: nothing", replace(waiting(1801), has_messages=True), RUNNING, Do.NOTHING),
+    ("past its deadline: ask", replace(RUN, claimed_at=ago(14401)), RUNNING, Do.ASK),
+    ("closing: wait for the turn", asked(Intent.CLOSE, 1000), RUNNING, Do.NOTHING),
+    ("told to stop: wait for its grace", asked(Intent.STOP, 5), RUNNING, Do.NOTHING),
+    ("would not stop: force it", asked(Intent.STOP, 25), RUNNING, Do.FORCE),
+    ("deadline passed and would not end: force it", asked(Intent.DEADLINE, 25), RUNNING, Do.FORCE),
+]
+
+
+@pytest.mark.parametrize(("wanted", "observed", "step"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_next_step(wanted: Wanted, observed: Observed, step: Do) -> None:
+    assert decide(wanted, observed, NOW).do is step
+
+
+def test_a_start_that_times_out_says_what_held_it_up() -> None:
+    late = replace(RUN, state=RunState.STARTING, claimed_at=ago(400))
+    action = decide(late, Observed(Phase.PENDING, Cause.UNSCHEDULABLE, "0/3 nodes are available"), NOW)
+    assert (action.cause, action.words) == (Cause.UNSCHEDULABLE, "0/3 nodes are available")

@@ -1,0 +1,120 @@
+"""Events come in from couriers: once, in order, and with their effects."""
+
+from typing import Any
+
+import pytest
+
+from sessions import ingest, lifecycle
+from sessions.ingest import Hole, Malformed
+from sessions.models import AgentSession, Event, Message, Run
+from sessions.states import MessageState, RunState, SessionState
+
+
+@pytest.fixture
+def run(session: AgentSession) -> Run:
+    found = lifecycle.claim(session.pk, "local")
+    assert found
+    return found
+
+
+def batch(*kinds: str, start: int = 1, **fields: Any) -> list[ingest.NewEvent]:
+    return ingest.parse([{"n": start + i, "kind": kind, "at": 1e9 + i} | fields for i, kind in enumerate(kinds)])
+
+
+def said(run: Run) -> list[tuple[int, str]]:
+    return list(Event.objects.filter(run=run, number__isnull=False).order_by("seq").values_list("number", "text"))
+
+
+def test_events_are_numbered_on_within_the_session(run: Run) -> None:
+    assert ingest.ingest(run.pk, batch("stdout", "stdout", text="x"))[0] == 2
+    assert list(run.session.events.values_list("seq", flat=True)) == [1, 2, 3, 4]
+
+
+def test_what_was_stored_is_passed_over(run: Run) -> None:
+    ingest.ingest(run.pk, batch("stdout", "stdout", text="x"))
+    assert ingest.ingest(run.pk, batch("stdout", "stdout", "stdout", text="y"))[0] == 3
+    assert said(run) == [(1, "x"), (2, "x"), (3, "y")]
+    assert ingest.ingest(run.pk, batch("stdout", text="z"))[0] == 3
+
+
+def test_a_hole_is_refused_and_stores_nothing(run: Run) -> None:
+    with pytest.raises(Hole) as hole:
+        ingest.ingest(run.pk, batch("stdout", start=3))
+    assert hole.value.stored == 0 and said(run) == []
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {},
+        "text",
+        {"n": 0, "kind": "stdout", "at": 1},
+        {"n": True, "kind": "stdout", "at": 1},
+        {"n": 1, "kind": "message", "at": 1},
+        {"n": 1, "kind": "state", "at": 1},
+        {"n": 1, "kind": "made-up", "at": 1},
+        {"n": 1, "kind": "stdout", "at": 1, "text": 5},
+        {"n": 1, "kind": "stdout", "at": 1, "text": "x" * 300_000},
+        {"n": 1, "kind": "stdout", "at": 1, "data": []},
+    ],
+    ids=lambda item: str(item)[:40],
+)
+def test_what_is_no_event_of_a_courier_is_refused(item: Any) -> None:
+    with pytest.raises(Malformed):
+        ingest.parse([item])
+
+
+@pytest.mark.parametrize("at", [-1, 1e30, float("nan"), "now", None])
+def test_an_absurd_clock_does_no_harm(run: Run, at: Any) -> None:
+    ingest.ingest(run.pk, ingest.parse([{"n": 1, "kind": "stdout", "at": at, "text": "x"}]))
+    assert said(run) == [(1, "x")]
+
+
+def test_text_and_data_that_a_database_cannot_hold_are_stored_all_the_same(run: Run) -> None:
+    item = {"n": 1, "kind": "tool", "at": 1, "text": "a\0b\ud83dc", "data": {"input": "x\0y", "deep": [{"k\0": "\ud800"}]}}
+    ingest.ingest(run.pk, ingest.parse([item]))
+    event = Event.objects.get(run=run, number=1)
+    assert event.text == "a\ufffdb?c"
+    assert event.data == {"input": "x\ufffdy", "deep": [{"k\ufffd": "?"}]}
+
+
+def test_a_delivered_message_and_its_turn_move_the_rows(run: Run) -> None:
+    session = run.session
+    ingest.ingest(run.pk, ingest.parse([{"n": 1, "kind": "delivered", "at": 5, "data": {"number": 1}}]))
+    assert Message.objects.get(session=session).state == MessageState.DELIVERED
+    ingest.ingest(run.pk, batch("turn", start=2, data={"state": "working"}))
+    run.refresh_from_db(), session.refresh_from_db()
+    assert (run.state, session.state) == (RunState.WORKING, SessionState.WORKING)
+    ingest.ingest(run.pk, batch("turn", start=3, data={"state": "idle"}))
+    run.refresh_from_db(), session.refresh_from_db()
+    assert (run.state, session.state) == (RunState.WAITING, SessionState.WAITING)
+    assert run.waiting_since and Message.objects.get(session=session).state == MessageState.ANSWERED
+
+
+def test_a_message_of_another_number_is_not_moved_by_a_forged_delivery(run: Run) -> None:
+    ingest.ingest(run.pk, batch("delivered", data={"number": "'; drop table"}))
+    ingest.ingest(run.pk, batch("delivered", start=2, data={"number": 77}))
+    assert Message.objects.get(session=run.session).state == MessageState.QUEUED
+
+
+def test_the_first_output_and_the_exit_code_are_noted(run: Run) -> None:
+    ingest.ingest(run.pk, batch("turn", data={"state": "working"}))
+    run.refresh_from_db()
+    assert run.first_output_at is None
+    ingest.ingest(run.pk, batch("stdout", "exit", start=2, data={"code": 3}))
+    run.refresh_from_db()
+    assert run.first_output_at and run.exit_code == 3
+
+
+def test_the_conversations_id_is_kept_for_the_next_run(run: Run) -> None:
+    ingest.ingest(run.pk, batch("session", data={"id": "abc"}))
+    run.session.refresh_from_db()
+    assert run.session.resume == "abc"
+
+
+def test_many_events_at_once(run: Run) -> None:
+    kinds = ["stdout"] * 1500
+    ingest.ingest(run.pk, batch(*kinds, text="é\n", data={"a": [1, {"b": None}]}))
+    assert len(said(run)) == 1500
+    last = Event.objects.get(run=run, number=1500)
+    assert (last.text, last.data) == ("é\n", {"a": [1, {"b": None}]})

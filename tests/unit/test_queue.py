@@ -1,0 +1,100 @@
+"""The queue's plan: a table of rows in, a decision out."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sessions.queue import Holder, Share, Waiter, plan
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+A, B, C = UUID(int=1), UUID(int=2), UUID(int=3)
+
+
+def waiter(number: int, group: UUID = A, minute: int | None = None, priority: int = 0) -> Waiter:
+    return Waiter(UUID(int=100 + number), group, START + timedelta(minutes=number if minute is None else minute), priority)
+
+
+def holder(number: int, group: UUID = A, idle: int | None = None, ending: bool = False) -> Holder:
+    return Holder(UUID(int=900 + number), group, None if idle is None else START + timedelta(minutes=idle), ending)
+
+
+def shares(**slots: int) -> dict[UUID, Share]:
+    return {A: Share(slots.get("a", 1)), B: Share(slots.get("b", 1)), C: Share(slots.get("c", 1))}
+
+
+def test_first_come_first_served_within_a_group() -> None:
+    decision = plan([waiter(2), waiter(1)], [], shares(), 5)
+    assert decision.start == (waiter(1).session,)
+    assert decision.places[waiter(2).session].words == "group at its limit of 1"
+
+
+def test_priority_goes_before_age() -> None:
+    assert plan([waiter(1), waiter(2, priority=5)], [], shares(), 5).start == (waiter(2).session,)
+
+
+def test_the_group_with_fewer_slots_goes_first() -> None:
+    decision = plan([waiter(1, A), waiter(2, B)], [holder(1, A)], shares(a=3), 2)
+    assert decision.start == (waiter(2, B).session,)
+
+
+def test_weight_counts_slots_in_proportion() -> None:
+    heavy = {A: Share(5, weight=4), B: Share(5, weight=1)}
+    decision = plan([waiter(5, A), waiter(1, B)], [holder(1, A), holder(2, A), holder(3, B)], heavy, 4)
+    assert decision.start == (waiter(5, A).session,)
+
+
+def test_a_full_house_names_the_limit_and_the_place() -> None:
+    decision = plan([waiter(1, A), waiter(2, B)], [holder(1, C)], shares(), 1)
+    assert decision.start == ()
+    assert [(p.number, p.of, p.words) for p in decision.places.values()] == [
+        (1, 2, "all 1 slots in use"),
+        (2, 2, "all 1 slots in use"),
+    ]
+
+
+def test_the_longest_idle_run_gives_way_in_whatever_group() -> None:
+    decision = plan([waiter(9, A)], [holder(1, B, idle=3), holder(2, C, idle=1)], shares(), 2)
+    assert decision.give_way == (holder(2, C).run,)
+
+
+def test_a_group_at_its_limit_gets_relief_only_from_its_own_runs() -> None:
+    decision = plan([waiter(9, A)], [holder(1, B, idle=1), holder(2, A, idle=3)], shares(), 5)
+    assert decision.give_way == (holder(2, A).run,)
+    assert plan([waiter(9, A)], [holder(1, B, idle=1), holder(2, A)], shares(), 5).give_way == ()
+
+
+def test_nobody_else_gives_way_while_a_run_is_ending() -> None:
+    decision = plan([waiter(9, A)], [holder(1, B, ending=True), holder(2, C, idle=1)], shares(), 2)
+    assert decision.give_way == ()
+
+
+def test_no_idle_run_is_closed_while_nobody_waits() -> None:
+    assert plan([], [holder(1, B, idle=1)], shares(), 1).give_way == ()
+
+
+groups = st.sampled_from([A, B, C])
+waiters = st.lists(st.builds(waiter, st.integers(0, 60), groups, priority=st.integers(-1, 1)), unique_by=lambda w: w.session)
+holders = st.lists(
+    st.builds(holder, st.integers(0, 60), groups, st.none() | st.integers(0, 60), st.booleans()), unique_by=lambda h: h.run
+)
+
+
+@given(waiters, holders, st.builds(shares, a=st.integers(1, 4), b=st.integers(1, 4), c=st.integers(1, 4)), st.integers(1, 8))
+def test_slots_are_never_exceeded_and_never_stand_empty(
+    waiting: list[Waiter], holding: list[Holder], limits: dict[UUID, Share], slots: int
+) -> None:
+    decision = plan(waiting, holding, limits, slots)
+    started = [w for w in waiting if w.session in decision.start]
+    total = len(holding) + len(started)
+    assert not started or total <= slots
+    for group, share in limits.items():
+        new = sum(w.group == group for w in started)
+        held = new + sum(h.group == group for h in holding)
+        assert not new or held <= share.slots
+        left = any(w.group == group for w in waiting if w.session not in decision.start)
+        assert not (left and total < slots and held < share.slots)
+    assert set(decision.start) | set(decision.places) == {w.session for w in waiting}
+    assert [p.number for p in decision.places.values()] == list(range(1, len(decision.places) + 1))
+    assert all(h.idle_since and not h.ending for h in holding if h.run in decision.give_way)
