@@ -1,4 +1,4 @@
-"""How a session's rows move: claimed, asked to end, ended. Every function here expects, or opens, a transaction.
+"""How a session's rows move: claimed, asked to end, ended. Each opens a transaction where its caller has none.
 
 Moves of runs are compare-and-set; what a session shows follows from its run and its verdict (`refresh`).
 """
@@ -53,6 +53,7 @@ def refresh(session: AgentSession) -> None:
         AgentSession.objects.filter(pk=session.pk).update(state=state, reason=reason, updated_at=timezone.now())
 
 
+@transaction.atomic
 def claim(session_id: uuid.UUID, runtime: str) -> Run | None:
     """Give a queued session its next run, and with it a slot; None if it no longer waits for one."""
     session = events.locked(session_id)

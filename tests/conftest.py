@@ -5,6 +5,7 @@
 | `TEST_DATABASE_URL` | tests marked `postgres`: a PostgreSQL where this user may create databases |
 | `TEST_REDIS_URL` | tests marked `redis` |
 | `KUBECONFIG`, `TEST_NODE_IP`, `CLUSTER_TOOL` | tests marked `cluster`: a cluster whose pods reach this machine at that address, and the program that builds images onto it |
+| `MODEL_STUB` | tests marked `model`: a stand-in for the Messages API, a program that takes `--host`, `--port` and `--log` |
 | `CHROMIUM` | tests marked `browser`: the browser's program, if it is not on the path as `chromium` |
 | `REQUIRE_ALL=1` | nothing is skipped: what is missing is an error |
 """
@@ -24,6 +25,7 @@ NEEDS = {
     "postgres": ("TEST_DATABASE_URL",),
     "redis": ("TEST_REDIS_URL",),
     "cluster": ("KUBECONFIG", "TEST_NODE_IP", "CLUSTER_TOOL"),
+    "model": ("MODEL_STUB",),
 }
 
 
