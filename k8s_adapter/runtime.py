@@ -1,7 +1,8 @@
 """What Berth asks of a place where runs execute, in plain data.
 
-A runtime knows nothing of sessions, queues or databases: it is handed a `RunSpec`, makes it true, and tells what it sees.
-`k8s_adapter.local` and `k8s_adapter.cluster` implement `Runtime`; `tests/runtime` holds the contract both must pass.
+A runtime knows nothing of sessions, queues or databases: it is handed a `RunSpec`, makes it true, and tells what it
+sees. `k8s_adapter.local` and `k8s_adapter.cluster` implement `Runtime`; `tests/runtime` holds the contract that both
+must pass.
 """
 
 import threading
@@ -134,7 +135,7 @@ class Runtime(Protocol):
     """
 
     def ensure(self, spec: RunSpec) -> None:
-        """Make the run exist. What an earlier call already made is adopted; a dead courier beside a live agent is revived.
+        """Make the run exist. What an earlier call made is adopted; a dead courier beside a live agent is revived.
 
         Raises PermanentFault if something of the same name is not this run, or the spec can never be accepted.
         """
@@ -152,7 +153,8 @@ class Runtime(Protocol):
         """Every run of this installation of which anything exists."""
 
     def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
-        """Yield a run whenever what `observe` would tell of it may have changed, and None at least every 5 s, as a sign of life.
+        """Yield a run whenever what `observe` would tell of it may have changed, and None at least every 5 s.
 
-        Starts with every run that exists. Ends soon after `until` is set. Raises when it can't go on: never goes quiet.
+        None is a sign of life. Starts with every run that exists. Ends soon after `until` is set. Raises when it can't
+        go on: never goes quiet.
         """

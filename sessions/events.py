@@ -75,6 +75,11 @@ def say(session: AgentSession, kind: EventKind, text: str = "", data: dict[str, 
     return append(session, [NewEvent(kind, text, data or {})], run)
 
 
+def instant(at: datetime) -> str:
+    """A time as pages and programs get it: RFC 3339 in UTC, with milliseconds."""
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def read(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> list[dict[str, Any]]:
     """The events after a cursor, in order: at most `limit` of them, and not many more bytes than a page should have."""
     found: list[dict[str, Any]] = []
@@ -86,7 +91,7 @@ def read(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> list[di
             .values_list("seq", "kind", "text", "data", "run__number", "at")[: min(SLICE, limit - len(found))]
         )
         slice_ = [
-            {"seq": seq, "kind": kind, "text": text, "data": data, "run": run, "at": at.isoformat()}
+            {"seq": seq, "kind": kind, "text": text, "data": data, "run": run, "at": instant(at)}
             for seq, kind, text, data, run, at in rows
         ]
         found += slice_

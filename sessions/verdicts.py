@@ -87,8 +87,9 @@ INTENT_WORDS = {
 def judge(observed: Observed, intent: Intent, reported_exit: int | None = None, by: str = "") -> Verdict:
     """The verdict on a run that is over: from what the runtime sees, what Berth asked for, and the courier's last report."""
     code = observed.exit_code if observed.exit_code is not None else reported_exit
-    detail = observed.words
     cause = OF_INTENT.get(intent)
+    # How the processes went down, once they were asked to, is no news.
+    detail = "" if cause in (Cause.STOPPED, Cause.DEADLINE) else observed.words
     if cause is Cause.START_TIMEOUT and observed.cause:
         cause = observed.cause  # what held it up tells more than that it took long
     elif cause is None or (cause is Cause.IDLE and observed.cause is Cause.OOM):

@@ -1,0 +1,29 @@
+"""Any program: the message on its input, then the end of file; its output is the answer, exit 0 is success."""
+
+from collections.abc import Callable
+
+from courier.contracts.base import Contract, Handover, Message
+from courier.events import Event
+
+
+class Plain(Contract):
+    """One message a run. Output goes out as it comes, as `text`, and once more as `result` when all went well."""
+
+    kind = "text"
+    structured = False
+    once = True
+    input_ends = True
+
+    def hand(self, message: Message) -> Handover:
+        return Handover(message.text.encode(errors="replace"), eof=True)
+
+    def close(self) -> Handover:
+        return Handover()
+
+    def finish(self, code: int, output: Callable[[], bytes | None]) -> list[Event]:
+        if code:
+            return [Event("error", f"exit status {code}")]
+        answer = output()
+        if answer is None:
+            return []
+        return [Event("result", answer.decode(errors="replace"))]

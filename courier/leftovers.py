@@ -1,0 +1,80 @@
+"""Journals that other runs of the group left on the volume: whoever comes next ships them."""
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from courier.claim import claim, remove
+from courier.client import Client, Ended, Over, Signal
+from courier.journal import segments
+from courier.log import log
+from courier.settings import Settings
+from courier.ship import Shipper
+from courier.transcript import Transcript
+
+SETTLED = 600.0  # seconds after which a courier will not come back: a kubelet's longest pause is 300
+REFUSED = (400, 403, 404)
+
+
+class Until(NamedTuple):
+    """Set when the courier ends, or when the folder's own courier is back and wants it."""
+
+    ended: Signal
+    folder: Path
+
+    def is_set(self) -> bool:
+        """Tell whether to let go of the folder."""
+        return self.ended.is_set() or (self.folder / "wanted").exists()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until the courier ends, at most `timeout` seconds."""
+        return self.ended.wait(timeout)
+
+
+def ship_leftovers(settings: Settings, ended: Signal) -> None:
+    """Ship what other runs left and no living courier holds, then delete it. Raises Over if this run is over itself."""
+    client = Client(settings.url, settings.token_file)
+    for folder in sorted(settings.journals.iterdir()):
+        if folder.name == settings.run or not folder.is_dir() or ended.is_set():
+            continue
+        try:
+            lock = claim(folder)
+            if lock is not None:
+                try:
+                    _settle(folder, settings, client, Until(ended, folder))
+                finally:
+                    os.close(lock)
+        except Ended:
+            continue
+        except (OSError, ValueError, KeyError) as error:  # not readable for this one; the next one may fare better
+            log("leftover unreadable", leftover=folder.name, problem=repr(error))
+
+
+def _settle(folder: Path, settings: Settings, client: Client, until: Until) -> None:
+    """Ship one folder. It stays, nearly empty, if its courier may come back, or the control plane won't have it now."""
+    age = time.time() - max(path.stat().st_mtime for path in folder.iterdir() if path.name != "wanted")
+    if not segments(folder):
+        if age > SETTLED:
+            remove(folder)
+        return
+    transcript = Transcript(folder, settings)
+    over = transcript.code is not None or age > SETTLED
+    try:
+        while transcript.step(final=True):
+            pass
+        shipper = Shipper(client, folder, folder.name, until)
+        try:
+            while answer := shipper.step(accept=REFUSED):
+                if answer.status in REFUSED:
+                    log("leftover refused", leftover=folder.name, status=answer.status)
+                    return
+                transcript.journal.forget(shipper.stored)
+        except Over:
+            shipper.hello()  # raises Over again if it is this run that is over, and not the one that left the folder
+            over = True
+    finally:
+        transcript.close()
+    log("leftover shipped", leftover=folder.name, last=transcript.journal.last)
+    if over:
+        remove(folder)

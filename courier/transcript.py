@@ -1,0 +1,89 @@
+"""What one agent said, on its way from the spools to the journal: for its own courier, or whoever finds the remains."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from courier.contracts.base import Contract, make
+from courier.events import TEXT_LIMIT, Event
+from courier.journal import Journal
+from courier.parser import Parser
+from courier.settings import Settings
+from courier.spool import Spool
+
+STREAMS = ("out", "err")
+
+
+class Transcript:
+    """The journal, spools, parsers and contract of one run's folder, as the last record left them."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        """Open the folder, which must exist. Its journal tells the contract; a new one takes that of the settings."""
+        self.journal = Journal(folder, settings.journal_max, {"name": settings.contract})
+        state = self.journal.state
+        self.name = state["name"]
+        self.contract: Contract = make(self.name, settings, state.get("contract"))
+        self.code: int | None = state.get("exit")
+        out, out_inside = state.get("out", (0, False))
+        err, err_inside = state.get("err", (0, False))
+        self.spools = {"out": Spool(folder, "out", out), "err": Spool(folder, "err", err)}
+        read = self.contract.read if self.contract.structured else None
+        self.parsers = {
+            "out": Parser(self.contract.kind, out, out_inside, read, self.contract.marks),
+            "err": Parser("stderr", err, err_inside),
+        }
+
+    def fill(self, stream: str, fifo: int) -> int:
+        """Move bytes from a FIFO to the spool of the stream; as `Spool.fill`."""
+        return self.spools[stream].fill(fifo)
+
+    def step(self, final: bool = False) -> bool:
+        """Turn up to 256 KiB of each spool, and what is due of earlier ones, into records; tell if there is more."""
+        more = False
+        for stream, parser in self.parsers.items():
+            spool = self.spools[stream]
+            parser.feed(spool.read())
+            rest = spool.position < spool.end
+            events = parser.events(time.monotonic(), final and not rest)
+            self.record(events)
+            more = more or rest
+        self.journal.close_gap(self.state())
+        return more
+
+    def record(self, events: list[Event]) -> None:
+        """Append the events and the present state to the journal, and drop what is no longer needed of the spools."""
+        self.journal.append(events, self.state(), sum(parser.offset for parser in self.parsers.values()))
+        for stream in STREAMS:
+            # An answer that is repeated as a result is read from the beginning, which is still in the first file.
+            self.spools[stream].forget(self.journal.state.get(stream, (0,))[0])
+
+    def end(self, code: int) -> None:
+        """Record the agent's exit, after all that it said. Does nothing when that has been done."""
+        if self.code is None:
+            while self.step(final=True):
+                pass
+            events = self.contract.finish(code, self._output)
+            self.code = code
+            self.record([*events, Event("exit", data={"code": code})])
+
+    def due(self) -> float:
+        """Return when `step` has to be called without new bytes (monotonic seconds)."""
+        return min(parser.due() for parser in self.parsers.values())
+
+    def state(self) -> dict[str, Any]:
+        """Return what a restart needs, as of the events that the parsers have given so far."""
+        state: dict[str, Any] = {name: [parser.offset, parser.inside] for name, parser in self.parsers.items()}
+        state |= {"name": self.name, "contract": dict(self.contract.state)}
+        if self.code is not None:
+            state["exit"] = self.code
+        return state
+
+    def close(self) -> None:
+        """Close the files."""
+        self.journal.close()
+        for spool in self.spools.values():
+            spool.close()
+
+    def _output(self) -> bytes | None:
+        spool = self.spools["out"]
+        return spool.slice(0, spool.end) if spool.end <= TEXT_LIMIT else None

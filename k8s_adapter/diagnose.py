@@ -1,0 +1,266 @@
+"""What Kubernetes objects say of a run. One pure function, `diagnose`, and its parts, over plain dictionaries.
+
+The order of the tests matters and is the point of this file: what was asked for (deadline, stop) comes before what it
+led to (a signal's exit code), and what happened to the pod before what happened in it.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from k8s_adapter import names
+from k8s_adapter.runtime import Cause, Observed, Phase
+
+Object = dict[str, Any]
+
+# Reasons of a waiting container: pkg/kubelet/images/types.go and pkg/kubelet/container/sync_result.go of Kubernetes.
+PULL_REASONS = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+}
+CREATE_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"}
+# Reasons of a terminated container that never ran: its command could not be executed.
+START_REASONS = {"StartError", "ContainerCannotRun"}
+# Reasons of the condition DisruptionTarget: https://kubernetes.io/docs/concepts/workloads/pods/disruptions/
+NODE_LOST_REASONS = {"DeletionByTaintManager", "DeletionByPodGC"}
+# A pod that waits for longer than this gets its events looked at; most have started by then.
+PATIENCE = timedelta(seconds=2)
+
+
+def diagnose(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -> Observed:
+    """Tell how a run is.
+
+    `job` is the run's batch/v1 Job, or None if there is none; `pods` its pods, of any age; `events` the core/v1 Events
+    of both, in any order, and may be empty (see `needs_events`).
+    """
+    pod = max(pods, key=lambda each: str(each["metadata"].get("creationTimestamp", "")), default=None)
+    if job is None:
+        return _orphan(pod)
+    conditions = _conditions(job)
+    if pod is not None and _over(pod):
+        return _ended(job, pod, events)
+    if "Complete" in conditions or "Failed" in conditions or ("Suspended" in conditions and pod is None):
+        return _ended(job, pod, events)
+    if pod is None:
+        return _without_pod(events)
+    if _started(_status(pod, names.AGENT)):
+        return _running(pod)
+    return _pending(pod, events)
+
+
+def needs_events(job: Object | None, seen: Observed, now: datetime) -> bool:
+    """Whether events might tell more than `seen`, which was diagnosed without them. They cost two more calls."""
+    if job is None:
+        return False
+    if seen.phase is Phase.PENDING:
+        created = _time(job["metadata"].get("creationTimestamp")) or now
+        return seen.cause is None and now - created > PATIENCE
+    return seen.phase is Phase.FINISHED and seen.cause is Cause.VANISHED
+
+
+def _orphan(pod: Object | None) -> Observed:
+    """The Job is gone. Its pod may have a minute of grace left, in which the agent still writes to the workspace."""
+    if pod is None or _over(pod):
+        return Observed(Phase.ABSENT)
+    phase = Phase.RUNNING if _started(_status(pod, names.AGENT)) else Phase.PENDING
+    return Observed(phase, words="its Job is deleted, its pod is ending", courier_alive=_courier_alive(pod))
+
+
+def _running(pod: Object) -> Observed:
+    """The agent has started and the pod is not over: the agent lives, or the courier ships its last words."""
+    agent = _status(pod, names.AGENT)
+    state = agent.get("state", {})
+    started = (state.get("running") or state.get("terminated") or {}).get("startedAt")
+    disruption = _condition(pod, "DisruptionTarget")
+    lost = disruption.get("reason") in NODE_LOST_REASONS
+    ready = [_condition(pod, kind).get("status") for kind in ("Ready", "ContainersReady")]
+    words = ""
+    if lost:
+        words = disruption.get("message", "")
+    elif pod["metadata"].get("deletionTimestamp"):
+        words = "its pod is ending"
+    elif ready == ["False", "True"]:  # the node controller sets the first, the kubelet alone the second
+        words = f"node {pod['spec'].get('nodeName', '')} does not answer"
+    return Observed(
+        Phase.RUNNING,
+        cause=Cause.NODE_LOST if lost else None,
+        words=words,
+        courier_alive=_courier_alive(pod),
+        started_at=_time(started),
+    )
+
+
+def _without_pod(events: Sequence[Object]) -> Observed:
+    """The Job controller has made no pod yet, or may not."""
+    failed = _newest(events, {"FailedCreate"})
+    words = str(failed.get("message", ""))
+    cause = None
+    if "exceeded quota" in words:
+        cause = Cause.QUOTA
+    elif any(mark in words for mark in ("violates PodSecurity", "is forbidden", "denied the request", "is invalid")):
+        cause = None if "is being terminated" in words else Cause.REJECTED
+    return Observed(Phase.PENDING, cause, words or "waiting for its pod to be made")
+
+
+def _pending(pod: Object, events: Sequence[Object]) -> Observed:
+    """The pod exists and the agent has not started: why?"""
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        words = scheduled.get("message", "")
+        volume = "persistentvolumeclaim" in words.lower()
+        return Observed(Phase.PENDING, Cause.MOUNT if volume else Cause.UNSCHEDULABLE, words)
+    for name in (names.COURIER, names.AGENT):
+        status = _status(pod, name)
+        waiting = status.get("state", {}).get("waiting") or {}
+        reason, message = waiting.get("reason", ""), waiting.get("message", "")
+        if reason in PULL_REASONS:
+            return Observed(Phase.PENDING, Cause.IMAGE_PULL, _pull_words(status, message, events))
+        if reason in CREATE_REASONS:
+            missing = reason == "CreateContainerConfigError" and "not found" in message
+            return Observed(Phase.PENDING, Cause.MOUNT if missing else Cause.REJECTED, message or reason)
+        if reason == "CrashLoopBackOff":
+            words = f"the {name} does not start: {_last_message(status) or message}"
+            return Observed(Phase.PENDING, words=words, courier_alive=name != names.COURIER)
+    newest = _newest(events)
+    if newest.get("reason") in ("FailedMount", "FailedAttachVolume"):
+        return Observed(Phase.PENDING, Cause.MOUNT, newest.get("message", ""))
+    if not scheduled:
+        return Observed(Phase.PENDING, words="waiting for the scheduler")
+    return Observed(Phase.PENDING, words=newest.get("message") or "its containers are being started")
+
+
+def _pull_words(status: Object, message: str, events: Sequence[Object]) -> str:
+    """The registry's own words, which an older kubelet keeps to an event once it says no more than "Back-off"."""
+    if message and not message.rstrip().endswith(f'"{status.get("image", "")}"'):
+        return message
+    return str(_newest(events, {"Failed"}).get("message") or message or status.get("image", ""))
+
+
+def _ended(job: Object, pod: Object | None, events: Sequence[Object]) -> Observed:
+    agent = _terminated(_status(pod, names.AGENT)) if pod else {}
+    cause, words = _end(job, pod, agent, events)
+    conditions = _conditions(job)
+    end = conditions.get("Complete") or conditions.get("Failed") or conditions.get("Suspended") or {}
+    return Observed(
+        Phase.FINISHED,
+        cause=cause,
+        words=words,
+        exit_code=agent.get("exitCode"),
+        last_lines=str(agent.get("message", "")),
+        courier_alive=False,
+        started_at=_time(agent.get("startedAt")),
+        finished_at=_time(agent.get("finishedAt") or end.get("lastTransitionTime")),
+    )
+
+
+def _end(job: Object, pod: Object | None, agent: Object, events: Sequence[Object]) -> tuple[Cause, str]:
+    """Why a run that is over ended, and the cluster's words for it."""
+    conditions = _conditions(job)
+    failed = conditions.get("Failed") or conditions.get("FailureTarget") or {}
+    if failed.get("reason") == "DeadlineExceeded":
+        return Cause.DEADLINE, str(failed.get("message", ""))
+    suspended = job["spec"].get("suspend") and not conditions.keys() & {"Complete", "Failed"}
+    if suspended and (pod is None or not agent or _deleted_alive(pod, agent)):  # else it had ended before
+        return Cause.STOPPED, ""
+    if agent.get("exitCode") == 0 or (pod is None and "Complete" in conditions):
+        return Cause.COMPLETED, ""
+    if agent.get("reason") == "OOMKilled":
+        return Cause.OOM, "the agent used more memory than it may"
+    if pod is not None:
+        target = _condition(pod, "DisruptionTarget")
+        status = pod.get("status", {})
+        if target.get("reason") in NODE_LOST_REASONS or status.get("reason") == "NodeLost":
+            return Cause.NODE_LOST, str(target.get("message") or status.get("message", ""))
+        if target or status.get("reason") in ("Evicted", "Preempting", "NodeShutdown", "Terminated"):
+            return Cause.EVICTED, str(status.get("message") or target.get("message", ""))
+        if status.get("reason") and not agent:  # the kubelet refused the pod, such as OutOfcpu, NodeAffinity
+            return Cause.UNSCHEDULABLE, str(status.get("message") or status["reason"])
+    if agent.get("reason") in START_REASONS:
+        return Cause.REJECTED, str(agent.get("message", ""))
+    if agent and not (pod and _deleted_alive(pod, agent)):
+        return Cause.AGENT_ERROR, f"the agent ended with exit code {agent.get('exitCode')}"
+    return _vanished(events)
+
+
+def _deleted_alive(pod: Object, agent: Object) -> bool:
+    """Whether the pod was deleted before its agent ended, which makes the exit code that of a SIGTERM."""
+    metadata = pod["metadata"]
+    gone = _time(metadata.get("deletionTimestamp"))  # when it is to be gone: the grace has been added
+    ended = _time(agent.get("finishedAt"))
+    if gone is None or ended is None:
+        return False
+    return ended >= gone - timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+
+
+def _vanished(events: Sequence[Object]) -> tuple[Cause, str]:
+    """The pod left nothing behind; events may still know what took it."""
+    if lost := _newest(events, {"TaintManagerEviction"}):
+        return Cause.NODE_LOST, str(lost.get("message", ""))
+    if evicted := _newest(events, {"Evicted", "Preempted", "EvictionByEvictionAPI"}):
+        return Cause.EVICTED, str(evicted.get("message", ""))
+    return Cause.VANISHED, "somebody deleted the run's pod"
+
+
+def _over(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _conditions(job: Object) -> dict[str, Object]:
+    """The conditions of a Job that are true, by type."""
+    every = job.get("status", {}).get("conditions") or ()
+    return {each["type"]: each for each in every if each.get("status") == "True"}
+
+
+def _condition(pod: Object, kind: str) -> Object:
+    every: Iterable[Object] = pod.get("status", {}).get("conditions") or ()
+    return next((each for each in every if each.get("type") == kind), {})
+
+
+def _status(pod: Object, container: str) -> Object:
+    """The status of a container, wherever it is listed; {} before there is one."""
+    status = pod.get("status", {})
+    every = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return next((each for each in every if each.get("name") == container), {})
+
+
+def _started(status: Object) -> bool:
+    state = status.get("state", {})
+    return bool(state.get("running") or state.get("terminated"))
+
+
+def _terminated(status: Object) -> Object:
+    found: Object = status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated") or {}
+    return found
+
+
+def _last_message(status: Object) -> str:
+    return str((status.get("lastState", {}).get("terminated") or {}).get("message", ""))
+
+
+def _courier_alive(pod: Object) -> bool:
+    return bool(_status(pod, names.COURIER).get("state", {}).get("running"))
+
+
+def _newest(events: Sequence[Object], reasons: set[str] | None = None) -> Object:
+    """The newest event, of these reasons if any are given; {} if there is none."""
+    some = [event for event in events if reasons is None or event.get("reason") in reasons]
+    return max(some, key=_moment, default={})
+
+
+def _moment(event: Object) -> datetime:
+    series = event.get("series") or {}
+    times = (
+        series.get("lastObservedTime"),
+        *(event.get(key) for key in ("lastTimestamp", "eventTime", "firstTimestamp")),
+    )
+    return _time(next(filter(None, times), None)) or datetime.min.replace(tzinfo=UTC)
+
+
+def _time(text: str | None) -> datetime | None:
+    """An RFC 3339 time of Kubernetes, UTC. The epoch stands for a container that never started."""
+    return datetime.fromisoformat(text) if text and not text.startswith("1970-") else None

@@ -1,0 +1,163 @@
+"""Where the local runtime keeps things: a folder for each run, and one for each group that lasts.
+
+<data>/runs/<run>.lock          held while the run is being changed
+<data>/runs/<run>/spec.json     the run, without its token and secrets: a folder always tells whose it is
+                 token, secrets/, pipes/, agent.pid, agent.log, courier.pid, courier.log, stopped
+<data>/groups/<slug>/           what is the group's volume on a cluster: group/, ipc/<session>/, state/<session>/,
+                                checkpoints/, journal/
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from k8s_adapter import manifests, names
+from k8s_adapter.runtime import RunRef, RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.path.with_name(self.path.name + ".lock")
+
+    @property
+    def pipes(self) -> Path:
+        return self.path / "pipes"
+
+    @property
+    def exit(self) -> Path:
+        """The agent's exit status, written by its wrapper."""
+        return self.pipes / "exit"
+
+    @property
+    def secrets(self) -> Path:
+        return self.path / "secrets"
+
+    @property
+    def token(self) -> Path:
+        return self.path / "token"
+
+    @property
+    def stopped(self) -> Path:
+        """Stands there once the run was told to stop; its time is when."""
+        return self.path / "stopped"
+
+    def pid_file(self, name: str) -> Path:
+        """`name` is agent or courier."""
+        return self.path / f"{name}.pid"
+
+    def log(self, name: str) -> Path:
+        """What `name` (agent's wrapper or courier) itself had to complain of."""
+        return self.path / f"{name}.log"
+
+    def exists(self) -> bool:
+        """Whether the run was made here."""
+        return (self.path / "spec.json").exists()
+
+    def make(self, spec: RunSpec, secrets: Mapping[str, bytes]) -> None:
+        """Make the folder with all that the run's processes read: whole, or not at all."""
+        new = RunFolder(self.path.with_name(self.path.name + ".new"))
+        shutil.rmtree(new.path, ignore_errors=True)
+        new.path.mkdir(parents=True, mode=0o700)
+        new.pipes.mkdir()
+        new.secrets.mkdir(mode=0o700)
+        _write(new.token, spec.token.encode(), 0o600)
+        for name, value in secrets.items():
+            _write(new.secrets / name, value, 0o400)
+        about = {
+            "ref": asdict(spec.ref),
+            "hash": names.spec_hash(spec),
+            "number": spec.number,
+            "command": spec.command,
+            "stop_grace_seconds": spec.stop_grace_seconds,
+        }
+        _write(new.path / "spec.json", json.dumps(about, indent=2).encode(), 0o600)
+        new.path.rename(self.path)
+
+    def about(self) -> dict[str, Any] | None:
+        """What `make` wrote of the run; None if it was not made here."""
+        try:
+            about: dict[str, Any] = json.loads((self.path / "spec.json").read_text())
+            return about
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def ref(self) -> RunRef | None:
+        """The run whose folder this is."""
+        about = self.about()
+        return RunRef(**about["ref"]) if about else None
+
+    def remove(self) -> None:
+        """Remove the folder and its lock, which the caller holds."""
+        shutil.rmtree(self.path.with_name(self.path.name + ".new"), ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.lock.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """The data folder of a local installation."""
+
+    data: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.data / "runs"
+
+    def run(self, run: str) -> RunFolder:
+        """The folder of the run with this id, whether it exists or not."""
+        return RunFolder(self.runs / run)
+
+    def every_run(self) -> Iterator[RunFolder]:
+        """The folders of all runs that exist."""
+        if self.runs.is_dir():
+            complete = (each for each in sorted(self.runs.iterdir()) if not each.suffix)  # not .lock, not .new
+            yield from (folder for each in complete if (folder := RunFolder(each)).exists())
+
+    def workspace(self, ref: RunRef) -> Path:
+        """The folder that agents of the group work in."""
+        return self._group(ref) / "group"
+
+    def ipc(self, ref: RunRef) -> Path:
+        return self._group(ref) / "ipc" / ref.session
+
+    def journal(self, ref: RunRef) -> Path:
+        return self._group(ref) / "journal"
+
+    def checkpoints(self, ref: RunRef) -> Path:
+        return self._group(ref) / "checkpoints"
+
+    def home(self, ref: RunRef) -> Path:
+        """The session's home, which lasts from run to run."""
+        return self._group(ref) / "state" / ref.session
+
+    def state(self, ref: RunRef, state_folder: str) -> Path:
+        """The profile's state folder, at the place in the session's home that it has in the pod's home."""
+        path = PurePosixPath(state_folder)
+        home = manifests.home_of(state_folder)
+        inside = path.relative_to(home) if path.is_relative_to(home) else PurePosixPath(path.name)
+        return self.home(ref) / inside
+
+    def make_group(self, ref: RunRef, state_folder: str) -> None:
+        """Make the folders of a group and a session, where they are missing."""
+        folders = (self.workspace(ref), self.ipc(ref), self.journal(ref), self.checkpoints(ref), self.home(ref))
+        for folder in (*folders, self.state(ref, state_folder), self.runs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _group(self, ref: RunRef) -> Path:
+        return self.data / "groups" / names.dns_label(ref.slug)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that never had other permissions than `mode`."""
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    path.chmod(mode)

@@ -1,0 +1,314 @@
+"""The local runtime: a run is two processes, the courier and the agent in its wrapper, and a folder.
+
+They belong to nobody: each is a session of its own and outlives whoever started it. There is no daemon either, so what
+a kubelet would see to (ending what is left when the agent is gone) is seen to whenever somebody looks, by `_tend`.
+
+Nothing is isolated: an agent runs as the same user as the control plane. For a laptop and for tests.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import courier
+from courier import contracts, wrapper
+from k8s_adapter import names, processes, secretfiles
+from k8s_adapter.folders import Folders, RunFolder
+from k8s_adapter.processes import Note
+from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, RunRef, RunSpec, TransientFault
+
+# What an agent gets of the control plane's own environment; all the rest may hold secrets.
+INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
+SIGN_OF_LIFE_SECONDS = 4.0  # the contract says 5
+LOOK_SECONDS = 0.25
+# After a stop: the grace is the wrapper's, the rest the courier's, as a pod's termination grace is on a cluster.
+LAST_WORDS_SECONDS = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What there is of a run at one instant."""
+
+    agent: Note | None  # None: the agent was never started
+    agent_alive: bool
+    courier_alive: bool
+    exit_code: int | None
+    ended_at: float | None  # when the exit code was written
+    stopped: bool
+
+
+class LocalRuntime:
+    """Implements `k8s_adapter.runtime.Runtime` with processes of this machine, under the folder `data_dir`."""
+
+    def __init__(self, data_dir: Path, installation: str, python: str = sys.executable) -> None:
+        self._folders = Folders(data_dir.resolve())
+        self.installation = installation
+        self._python = python
+
+    def ensure(self, spec: RunSpec) -> None:
+        """See `Runtime.ensure`."""
+        files = _read_secrets(spec)
+        folder = self._folders.run(spec.ref.run)
+        with _outside():
+            self._folders.make_group(spec.ref, spec.state_folder)
+            self._check_command(spec)
+            with processes.locked(folder.lock) as lock:
+                about = folder.about()
+                if about is None:
+                    folder.make(spec, files)
+                elif about["hash"] != names.spec_hash(spec):
+                    raise PermanentFault(Cause.REJECTED, f"run {spec.ref.run} exists and was made for another spec")
+                look = _look(folder)
+                if look.stopped:
+                    return
+                if not look.courier_alive and (look.agent is None or look.agent_alive or not _drained(folder)):
+                    self._start_courier(spec, folder, lock)
+                if look.agent is None:
+                    self._start_agent(spec, folder, lock)
+
+    def observe(self, ref: RunRef) -> Observed:
+        """See `Runtime.observe`."""
+        with _outside():
+            folder = self._folders.run(ref.run)
+            if not folder.exists():
+                strays = any(processes.marked(str(folder.path)))
+                return Observed(Phase.RUNNING, words="its folder is gone") if strays else Observed(Phase.ABSENT)
+            _tend(folder)
+            return judge(_look(folder))
+
+    def stop(self, ref: RunRef) -> None:
+        """See `Runtime.stop`. What doesn't end within its grace is killed by whoever looks at the run after that."""
+        folder = self._folders.run(ref.run)
+        with _outside():
+            if not folder.exists():
+                return
+            with processes.locked(folder.lock):
+                if not folder.exists():  # destroyed meanwhile; what is left is the lock that we just made
+                    folder.remove()
+                    return
+                look = _look(folder)
+                if look.agent is not None and not look.agent_alive:
+                    return  # it had ended before
+                if not look.stopped:
+                    folder.stopped.touch()
+                _signal(folder, "agent" if look.agent is not None else "courier", signal.SIGTERM)
+
+    def destroy(self, ref: RunRef) -> None:
+        """See `Runtime.destroy`. Returns when the last process is gone."""
+        folder = self._folders.run(ref.run)
+        with _outside():
+            self._folders.runs.mkdir(parents=True, exist_ok=True)
+            with processes.locked(folder.lock):
+                processes.kill(str(folder.path), _notes(folder))
+                folder.remove()
+
+    def owned(self) -> Iterator[RunRef]:
+        """See `Runtime.owned`. Finds processes, too, whose folder somebody deleted."""
+        with _outside():
+            refs = [ref for folder in self._folders.every_run() if (ref := folder.ref())]
+            strays = {_stray(environment) for _, environment in processes.marked(f"{self._folders.runs}/")}
+        yield from refs
+        yield from (ref for ref in strays - set(refs) if ref is not None)
+
+    def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
+        """See `Runtime.watch`. Looks at every run four times a second."""
+        seen: dict[RunRef, Look] = {}
+        last_sign = time.monotonic()
+        while not until.is_set():
+            with _outside():
+                now = dict(self._looks())
+            changed = [ref for ref in seen.keys() | now.keys() if seen.get(ref) != now.get(ref)]
+            seen = now
+            yield from changed
+            if time.monotonic() - last_sign > SIGN_OF_LIFE_SECONDS:
+                last_sign = time.monotonic()
+                yield None
+            until.wait(LOOK_SECONDS)
+
+    def _looks(self) -> Iterator[tuple[RunRef, Look]]:
+        for folder in self._folders.every_run():
+            _tend(folder)
+            if ref := folder.ref():
+                yield ref, _look(folder)
+
+    def _check_command(self, spec: RunSpec) -> None:
+        """A shell would only tell 127 later. Raises PermanentFault REJECTED."""
+        environment = self._agent_environment(spec, self._folders.run(spec.ref.run))
+        program = spec.command[0] if spec.command else ""
+        path = str(self._folders.workspace(spec.ref) / program) if "/" in program else program
+        if not program or not shutil.which(path, path=environment.get("PATH")):
+            raise PermanentFault(Cause.REJECTED, f"the command {program!r} is not a program on this machine")
+
+    def _start_courier(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
+        environment = {
+            **_inherited(),
+            **self._marks(spec, folder),
+            "PYTHONPATH": str(Path(courier.__file__).resolve().parent.parent),
+            "BERTH_URL": spec.courier_url,
+            "BERTH_CONTRACT": spec.contract,
+            "BERTH_RESUME": spec.resume,
+            "BERTH_TOKEN_FILE": str(folder.token),
+            "BERTH_JOURNAL": str(self._folders.journal(spec.ref)),
+        }
+        argv = [self._python, "-m", "courier", "--exit-when-done"]
+        place = (folder.path, folder.pid_file("courier"), folder.log("courier"))
+        processes.start(argv, environment, *place, lock)
+
+    def _start_agent(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
+        argv = wrapper.wrap(contracts.argv(spec.contract, spec.command, spec.resume))
+        place = (self._folders.workspace(spec.ref), folder.pid_file("agent"), folder.log("agent"))
+        processes.start(argv, self._agent_environment(spec, folder), *place, lock)
+
+    def _agent_environment(self, spec: RunSpec, folder: RunFolder) -> dict[str, str]:
+        return {
+            **_inherited(),
+            **spec.environment,
+            **self._marks(spec, folder),
+            "HOME": str(self._folders.home(spec.ref)),
+            "BERTH_STOP_GRACE": str(spec.stop_grace_seconds),
+            "BERTH_WORKSPACE": str(self._folders.workspace(spec.ref)),
+            "BERTH_STATE": str(self._folders.state(spec.ref, spec.state_folder)),
+        }
+
+    def _marks(self, spec: RunSpec, folder: RunFolder) -> dict[str, str]:
+        """What both processes are told, and are known by."""
+        return {
+            processes.MARK: str(folder.path),
+            "BERTH_RUN": spec.ref.run,
+            "BERTH_SESSION": spec.ref.session,
+            "BERTH_GROUP": spec.ref.slug,
+            "BERTH_GROUP_ID": spec.ref.group,
+            "BERTH_PIPES": str(folder.pipes),
+            "BERTH_IPC": str(self._folders.ipc(spec.ref)),
+            "BERTH_SECRETS": str(folder.secrets),
+        }
+
+
+def judge(look: Look) -> Observed:
+    """What a look at a run means. The run's folder exists."""
+    started = _utc(look.agent.started) if look.agent else None
+    if look.agent is None and not look.stopped:
+        return Observed(Phase.PENDING, words="being started", courier_alive=look.courier_alive)
+    if look.agent_alive or look.courier_alive:
+        return Observed(Phase.RUNNING, courier_alive=look.courier_alive, started_at=started)
+    if look.stopped:
+        cause, words = Cause.STOPPED, ""
+    elif look.exit_code is None:
+        cause, words = Cause.VANISHED, "the agent's processes are gone and left no exit code"
+    elif look.exit_code == 0:
+        cause, words = Cause.COMPLETED, ""
+    else:
+        cause, words = Cause.AGENT_ERROR, f"the agent ended with exit code {look.exit_code}"
+    return Observed(
+        Phase.FINISHED,
+        cause=cause,
+        words=words,
+        exit_code=look.exit_code,
+        courier_alive=False,
+        started_at=started,
+        finished_at=_utc(look.ended_at) if look.ended_at else None,
+    )
+
+
+def _look(folder: RunFolder) -> Look:
+    agent, beside = _notes(folder)
+    mark = str(folder.path)
+    agent_alive = processes.living(agent, mark) is not None
+    exit_code, ended_at = None, None
+    with contextlib.suppress(FileNotFoundError, ValueError):  # read after the agent was seen dead: it is complete then
+        exit_code, ended_at = int(folder.exit.read_text()), folder.exit.stat().st_mtime
+    courier_alive = processes.living(beside, mark) is not None
+    return Look(agent, agent_alive, courier_alive, exit_code, ended_at, folder.stopped.exists())
+
+
+def _tend(folder: RunFolder) -> None:
+    """End what is left of a run whose agent vanished, and what outlived its stop. Leaves a locked run alone."""
+    look = _look(folder)
+    vanished = look.agent is not None and not look.agent_alive and look.exit_code is None and look.courier_alive
+    overdue = look.stopped and (look.agent_alive or look.courier_alive)
+    if not vanished and not overdue:
+        return
+    with contextlib.suppress(TransientFault), processes.locked(folder.lock, seconds=0.0):
+        if not folder.exists():  # destroyed meanwhile; what is left is the lock that we just made
+            folder.remove()
+            return
+        notes = _notes(folder)
+        told = folder.path / "told"
+        if vanished and not told.exists():  # once: the courier takes its time to ship what was said
+            beside = processes.living(notes[1], str(folder.path))
+            for process in processes.members(str(folder.path), notes[:1]):
+                if beside is None or process.pid != beside.pid:
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+            _signal(folder, "courier", signal.SIGTERM)
+            told.touch()
+        if overdue and time.time() - folder.stopped.stat().st_mtime > _patience(folder):
+            processes.kill(str(folder.path), notes)
+
+
+def _patience(folder: RunFolder) -> float:
+    """Seconds that a run has between its stop and its end."""
+    about: dict[str, Any] = folder.about() or {}
+    return float(about.get("stop_grace_seconds", 0)) + LAST_WORDS_SECONDS
+
+
+def _notes(folder: RunFolder) -> tuple[Note | None, Note | None]:
+    """The notes of the agent and the courier."""
+    return processes.read_note(folder.pid_file("agent")), processes.read_note(folder.pid_file("courier"))
+
+
+def _signal(folder: RunFolder, name: str, number: signal.Signals) -> None:
+    process = processes.living(processes.read_note(folder.pid_file(name)), str(folder.path))
+    if process is not None:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+
+
+def _drained(folder: RunFolder) -> bool:
+    """Whether the courier had everything in its journal; what it had not sent, the group's next run sends."""
+    return (folder.pipes / "drained").exists()
+
+
+def _read_secrets(spec: RunSpec) -> dict[str, bytes]:
+    for secret in spec.secrets:
+        if secretfiles.cluster_key(secret):
+            raise PermanentFault(Cause.MOUNT, f"secret {secret.name!r} is in a cluster, and this runtime has none")
+    return secretfiles.read(spec.secrets)
+
+
+def _stray(environment: dict[str, str]) -> RunRef | None:
+    """The run that a marked process belongs to; None if it changed its own environment."""
+    try:
+        keys = ("BERTH_RUN", "BERTH_SESSION", "BERTH_GROUP_ID", "BERTH_GROUP")
+        run, session, group, slug = (environment[key] for key in keys)
+    except KeyError:
+        return None
+    return RunRef(run, session, group, slug)
+
+
+def _inherited() -> dict[str, str]:
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[None]:
+    """A full disk, or a folder that can't be written, is a fault that passes when somebody makes room."""
+    try:
+        yield
+    except OSError as error:
+        raise TransientFault(Cause.UNREACHABLE, f"the data folder: {error}", retry_after=5.0) from error

@@ -1,0 +1,95 @@
+"""Every name, label and annotation that Berth gives to objects of a cluster, and how to read them back.
+
+Names are derived from ids, so whoever repeats a step finds what was made before instead of making a second one.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
+
+from k8s_adapter.runtime import RunRef, RunSpec
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+INSTALLATION = "berth/installation"
+GROUP = "berth/group"
+SLUG = "berth/slug"
+SESSION = "berth/session"
+RUN = "berth/run"
+SPEC_HASH = "berth/spec-hash"  # annotation
+
+BERTH = "berth"  # the value of MANAGED_BY
+AGENT = "agent"  # the containers of a pod
+COURIER = "courier"
+TOKEN_KEY = "token"  # in a run's Secret
+FILE_KEY_PREFIX = "file."  # in a run's Secret: values of secrets that the control plane read for the agent
+
+# A name of an object must be a DNS-1123 label: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
+MAX_LABEL = 63
+
+
+def dns_label(text: str) -> str:
+    """Return `text` as a valid DNS-1123 label: as it is if it is one, else cleaned and made unique by a hash of it."""
+    clean = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if clean == text and len(clean) <= MAX_LABEL:
+        return clean
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{clean[: MAX_LABEL - 9].rstrip('-')}-{digest}"
+
+
+def namespace(slug: str, shared: str = "") -> str:
+    """The namespace of a group: its own, or the one that all share."""
+    return shared or dns_label(f"berth-{slug}")
+
+
+def claim(slug: str) -> str:
+    """The group's PersistentVolumeClaim."""
+    return dns_label(f"berth-workspace-{slug}")
+
+
+def job(run: str) -> str:
+    """The run's Job. Short enough for the suffix that the Job controller adds for its pod."""
+    return dns_label(f"berth-run-{run}")
+
+
+def secret(run: str) -> str:
+    """The run's Secret: the courier's token and the files read for the agent."""
+    return dns_label(f"berth-run-{run}")
+
+
+def group_labels(ref: RunRef, installation: str) -> dict[str, str]:
+    """Labels of what belongs to a group: its namespace and its volume."""
+    return {MANAGED_BY: BERTH, INSTALLATION: installation, GROUP: ref.group, SLUG: ref.slug}
+
+
+def run_labels(ref: RunRef, installation: str) -> dict[str, str]:
+    """Labels of what belongs to a run: its Job, pod and Secret."""
+    return group_labels(ref, installation) | {SESSION: ref.session, RUN: ref.run}
+
+
+def ref_of(labels: Mapping[str, str]) -> RunRef | None:
+    """Read a run back from the labels of one of its objects; None if they name none."""
+    try:
+        return RunRef(run=labels[RUN], session=labels[SESSION], group=labels[GROUP], slug=labels[SLUG])
+    except KeyError:
+        return None
+
+
+def selector(installation: str, run: str = "") -> str:
+    """The label selector for the objects of one run, or of every run of an installation."""
+    which = f"{RUN}={run}" if run else RUN
+    return f"{MANAGED_BY}={BERTH},{INSTALLATION}={installation},{which}"
+
+
+def spec_hash(spec: RunSpec) -> str:
+    """Return 32 hex digits that are equal for equal specs.
+
+    Fields at their default are left out, so that a later version of Berth, with more fields, still knows its runs.
+    """
+    values = asdict(spec)
+    for field in fields(spec):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if default is not MISSING and getattr(spec, field.name) == default:
+            del values[field.name]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,92 @@
+"""The live page of a session: the page itself, and what a person does on it.
+
+The page is served without the transcript, which it reads from the websocket (sessions/stream.py).
+"""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from unfold.admin import ModelAdmin
+
+from sessions import intake, summary
+from sessions.models import AgentSession
+
+MAY_ONLY_READ = "You may read this session. Only members and owners of its group may do this."
+Action = Callable[[AgentSession], dict[str, Any] | None]
+
+
+class LivePage(ModelAdmin):
+    """The change page of sessions is the live page; Django's form stands at `edit/`."""
+
+    def get_urls(self) -> list[URLPattern]:
+        """The live page's own addresses, before Django's."""
+        name = f"{self.opts.app_label}_{self.opts.model_name}"
+        actions = {"message": self.message_view, "stop": self.stop_view, "close": self.close_view}
+        own = [
+            path(f"<uuid:pk>/{action}/", self.admin_site.admin_view(view), name=f"{name}_{action}")
+            for action, view in actions.items()
+        ]
+        edit = path("<path:object_id>/edit/", self.admin_site.admin_view(self.changeform_view), name=f"{name}_edit")
+        return [*own, edit, *super().get_urls()]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The live page."""
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        session = self.get_object(request, object_id)
+        if session is None:
+            raise Http404
+        can_write = AgentSession.objects.writable_by(request.user).filter(pk=session.pk).exists()
+        shown = summary.for_page(session)
+        if not can_write:
+            shown |= {"can_stop": False, "can_close": False}
+        context = {
+            **self.admin_site.each_context(request),
+            "title": str(session),
+            "opts": self.opts,
+            "original": session,
+            "object_id": object_id,
+            "media": self.media,
+            "shown": shown,
+            "can_write": can_write,
+            "can_edit": can_write,
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, "admin/agent_sessions/agentsession/change_form.html", context)
+
+    def message_view(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        """POST `text` and optionally `key`: 202 with the message's number."""
+
+        def post(session: AgentSession) -> dict[str, Any]:
+            text, key = request.POST.get("text", ""), request.POST.get("key", "")[:200]
+            return {"number": intake.post_message(session, text, sender=request.user, key=key).number}
+
+        return self._act(request, pk, post)
+
+    def stop_view(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        """POST: end the run now."""
+        return self._act(request, pk, lambda session: intake.stop(session, by=request.user.get_username()))
+
+    def close_view(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        """POST: end the run gracefully."""
+        return self._act(request, pk, lambda session: intake.close(session, by=request.user.get_username()))
+
+    def _act(self, request: HttpRequest, pk: uuid.UUID, action: Action) -> HttpResponse:
+        """Do `action` to a session that the person may write to; errors are JSON with words for the person."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        session = AgentSession.objects.visible_to(request.user).filter(pk=pk).first()
+        if session is None:
+            return JsonResponse({"error": "This session is not visible to you."}, status=404)
+        if not AgentSession.objects.writable_by(request.user).filter(pk=pk).exists():
+            return JsonResponse({"error": MAY_ONLY_READ}, status=403)
+        try:
+            return JsonResponse(action(session) or {}, status=202)
+        except intake.Refused as refused:
+            return JsonResponse({"error": str(refused), "field": refused.field}, status=422)

@@ -1,0 +1,129 @@
+"""Journals of other runs: shipped, each under its own run, by whoever comes next, and never taken from the living."""
+
+import os
+import threading
+from pathlib import Path
+
+from courier.claim import claim, insist, remove
+from tests.courier.conftest import Bench, Make
+from tests.courier.server import Desk
+from tests.courier.test_nothing_lost import assert_numbered, spool_ends_with
+from tests.waiting import wait_for
+
+
+def leave_behind(bench: Make, run: str, desk: Desk) -> Bench:
+    """A run whose courier ended without a control plane."""
+    left = bench("plain", run=run, desk=desk)
+    left.server.stop()
+    left.start_courier("--exit-when-done", "--drain-seconds", "0.1")
+    left.start_agent("echo", f"from {run}")
+    assert left.courier is not None
+    assert left.courier.wait(10) == 0
+    return left
+
+
+def test_the_next_run_ships_what_others_left(bench: Make) -> None:
+    desk = Desk(own="second")
+    leave_behind(bench, "first", desk)
+    second = bench("plain", run="second", desk=desk)
+    second.start_courier()
+    wait_for(lambda: "exit" in desk.kinds("first"))
+    assert desk.kinds("first") == ["text", "result", "exit"]
+    assert desk.text("result", run="first") == "from first\n"
+    wait_for(lambda: not (second.journals / "first").exists(), what="the leftover's end")
+    assert desk.events("second") == []
+
+
+def test_bytes_that_were_not_parsed_are_shipped_as_well(bench: Make) -> None:
+    desk = Desk(own="second")
+    first = bench("jsonl", run="first", desk=desk)
+    first.server.stop()
+    first.start_courier()
+    first.start_agent("sh", "-c", "echo one; printf '{\"type\":'; read line")
+    wait_for(lambda: spool_ends_with(first, b'"type":'))
+    first.kill_courier()
+    second = bench("plain", run="second", desk=desk)
+    second.start_courier()
+    wait_for(lambda: desk.text("stdout", run="first") == 'one\n{"type":')
+
+
+def test_a_folder_whose_courier_lives_is_left_alone(bench: Make) -> None:
+    desk = Desk(own="second")
+    first = bench("jsonl", run="first", desk=desk)
+    first.server.stop()
+    first.start_courier()
+    first.start_agent("sh", "-c", "echo one; read line")
+    wait_for(lambda: spool_ends_with(first, b"one\n"))
+    leave_behind(bench, "third", desk)
+    second = bench("plain", run="second", desk=desk)
+    second.start_courier()
+    wait_for(lambda: "exit" in desk.kinds("third"))
+    assert desk.events("first") == []
+    assert (second.journals / "first" / "lock").exists()
+
+
+def test_a_courier_that_returns_after_its_leftovers_were_shipped_goes_on(bench: Make) -> None:
+    desk = Desk(own="first")
+    first = bench("jsonl", run="first", desk=desk)
+    first.start_courier()
+    first.start_agent("sh", "-c", "echo one; read line; echo two")
+    first.wait_for_kind("stdout")
+    first.kill_courier()
+    second = bench("plain", run="second", desk=Desk(own="second", runs=desk.runs))
+    leave_behind(bench, "third", second.desk)
+    second.start_courier()
+    wait_for(lambda: "exit" in second.desk.kinds("third"))
+    first.start_courier()
+    desk.say("go")
+    first.wait_for_kind("exit")
+    assert desk.text("stdout") == "one\ntwo\n"
+    assert_numbered(desk)
+
+
+def test_a_leftover_whose_run_is_over_is_deleted_and_one_that_is_unknown_stays(bench: Make) -> None:
+    desk = Desk(own="second", refused={"first": 410, "third": 404})
+    for run in ("first", "third", "fourth"):
+        leave_behind(bench, run, desk)
+    second = bench("jsonl", run="second", desk=desk)
+    second.start_courier()
+    second.start_agent("sh", "-c", "echo alive; read line")
+    wait_for(lambda: "exit" in desk.kinds("fourth") and not (second.journals / "fourth").exists())
+    assert not (second.journals / "first").exists()
+    assert (second.journals / "third").exists()
+    second.wait_for_kind("stdout")
+
+
+def test_what_a_courier_left_that_will_not_return_is_deleted(bench: Make) -> None:
+    desk = Desk(own="second")
+    first = bench("jsonl", run="first", desk=desk)
+    first.server.stop()
+    first.start_courier()
+    first.start_agent("sh", "-c", "echo one; read line")
+    wait_for(lambda: spool_ends_with(first, b"one\n"))
+    first.kill_courier()
+    for path in (first.journals / "first").iterdir():
+        os.utime(path, (1, 1))
+    bench("plain", run="second", desk=desk).start_courier()
+    wait_for(lambda: not (first.journals / "first").exists())
+    assert desk.text("stdout", run="first") == "one\n"
+
+
+def test_a_folder_is_claimed_once_and_its_own_courier_asks_for_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = insist(folder)
+    assert claim(folder) is None
+    owner = threading.Thread(target=insist, args=(folder,), daemon=True)
+    owner.start()
+    wait_for(lambda: (folder / "wanted").exists())
+    os.close(first)
+    owner.join(5)
+    assert not owner.is_alive()
+    assert not (folder / "wanted").exists()
+
+
+def test_removing_a_folder_leaves_what_is_not_the_couriers(tmp_path: Path) -> None:
+    (tmp_path / "somebody's").touch()
+    for name in ("out-0", "journal-1", "lock"):
+        (tmp_path / name).touch()
+    remove(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["somebody's"]

@@ -1,0 +1,205 @@
+"""What only the local runtime must do: own processes of which nobody is the parent."""
+
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from k8s_adapter import processes
+from k8s_adapter.local import LocalRuntime, Look, judge
+from k8s_adapter.processes import Note
+from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, RunRef, SecretFile, TransientFault
+from tests.runtime.places import Crash, LocalPlace
+from tests.waiting import wait_for
+
+SECONDS = 30
+NOTE = Note(1, 1000.0)
+AT_1000 = datetime.fromtimestamp(1000, UTC)
+AT_1010 = datetime.fromtimestamp(1010, UTC)
+
+
+def finished(place: LocalPlace, ref: RunRef) -> Observed:
+    wait_for(lambda: place.runtime.observe(ref).phase is Phase.FINISHED, SECONDS, "the run to end")
+    return place.runtime.observe(ref)
+
+
+def agents(ref: RunRef) -> list[psutil.Process]:
+    """The run's processes but for its courier."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            if environment.get("BERTH_RUN") == ref.run and "BERTH_TOKEN_FILE" not in environment:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+JUDGED = [
+    (Look(None, False, False, None, None, False), Observed(Phase.PENDING, words="being started", courier_alive=False)),
+    (Look(None, False, False, None, None, True), Observed(Phase.FINISHED, Cause.STOPPED, courier_alive=False)),
+    (Look(NOTE, True, True, None, None, False), Observed(Phase.RUNNING, started_at=AT_1000)),
+    (Look(NOTE, True, False, None, None, False), Observed(Phase.RUNNING, courier_alive=False, started_at=AT_1000)),
+    (Look(NOTE, False, True, 0, 1010.0, False), Observed(Phase.RUNNING, started_at=AT_1000)),
+    (
+        Look(NOTE, False, False, 0, 1010.0, False),
+        Observed(Phase.FINISHED, Cause.COMPLETED, "", 0, "", False, AT_1000, AT_1010),
+    ),
+    (
+        Look(NOTE, False, False, 137, 1010.0, False),
+        Observed(
+            Phase.FINISHED, Cause.AGENT_ERROR, "the agent ended with exit code 137", 137, "", False, AT_1000, AT_1010
+        ),
+    ),
+    (
+        Look(NOTE, False, False, 143, 1010.0, True),
+        Observed(Phase.FINISHED, Cause.STOPPED, "", 143, "", False, AT_1000, AT_1010),
+    ),
+    (
+        Look(NOTE, False, False, None, None, False),
+        Observed(
+            Phase.FINISHED,
+            Cause.VANISHED,
+            "the agent's processes are gone and left no exit code",
+            courier_alive=False,
+            started_at=AT_1000,
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("look", "observed"), JUDGED)
+def test_a_look_is_judged(look: Look, observed: Observed) -> None:
+    assert judge(look) == observed
+
+
+def test_a_program_that_does_not_exist_is_refused(local: LocalPlace) -> None:
+    spec, _ = local.spec("", command=("no-such-program",))
+    with pytest.raises(PermanentFault, match="'no-such-program'") as fault:
+        local.runtime.ensure(spec)
+    assert fault.value.cause is Cause.REJECTED
+    assert local.runtime.observe(spec.ref).phase is Phase.ABSENT
+
+
+def test_a_secret_of_a_cluster_is_refused(local: LocalPlace) -> None:
+    spec, _ = local.spec("true", secrets=(SecretFile("api-key", "kubernetes:keys/api"),))
+    with pytest.raises(PermanentFault, match="api-key"):
+        local.runtime.ensure(spec)
+
+
+def test_a_folder_that_cannot_be_written_is_a_transient_fault(local: LocalPlace, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    spec, _ = local.spec("true")
+    with pytest.raises(TransientFault, match="data folder"):
+        LocalRuntime(tmp_path / "file", "test").ensure(spec)
+
+
+def test_token_and_secrets_are_for_their_user_alone(local: LocalPlace) -> None:
+    spec, _ = local.spec("sleep 60", secrets=(SecretFile("key", local.put_secret("a", "b", "value")),))
+    local.runtime.ensure(spec)
+    folder = local.data / "runs" / spec.ref.run
+    assert (folder / "token").stat().st_mode & 0o777 == 0o600
+    assert (folder / "secrets" / "key").stat().st_mode & 0o777 == 0o400
+    assert folder.stat().st_mode & 0o077 == 0
+    assert spec.token not in (folder / "spec.json").read_text()
+
+
+def test_processes_outlive_their_maker_and_are_nobodys_children(local: LocalPlace) -> None:
+    spec, _ = local.spec("sleep 60")
+    maker = os.fork()
+    if maker == 0:
+        local.runtime.ensure(spec)
+        os._exit(0)
+    os.waitpid(maker, 0)
+    assert local.runtime.observe(spec.ref).phase is Phase.RUNNING
+    assert not psutil.Process().children(recursive=True)
+    wrapper = processes.read_note(local.data / "runs" / spec.ref.run / "agent.pid")
+    assert wrapper is not None
+    assert os.getsid(wrapper.pid) == wrapper.pid
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1])
+def test_a_maker_killed_at_any_instant_neither_loses_nor_doubles_a_process(local: LocalPlace, delay: float) -> None:
+    spec, line = local.spec("echo started; sleep 60")
+    maker = os.fork()
+    if maker == 0:
+        signal.alarm(20)
+        local.runtime.ensure(spec)
+        os._exit(0)
+    signal.sigtimedwait([], delay)
+    os.kill(maker, signal.SIGKILL)
+    os.waitpid(maker, 0)
+    local.runtime.ensure(spec)
+    wait_for(lambda: "started" in line.output(), SECONDS)
+    wrappers = [each for each in agents(spec.ref) if each.ppid() == 1 or os.getsid(each.pid) == each.pid]
+    assert len([each for each in wrappers if "berth" in each.cmdline()]) == 1
+    local.runtime.destroy(spec.ref)
+    assert not local.leftovers(spec.ref)
+    assert line.output() == "started\n"
+
+
+def test_an_agent_whose_wrapper_was_killed_has_vanished_and_leaves_nothing(local: LocalPlace) -> None:
+    spec, line = local.spec("echo started; sleep 60")
+    local.runtime.ensure(spec)
+    wait_for(lambda: "started" in line.output(), SECONDS)
+    note = processes.read_note(local.data / "runs" / spec.ref.run / "agent.pid")
+    assert note is not None
+    os.kill(note.pid, signal.SIGKILL)
+    assert finished(local, spec.ref).cause is Cause.VANISHED
+    assert not agents(spec.ref)
+
+
+def test_a_pid_that_was_given_to_another_process_is_not_taken_for_the_run(local: LocalPlace) -> None:
+    ours = Note(os.getpid(), psutil.Process().create_time())
+    assert processes.living(ours, "/any") is not None  # unmarked: the start time decides
+    assert processes.living(Note(os.getpid(), ours.started - 60), "/any") is None
+    assert processes.living(None, "/any") is None
+
+
+def test_a_run_whose_folder_was_deleted_is_still_found_and_destroyed(local: LocalPlace) -> None:
+    spec, line = local.spec("echo started; sleep 60")
+    local.runtime.ensure(spec)
+    wait_for(lambda: "started" in line.output(), SECONDS)
+    folder = local.data / "runs" / spec.ref.run
+    folder.rename(local.data / "elsewhere")
+    assert list(local.runtime.owned()) == [spec.ref]
+    assert local.runtime.observe(spec.ref).phase is Phase.RUNNING
+    local.runtime.destroy(spec.ref)
+    assert not local.leftovers(spec.ref)
+    assert list(local.runtime.owned()) == []
+
+
+def test_a_stop_before_the_agent_was_started_holds(local: LocalPlace) -> None:
+    spec, line = local.spec("echo started")
+    with local.crash_after(2), pytest.raises(Crash):
+        local.runtime.ensure(spec)
+    local.runtime.stop(spec.ref)
+    local.runtime.ensure(spec)
+    assert finished(local, spec.ref).cause is Cause.STOPPED
+    assert line.output() == ""
+
+
+def test_two_installations_beside_each_other_know_only_their_own(local: LocalPlace, tmp_path: Path) -> None:
+    other = LocalRuntime(tmp_path / "other", "other")
+    spec, _ = local.spec("sleep 60")
+    local.runtime.ensure(spec)
+    assert list(other.owned()) == []
+    other.destroy(spec.ref)
+    assert other.observe(spec.ref).phase is Phase.ABSENT
+    assert local.runtime.observe(spec.ref).phase is Phase.RUNNING
+
+
+def test_what_outlives_its_stop_is_killed_by_whoever_looks_later(local: LocalPlace) -> None:
+    spec, line = local.spec("trap '' TERM; echo started; while :; do sleep 1; done", stop_grace_seconds=3000)
+    local.runtime.ensure(spec)
+    wait_for(lambda: "started" in line.output(), SECONDS)
+    local.runtime.stop(spec.ref)
+    stopped = local.data / "runs" / spec.ref.run / "stopped"
+    assert local.runtime.observe(spec.ref).phase is Phase.RUNNING
+    os.utime(stopped, (0, 0))
+    assert finished(local, spec.ref).cause is Cause.STOPPED
+    assert not agents(spec.ref)

@@ -1,0 +1,331 @@
+"""The objects made on a cluster, compared whole: read the YAML here to know what Berth asks of a cluster."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from k8s_adapter import manifests, names
+from k8s_adapter.config import KubernetesConfig
+from k8s_adapter.runtime import Resources, RunRef, RunSpec, SecretFile
+
+REF = RunRef(
+    run="0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01",
+    session="5f0c9a6e-98f5-4d9e-8a35-2f6e1b1c7a02",
+    group="31d4c2b0-1111-4222-8333-944455556666",
+    slug="blue-team",
+)
+SPEC = RunSpec(
+    ref=REF,
+    number=3,
+    image="agents/claude:2",
+    command=("claude", "--verbose"),
+    contract="claude",
+    courier_url="https://berth.example",
+    token="secret-token",
+    environment={"COLOUR": "$(blue)"},
+    resume="abc",
+    state_folder="/home/node/.claude",
+    resources=Resources(cpu_millis=500, memory_mib=512, scratch_mib=64),
+    secrets=(SecretFile("api-key", "kubernetes:keys/anthropic"), SecretFile("other", "env:OTHER")),
+    deadline_seconds=600,
+)
+CONFIG = KubernetesConfig(installation="main", courier_image="courier:1")
+
+NAMESPACE = """
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: berth-blue-team
+  labels:
+    app.kubernetes.io/managed-by: berth
+    berth/installation: main
+    berth/group: 31d4c2b0-1111-4222-8333-944455556666
+    berth/slug: blue-team
+    pod-security.kubernetes.io/enforce: restricted
+    pod-security.kubernetes.io/enforce-version: v1.33
+"""
+
+CLAIM = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: berth-workspace-blue-team
+  namespace: berth-blue-team
+  labels:
+    app.kubernetes.io/managed-by: berth
+    berth/installation: main
+    berth/group: 31d4c2b0-1111-4222-8333-944455556666
+    berth/slug: blue-team
+spec:
+  accessModes: [ReadWriteOnce]
+  resources:
+    requests: {storage: 10Gi}
+"""
+
+SECRET = """
+apiVersion: v1
+kind: Secret
+metadata:
+  name: berth-run-0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01
+  namespace: berth-blue-team
+  labels:
+    app.kubernetes.io/managed-by: berth
+    berth/installation: main
+    berth/group: 31d4c2b0-1111-4222-8333-944455556666
+    berth/slug: blue-team
+    berth/session: 5f0c9a6e-98f5-4d9e-8a35-2f6e1b1c7a02
+    berth/run: 0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01
+  annotations: {berth/spec-hash: SPEC-HASH}
+type: Opaque
+data:
+  token: c2VjcmV0LXRva2Vu
+  file.other: AAE=
+"""
+
+JOB = """
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: berth-run-0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01
+  namespace: berth-blue-team
+  labels:
+    app.kubernetes.io/managed-by: berth
+    berth/installation: main
+    berth/group: 31d4c2b0-1111-4222-8333-944455556666
+    berth/slug: blue-team
+    berth/session: 5f0c9a6e-98f5-4d9e-8a35-2f6e1b1c7a02
+    berth/run: 0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01
+  annotations: {berth/spec-hash: SPEC-HASH}
+spec:
+  backoffLimit: 0
+  podReplacementPolicy: Failed
+  activeDeadlineSeconds: 600
+  ttlSecondsAfterFinished: 86400
+  template:
+    metadata:
+      labels:
+        app.kubernetes.io/managed-by: berth
+        berth/installation: main
+        berth/group: 31d4c2b0-1111-4222-8333-944455556666
+        berth/slug: blue-team
+        berth/session: 5f0c9a6e-98f5-4d9e-8a35-2f6e1b1c7a02
+        berth/run: 0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01
+    spec:
+      restartPolicy: Never
+      automountServiceAccountToken: false
+      enableServiceLinks: false
+      terminationGracePeriodSeconds: 60
+      securityContext:
+        runAsNonRoot: true
+        seccompProfile: {type: RuntimeDefault}
+        runAsUser: 1000
+        runAsGroup: 1000
+        fsGroup: 1000
+        fsGroupChangePolicy: OnRootMismatch
+      initContainers:
+      - name: courier
+        image: courier:1
+        imagePullPolicy: IfNotPresent
+        restartPolicy: Always
+        env:
+        - {name: BERTH_URL, value: 'https://berth.example'}
+        - {name: BERTH_RUN, value: 0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01}
+        - {name: BERTH_SESSION, value: 5f0c9a6e-98f5-4d9e-8a35-2f6e1b1c7a02}
+        - {name: BERTH_GROUP, value: blue-team}
+        - {name: BERTH_CONTRACT, value: claude}
+        - {name: BERTH_RESUME, value: abc}
+        - {name: BERTH_TOKEN_FILE, value: /var/lib/berth/token/token}
+        - {name: BERTH_PIPES, value: /run/berth}
+        - {name: BERTH_JOURNAL, value: /var/lib/berth/journal}
+        - {name: BERTH_IPC, value: /workspace/ipc}
+        - {name: BERTH_SECRETS, value: /var/secrets}
+        resources:
+          requests: {cpu: 10m, memory: 32Mi}
+          limits: {memory: 96Mi}
+        terminationMessagePolicy: FallbackToLogsOnError
+        securityContext:
+          allowPrivilegeEscalation: false
+          readOnlyRootFilesystem: true
+          capabilities:
+            drop:
+            - ALL
+        volumeMounts:
+        - {name: pipes, mountPath: /run/berth}
+        - {name: token, mountPath: /var/lib/berth/token, readOnly: true}
+        - {name: workspace, mountPath: /var/lib/berth/journal, subPath: journal}
+        - name: workspace
+          mountPath: /workspace/ipc
+          subPath: ipc/5f0c9a6e-98f5-4d9e-8a35-2f6e1b1c7a02
+        - {name: secrets, mountPath: /var/secrets, readOnly: true}
+      containers:
+      - name: agent
+        image: agents/claude:2
+        imagePullPolicy: IfNotPresent
+        command: COMMAND
+        workingDir: /workspace/group
+        env:
+        - {name: COLOUR, value: $$(blue)}
+        - {name: HOME, value: /home/node}
+        - {name: BERTH_PIPES, value: /run/berth}
+        - {name: BERTH_STOP_GRACE, value: '10'}
+        - {name: BERTH_RUN, value: 0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01}
+        - {name: BERTH_SESSION, value: 5f0c9a6e-98f5-4d9e-8a35-2f6e1b1c7a02}
+        - {name: BERTH_GROUP, value: blue-team}
+        - {name: BERTH_WORKSPACE, value: /workspace/group}
+        - {name: BERTH_IPC, value: /workspace/ipc}
+        - {name: BERTH_STATE, value: /home/node/.claude}
+        - {name: BERTH_SECRETS, value: /var/secrets}
+        resources:
+          requests: {cpu: 500m, memory: 512Mi}
+          limits: {cpu: 500m, memory: 512Mi}
+        terminationMessagePolicy: FallbackToLogsOnError
+        securityContext:
+          allowPrivilegeEscalation: false
+          readOnlyRootFilesystem: true
+          capabilities:
+            drop:
+            - ALL
+        volumeMounts:
+        - {name: pipes, mountPath: /run/berth}
+        - {name: workspace, mountPath: /workspace/group, subPath: group}
+        - name: workspace
+          mountPath: /workspace/ipc
+          subPath: ipc/5f0c9a6e-98f5-4d9e-8a35-2f6e1b1c7a02
+        - {name: workspace, mountPath: /workspace/checkpoints, subPath: checkpoints}
+        - {name: home, mountPath: /home/node}
+        - name: workspace
+          mountPath: /home/node/.claude
+          subPath: state/5f0c9a6e-98f5-4d9e-8a35-2f6e1b1c7a02
+        - {name: tmp, mountPath: /tmp}
+        - {name: shm, mountPath: /dev/shm}
+        - {name: secrets, mountPath: /var/secrets, readOnly: true}
+      volumes:
+      - name: workspace
+        persistentVolumeClaim: {claimName: berth-workspace-blue-team}
+      - name: token
+        secret:
+          secretName: berth-run-0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01
+          items:
+          - {key: token, path: token}
+      - name: pipes
+        emptyDir: {medium: Memory, sizeLimit: 8Mi}
+      - name: tmp
+        emptyDir: {medium: Memory, sizeLimit: 64Mi}
+      - name: shm
+        emptyDir: {medium: Memory, sizeLimit: 64Mi}
+      - name: home
+        emptyDir: {medium: Memory, sizeLimit: 64Mi}
+      - name: secrets
+        projected:
+          sources:
+          - secret:
+              name: keys
+              items:
+              - {key: anthropic, path: api-key}
+          - secret:
+              name: berth-run-0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01
+              items:
+              - {key: file.other, path: other}
+"""
+
+
+def loaded(text: str) -> Any:
+    return yaml.safe_load(text.replace("SPEC-HASH", names.spec_hash(SPEC)))
+
+
+def pod(spec: RunSpec, config: KubernetesConfig = CONFIG) -> Any:
+    return manifests.make_job(spec, config)["spec"]["template"]["spec"]
+
+
+def test_the_namespace() -> None:
+    assert manifests.make_namespace(REF, CONFIG) == loaded(NAMESPACE)
+
+
+def test_the_claim() -> None:
+    assert manifests.make_pvc(REF, 10, CONFIG) == loaded(CLAIM)
+
+
+def test_the_claim_names_what_the_operator_chose() -> None:
+    config = replace(CONFIG, storage_class="fast", access_mode="ReadWriteMany", shared_namespace="agents")
+    claim = manifests.make_pvc(REF, 20, config)
+    assert claim["metadata"]["namespace"] == "agents"
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "20Gi"}},
+        "storageClassName": "fast",
+    }
+
+
+def test_the_secret() -> None:
+    assert manifests.make_secret(SPEC, {"other": b"\x00\x01"}, CONFIG) == loaded(SECRET)
+
+
+def test_the_job() -> None:
+    job = manifests.make_job(SPEC, CONFIG)
+    agent = job["spec"]["template"]["spec"]["containers"][0]
+    agent["command"] = "COMMAND"  # below
+    assert job == loaded(JOB)
+
+
+def test_the_agents_command_is_wrapped_and_its_dollars_are_its_own() -> None:
+    """The kubelet turns $$ into $, and $(NAME) into a variable, before the shell sees either."""
+    command = pod(replace(SPEC, command=("echo", "$$ $(HOME)")))["containers"][0]["command"]
+    assert command[:2] == ["sh", "-c"]
+    assert command[3:] == ["berth", "echo", "$$$$ $$(HOME)", "--resume", "abc"]
+    assert all(text.count("$") % 2 == 0 for text in command)
+
+
+def test_the_agent_sees_neither_token_nor_journal() -> None:
+    agent = pod(SPEC)["containers"][0]
+    assert "token" not in str(agent["volumeMounts"])
+    assert "journal" not in str(agent["volumeMounts"])
+    assert "TOKEN" not in str(agent["env"])
+    assert SPEC.token not in str(manifests.make_job(SPEC, CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("state_folder", "home"),
+    [
+        ("", "/home/agent"),
+        ("/home/node/.claude", "/home/node"),
+        ("/home/node/a/b", "/home/node"),
+        ("/home/node", "/home/node"),
+        ("/state", "/home/agent"),
+    ],
+)
+def test_the_home_is_the_one_that_the_state_folder_lies_in(state_folder: str, home: str) -> None:
+    made = pod(replace(SPEC, state_folder=state_folder))
+    mounts = {mount["mountPath"]: mount for mount in made["containers"][0]["volumeMounts"]}
+    assert {"name": "HOME", "value": home} in made["containers"][0]["env"]
+    assert home in mounts
+    if state_folder:
+        assert mounts[state_folder]["subPath"] == f"state/{REF.session}"
+    used = {mount["name"] for each in made["initContainers"] + made["containers"] for mount in each["volumeMounts"]}
+    assert used == {volume["name"] for volume in made["volumes"]}
+
+
+def test_without_secrets_nothing_is_mounted() -> None:
+    assert "/var/secrets" not in str(pod(replace(SPEC, secrets=()))["containers"][0]["volumeMounts"])
+
+
+def test_openshift_chooses_the_user() -> None:
+    security = pod(SPEC, replace(CONFIG, openshift=True))["securityContext"]
+    assert security == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def test_hosts_can_be_named() -> None:
+    made = pod(SPEC, replace(CONFIG, host_aliases=(("10.0.0.1", "berth.example"),)))
+    assert made["hostAliases"] == [{"ip": "10.0.0.1", "hostnames": ["berth.example"]}]
+
+
+def test_a_long_stop_grace_leaves_the_courier_its_time() -> None:
+    assert pod(replace(SPEC, stop_grace_seconds=300))["terminationGracePeriodSeconds"] == 330
+
+
+def test_the_job_becomes_the_secrets_owner() -> None:
+    job = {"metadata": {"name": "berth-run-1", "uid": "u"}}
+    assert manifests.owner_patch(job) == {
+        "metadata": {"ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "berth-run-1", "uid": "u"}]}
+    }
