@@ -33,6 +33,12 @@ class GroupQuerySet(models.QuerySet["AgentGroup"]):
             return self
         return self.filter(memberships__user_id=user.pk)
 
+    def writable_by(self, user: "Person") -> Self:
+        """The groups in which `user` may start sessions; all of them for a superuser."""
+        if not user.is_active or getattr(user, "is_superuser", False):
+            return self.visible_to(user)
+        return self.filter(memberships__user_id=user.pk, memberships__role__in=MAY_WRITE)
+
 
 class AgentGroup(models.Model):
     """A tenant: its members share a workspace, a quota, and what their agents may reach."""

@@ -198,7 +198,7 @@ def _agent(spec: RunSpec, config: KubernetesConfig) -> Manifest:
         "command": [_literal(each) for each in wrapper.wrap(contracts.argv(spec.contract, spec.command, spec.resume))],
         "workingDir": WORKSPACE,
         "env": _env(_agent_environment(spec, home)),
-        "resources": {"requests": limits, "limits": limits},
+        "resources": {"requests": limits | {"cpu": f"{_cpu_request(spec)}m"}, "limits": limits},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": _container_security(),
         "volumeMounts": [
@@ -213,6 +213,12 @@ def _agent(spec: RunSpec, config: KubernetesConfig) -> Manifest:
             *_secret_mounts(spec),
         ],
     }
+
+
+def _cpu_request(spec: RunSpec) -> int:
+    """A tenth of the limit, in thousandths: an agent mostly waits for its model, and CPU, unlike memory, can be shared
+    (https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/)."""
+    return max(spec.resources.cpu_millis // 10, 10)
 
 
 def _agent_environment(spec: RunSpec, home: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ class RunRef:
 class Resources:
     """What an agent's container asks for and may not exceed."""
 
-    cpu_millis: int = 1000
+    cpu_millis: int = 1000  # the limit; a tenth of it is reserved
     memory_mib: int = 1024
     scratch_mib: int = 512  # for each of /tmp, /dev/shm and the home, which live in memory
 

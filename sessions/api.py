@@ -15,7 +15,7 @@ from ninja import Field, NinjaAPI, Router, Schema, Status
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer
 
-from groups.models import MAY_WRITE, AgentGroup, AgentProfile, ApiToken
+from groups.models import AgentGroup, AgentProfile, ApiToken
 from sessions import events, intake, stream, summary
 from sessions.intake import Refused
 from sessions.models import AgentSession
@@ -178,7 +178,7 @@ def create_session(request: HttpRequest, slug: str, body: NewSession) -> Status[
     group = AgentGroup.objects.visible_to(user).filter(slug=slug).first()
     if group is None:
         raise HttpError(404, "There is no such group, or you are not in it.")
-    if not user.is_superuser and not group.memberships.filter(user=user, role__in=MAY_WRITE).exists():
+    if not AgentGroup.objects.writable_by(user).filter(pk=group.pk).exists():
         raise HttpError(403, "You may read this group's sessions. Ask an owner for the role of a member.")
     profile = AgentProfile.objects.filter(slug=body.profile).first()
     if profile is None:

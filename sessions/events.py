@@ -17,7 +17,9 @@ from django.utils import timezone
 from sessions.models import AgentSession, Event, Run
 from sessions.states import EventKind
 
-PAGE_EVENTS, PAGE_BYTES, SLICE = 500, 1024 * 1024, 100
+# A page: at most so many events and, but for one that is larger alone, so many characters. With JSON's escapes it stays
+# well under the frames that `web` may send (the Procfile's --websocket-max-frame-size).
+PAGE_EVENTS, PAGE_CHARACTERS, SLICE = 500, 1024 * 1024, 50
 
 
 @dataclass(slots=True)
@@ -81,21 +83,20 @@ def instant(at: datetime) -> str:
 
 
 def read(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> list[dict[str, Any]]:
-    """The events after a cursor, in order: at most `limit` of them, and not many more bytes than a page should have."""
+    """The next page of events after a cursor, in order: at most `limit` of them."""
     found: list[dict[str, Any]] = []
     size = 0
-    while len(found) < limit and size < PAGE_BYTES:
+    while len(found) < limit:
         rows = (
             Event.objects.filter(session_id=session_id, seq__gt=found[-1]["seq"] if found else after)
             .order_by("seq")
             .values_list("seq", "kind", "text", "data", "run__number", "at")[: min(SLICE, limit - len(found))]
         )
-        slice_ = [
-            {"seq": seq, "kind": kind, "text": text, "data": data, "run": run, "at": instant(at)}
-            for seq, kind, text, data, run, at in rows
-        ]
-        found += slice_
-        size += sum(len(event["text"]) for event in slice_)
-        if len(slice_) < SLICE:
+        for seq, kind, text, data, run, at in rows:
+            size += len(text) + (len(json.dumps(data)) if data else 0)
+            if found and size > PAGE_CHARACTERS:
+                return found
+            found.append({"seq": seq, "kind": kind, "text": text, "data": data, "run": run, "at": instant(at)})
+        if len(rows) < SLICE:
             break
     return found

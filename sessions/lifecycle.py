@@ -12,7 +12,7 @@ from django.utils import timezone
 from k8s_adapter.runtime import Cause, Observed
 from sessions import doorbell, events, verdicts
 from sessions.models import AgentSession, Message, Run
-from sessions.states import GRACEFUL, SESSION_OF_RUN, EventKind, Intent, MessageState, RunState, SessionState
+from sessions.states import BEFORE_START, GRACEFUL, SESSION_OF_RUN, EventKind, Intent, MessageState, RunState, SessionState
 from sessions.verdicts import Verdict
 
 REASONS = {
@@ -40,7 +40,7 @@ def refresh(session: AgentSession) -> None:
         state, reason = SESSION_OF_RUN[RunState(run.state)], REASONS[RunState(run.state)]
         if run.state == RunState.ENDING:
             reason = ENDING_REASONS.get(Intent(run.intent), reason)
-        elif run.waits_for:
+        elif run.waits_for and run.state in BEFORE_START:
             reason = f"Waiting to start: {run.waits_for}"
     elif session.queued_at:
         state, reason = SessionState.QUEUED, "Waiting for a slot."

@@ -18,14 +18,13 @@ from django.utils import timezone
 from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, Runtime, TransientFault
 from sessions import doorbell, events, lifecycle, runtimes, spec
 from sessions.models import AgentSession, Message, Run
-from sessions.states import GRACEFUL, Intent, MessageState, RunState
+from sessions.states import BEFORE_START, GRACEFUL, Intent, MessageState, RunState
 
 log = structlog.get_logger(__name__)
 
 # No amount of waiting mends these.
 HOPELESS = frozenset({Cause.REJECTED, Cause.IMAGE_PULL})
 FORCE_AFTER = timedelta(seconds=20)  # the agent's own grace is 10 s
-BEFORE_START = frozenset({RunState.CLAIMED, RunState.STARTING})
 
 
 class Do(StrEnum):
@@ -46,6 +45,7 @@ class Wanted:
     claimed_at: datetime
     intent: Intent = Intent.NONE
     intent_at: datetime | None = None
+    called: bool = False  # the courier said hello
     waiting_since: datetime | None = None
     has_messages: bool = False
     start_seconds: int = 300
@@ -76,7 +76,8 @@ def decide(wanted: Wanted, observed: Observed, now: datetime) -> Action:
         unborn = observed.phase is Phase.PENDING
         return Action(Do.FORCE) if unborn or now - asked > FORCE_AFTER else _alive(observed)
     if wanted.intent and observed.phase is Phase.PENDING:
-        return Action(Do.FORCE)
+        # Once the courier has called, what looks pending is a cluster that tells late: the turn may be under way.
+        return Action(Do.NOTHING if wanted.called else Do.FORCE)
     if observed.phase is Phase.PENDING or wanted.state in BEFORE_START:
         return _start(wanted, observed, now)
     if now - wanted.claimed_at > timedelta(seconds=wanted.deadline_seconds):
@@ -112,6 +113,7 @@ def wanted_of(run: Run) -> Wanted:
         claimed_at=run.claimed_at,
         intent=Intent(run.intent),
         intent_at=run.intent_at,
+        called=run.started_at is not None,
         waiting_since=run.waiting_since,
         has_messages=Message.objects.filter(session=run.session_id, state=MessageState.QUEUED).exists(),
         start_seconds=profile.start_seconds or settings.START_SECONDS,
@@ -206,7 +208,8 @@ def _note(run: Run, cause: Cause | None, words: str) -> None:
         return
     with transaction.atomic():
         session = events.locked(run.session_id)
-        Run.objects.filter(pk=run.pk).update(waits_for=words[:2000], waits_cause=cause or "")
+        unborn = Run.objects.filter(pk=run.pk, state__in=BEFORE_START, started_at=None)
+        unborn.update(waits_for=words[:2000], waits_cause=cause or "")
         lifecycle.refresh(session)
         doorbell.ring_on_commit(session.pk, doorbell.EVENTS)
 

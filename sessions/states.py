@@ -107,6 +107,7 @@ MESSAGE_MOVES: dict[MessageState, frozenset[MessageState]] = {
     MessageState.CANCELLED: frozenset({MessageState.DELIVERED}),  # it was on its way when the stop came
 }
 ACTIVE = frozenset(RunState) - {RunState.ENDED}
+BEFORE_START = frozenset({RunState.CLAIMED, RunState.STARTING})  # no courier has delivered anything yet
 
 
 def sources(moves: dict[RunState, frozenset[RunState]], target: RunState) -> list[RunState]:

@@ -52,9 +52,9 @@ async def page_after(session_id: uuid.UUID, after: int) -> Page | None:
                 event["html"] = render.html_of(event["kind"], event["text"])
         last = found[-1]["seq"]
         frame = {"type": "events", "events": found, "last_seq": last}
-        text = json.dumps(frame)
-        full = len(found) >= events.PAGE_EVENTS or len(text) >= events.PAGE_BYTES
-        return Page(text, last, any(event["kind"] in MOVES for event in found), full)
+        newest = AgentSession.objects.values_list("last_seq", flat=True).get(pk=session_id)
+        moves = any(event["kind"] in MOVES for event in found)
+        return Page(json.dumps(frame, ensure_ascii=False), last, moves, full=last < newest)
 
     return await _flights.share(("page", session_id, after), lambda: in_thread(read))
 

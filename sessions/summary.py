@@ -4,14 +4,18 @@ from typing import Any
 
 from sessions import admission
 from sessions.models import AgentSession, Run
+from sessions.queue import Place
 from sessions.states import COLOURS, MessageState, RunState, SessionState
 
 
-def reason(session: AgentSession) -> str:
-    """Why the session is in its state; for a queued one, its place and what it waits for."""
+def reason(session: AgentSession, place: Place | None = None) -> str:
+    """Why the session is in its state; for a queued one, its place and what it waits for.
+
+    A list of many looks at the queue once (`admission.look`) and gives each session its `place`.
+    """
     if session.state != SessionState.QUEUED:
         return session.reason
-    place = admission.place(session)
+    place = place or admission.place(session)
     if place is None:
         return "A slot is free: it starts at once."
     return f"{ordinal(place.number)} of {place.of} in the queue: {place.words}."

@@ -55,6 +55,7 @@ class Stack:
         self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
         self.env |= env
         self.database = ""
+        self.tenant = f"test-{uuid.uuid4().hex[:8]}"  # a group of its own: a namespace belongs to one installation
         self.api = requests.Session()
 
     @classmethod
@@ -81,6 +82,7 @@ class Stack:
         """Migrate, furnish, start everything, and wait until it answers."""
         self.manage("migrate", "--verbosity", "0")
         self.python("from controlplane import demo; demo.furnish()")
+        self.group(self.tenant)
         self.api.headers["Authorization"] = f"Bearer {self.manage('create_token', 'admin').strip()}"
         for name in NAMES:
             self.start(name)
@@ -129,6 +131,8 @@ class Stack:
                     "r = runtimes.get('kubernetes')\n"
                     "for ref in list(r.owned()): r.destroy(ref)"
                 )
+                label = f"berth/installation={self.env['INSTALLATION']}"
+                subprocess.run(["kubectl", "delete", "namespace", "-l", label, "--wait=false"], env=self.env, check=False)
         finally:
             for name in list(self.processes):
                 self.kill(name)
@@ -164,7 +168,7 @@ class Stack:
     def group(self, slug: str = "", **fields: Any) -> str:
         """Make a group and return its slug."""
         slug = slug or f"test-{uuid.uuid4().hex[:8]}"
-        fields |= {"slug": slug, "name": slug}
+        fields = {"max_runs": 20} | fields | {"slug": slug, "name": slug}
         self.python(f"from groups.models import AgentGroup; AgentGroup.objects.create(**{fields!r})")
         return slug
 
@@ -177,9 +181,9 @@ class Stack:
         self.python(f"from groups.models import AgentProfile; AgentProfile.objects.create(**{fields!r})")
         return slug
 
-    def open(self, message: str, group: str = "demo", profile: str = "workbench") -> str:
+    def open(self, message: str, group: str = "", profile: str = "workbench") -> str:
         """Open a session through the API; return its id."""
-        answer = self.post(f"groups/{group}/sessions", {"profile": profile, "message": message})
+        answer = self.post(f"groups/{group or self.tenant}/sessions", {"profile": profile, "message": message})
         return str(answer["id"])
 
     def send(self, session: str, text: str, key: str = "") -> int:

@@ -178,7 +178,7 @@ spec:
         - {name: BERTH_STATE, value: /home/node/.claude}
         - {name: BERTH_SECRETS, value: /var/secrets}
         resources:
-          requests: {cpu: 500m, memory: 512Mi}
+          requests: {cpu: 50m, memory: 512Mi}
           limits: {cpu: 500m, memory: 512Mi}
         terminationMessagePolicy: FallbackToLogsOnError
         securityContext:

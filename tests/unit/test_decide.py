@@ -33,6 +33,7 @@ TABLE = [
     ("stopped before it was made: over", asked(Intent.STOP, 1, RunState.CLAIMED), ABSENT, Do.END),
     ("stopped while it starts: at once", asked(Intent.STOP, 1), PENDING, Do.FORCE),
     ("closed while it starts: at once", asked(Intent.CLOSE, 1), PENDING, Do.FORCE),
+    ("closed while at work, told late: nothing", replace(asked(Intent.CLOSE, 1), called=True), PENDING, Do.NOTHING),
     ("starting: wait", replace(RUN, state=RunState.STARTING), PENDING, Do.NOTHING),
     ("vanished while starting: over", replace(RUN, state=RunState.STARTING), ABSENT, Do.END),
     ("vanished while working: over", RUN, ABSENT, Do.END),

@@ -16,14 +16,14 @@ pytestmark = [*PRODUCTION, pytest.mark.model, pytest.mark.timeout(1500)]
 def profile(production: Stack, model: int) -> Iterator[str]:
     """A profile for Claude Code, with its key as a Secret in the group's namespace."""
     image = images.build("claude")
+    first = production.open("hello")  # makes the group's namespace
+    production.wait_result(first)
+    production.post(f"sessions/{first}/stop")
     production.python(
         "from kubernetes import client, config\n"
         "config.load_kube_config()\n"
-        "api = client.CoreV1Api()\n"
-        "try: api.create_namespace({'metadata': {'name': 'berth-demo'}})\n"
-        "except client.ApiException as error: assert error.status == 409\n"
-        "try: api.create_namespaced_secret('berth-demo', {'metadata': {'name': 'model-key'}, 'stringData': {'api-key': 'made-up-key'}})\n"
-        "except client.ApiException as error: assert error.status == 409"
+        "secret = {'metadata': {'name': 'model-key'}, 'stringData': {'api-key': 'made-up-key'}}\n"
+        f"client.CoreV1Api().create_namespaced_secret('berth-{production.tenant}', secret)"
     )
     yield production.profile(
         "claude",

@@ -1,0 +1,43 @@
+"""`python -m bench [NAME …]` (`make bench`): measures Berth on a real cluster, PostgreSQL and Redis.
+
+Names: cold_start, follow_up, relay, ingest, watchers, courier_cost; without one, all of them, about 15 minutes. Each is
+a module here, whose docstring says what it measures and how; each starts a Berth of its own and removes it. Wants the
+variables of tests/conftest.py (TEST_DATABASE_URL, TEST_REDIS_URL, KUBECONFIG, TEST_NODE_IP), the images of the courier
+and the workbench on the node (COURIER_IMAGE names another), and a machine that does nothing else. The status is 0
+unless something broke: a figure that misses its target is told, not punished. Results stand in bench/results.json, and
+docs/performance.md is made from them.
+"""
+
+import importlib
+import sys
+import traceback
+
+from bench import report
+
+NAMES = ("cold_start", "follow_up", "relay", "ingest", "watchers", "courier_cost")
+
+
+def main(names: list[str]) -> int:
+    """Run the benches and write the report; returns the exit status."""
+    unknown = set(names) - set(NAMES)
+    if unknown:
+        print(f"There is no bench {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.", file=sys.stderr)
+        return 2
+    broken = 0
+    for name in names or NAMES:
+        module = importlib.import_module(f"bench.{name}")
+        print(f"{name} …", flush=True)
+        load = report.load()
+        try:
+            result = report.keep(name, module.run(), load)
+        except Exception:
+            traceback.print_exc()
+            broken = 1
+            continue
+        print(report.text(result), flush=True)
+    report.write({name: str(importlib.import_module(f"bench.{name}").__doc__) for name in NAMES})
+    return broken
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

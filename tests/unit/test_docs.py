@@ -1,0 +1,160 @@
+"""What the documents say of the code is true: settings, checks, commands, states, verdicts, links."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from django.core.management import get_commands
+
+from k8s_adapter.runtime import Cause
+from sessions import states, stream, verdicts
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_OURS = re.compile(r"^(\.|var$|node_modules$)")
+PAGES = sorted(page for page in ROOT.rglob("*.md") if not any(map(NOT_OURS.match, page.relative_to(ROOT).parts)))
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CHECK = re.compile(r"berth\.[EW]\d{3}")
+
+
+def table(page: str, head: str) -> dict[str, list[str]]:
+    """The rows of the table whose first column is headed `head`: first cell (without backticks) → the other cells."""
+    lines = iter((ROOT / page).read_text().splitlines())
+    next(line for line in lines if line.startswith(f"| {head} |"))
+    next(lines)  # |---|---|
+    rows = {}
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        first, *others = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        rows[first.strip("`")] = others
+    return rows
+
+
+def code_of(page: Path) -> str:
+    """What a page shows as code, in blocks and within lines."""
+    text = page.read_text()
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+
+
+def settings_read() -> dict[str, ast.expr]:
+    """Name → default (an empty text if there is none) of every `env.…("NAME", default=…)` in the settings."""
+    tree = ast.parse((ROOT / "controlplane" / "settings.py").read_text())
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and re.fullmatch(r"env(\.\w+)?", ast.unparse(node.func)) and node.args:
+            name = node.args[0]
+            if isinstance(name, ast.Constant):
+                defaults = [keyword.value for keyword in node.keywords if keyword.arg == "default"]
+                found[str(name.value)] = defaults[0] if defaults else ast.Constant("")
+    return found
+
+
+def plain(default: ast.expr) -> str | None:
+    """A default as the table writes it; None for one that is made from other settings."""
+    if any(isinstance(node, ast.Name) for node in ast.walk(default)):
+        return None
+    value = eval(ast.unparse(default), {})
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get: https://docs.github.com/get-started/writing-on-github"""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_every_setting_has_a_row_and_every_row_is_a_setting() -> None:
+    assert set(table("docs/settings.md", "setting")) == set(settings_read())
+
+
+def test_the_rows_tell_the_settings_own_defaults() -> None:
+    told = {name: row[0].strip("`") for name, row in table("docs/settings.md", "setting").items()}
+    real = {name: plain(default) for name, default in settings_read().items()}
+    assert {name: told[name] for name, value in real.items() if value is not None} == {
+        name: value for name, value in real.items() if value is not None
+    }
+    assert all(told[name] for name, value in real.items() if value is None)
+
+
+def test_the_system_checks_in_the_table_are_those_there_are() -> None:
+    documented = set(CHECK.findall((ROOT / "docs" / "settings.md").read_text()))
+    assert documented == set(CHECK.findall((ROOT / "controlplane" / "checks.py").read_text()))
+
+
+def test_other_variables_are_read_where_the_table_says() -> None:
+    made = "".join((ROOT / name).read_text() for name in ("Makefile", "Procfile", "controlplane/checks.py"))
+    for name in table("docs/settings.md", "variable"):
+        assert re.search(rf"\b{name}\b", made), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    code = code_of(page)
+    assert set(re.findall(r"\bmake ([a-z]+)", code)) <= targets
+    assert set(re.findall(r"manage\.py ([a-z_]+)", code)) <= set(get_commands())
+
+
+def test_the_readme_starts_with_the_two_commands() -> None:
+    assert re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)[:2] == ["run", "test"]
+
+
+def test_production_starts_the_processes_as_the_procfile_does() -> None:
+    commands = table("docs/operations.md", "process")
+    for line in (ROOT / "Procfile").read_text().splitlines():
+        name, _, command = line.partition(": ")
+        bare = re.sub(r"^exec |^until |; do .*", "", command)
+        asked = bare.replace("${HOST:-127.0.0.1}", "0.0.0.0").replace("${PORT:-8000}", "8000")
+        assert commands[name][0] == f"`{asked}`"
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    for name in re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", (ROOT / "docs" / "architecture.md").read_text()):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize(
+    ("head", "moves"), [("run's state", states.RUN_MOVES), ("message's state", states.MESSAGE_MOVES)]
+)
+def test_the_state_tables_are_the_moves_that_are_allowed(head: str, moves: dict[Any, frozenset[Any]]) -> None:
+    told = {state: set(re.findall(r"\w+", row[0])) for state, row in table("docs/architecture.md", head).items()}
+    assert told == {str(state): {str(target) for target in targets} for state, targets in moves.items()}
+
+
+def test_every_state_of_a_session_is_explained() -> None:
+    assert list(table("docs/architecture.md", "session's state")) == states.SessionState.values
+
+
+def test_the_close_codes_are_those_of_the_stream() -> None:
+    assert set(table("docs/architecture.md", "close code")) == {str(stream.NO_LOGIN), str(stream.NOT_YOURS)}
+
+
+def test_every_verdict_is_told_with_its_words_and_advice() -> None:
+    told = table("docs/operations.md", "verdict")
+    assert set(told) == {str(cause) for cause in Cause}
+    for cause, advice in verdicts.ADVICE.items():
+        words, following, retry, session = told[cause]
+        assert words.startswith(re.split(r"[{.]", advice.words)[0].rstrip()), cause
+        assert following == advice.next
+        assert (retry, session) == ("yes" if advice.retry_safe else "no", "failed" if advice.failure else "idle")
+
+
+def test_the_log_lines_in_the_table_are_written_somewhere() -> None:
+    code = "".join(path.read_text() for app in ("sessions", "controlplane") for path in (ROOT / app).rglob("*.py"))
+    for row in table("docs/operations.md", "event"):
+        for event in row.split("`, `"):
+            assert f'"{event}"' in code, event
