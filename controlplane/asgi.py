@@ -11,7 +11,7 @@ from django.db import connections
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 django_app = get_asgi_application()
 if not settings.EMBEDDED:
-    # A thread of `web` borrows a connection for one piece of work. Not for processes that fork: a pool doesn't survive it.
+    # A thread of `web` borrows a connection for one piece of work. Not for processes that fork: no pool survives that.
     pool = {"min_size": 2, "max_size": settings.DATABASE_POOL, "timeout": 20}
     connections.settings["default"] |= {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": False}
     connections.settings["default"]["OPTIONS"]["pool"] = pool

@@ -3,31 +3,30 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
-from django.contrib.auth.models import AbstractUser
+from django.contrib.auth.models import User
 from django.db import transaction
 
 from groups.choices import Contract, Role
 from groups.models import AgentGroup, AgentProfile, Membership
 from sessions import events, intake
 from sessions.models import AgentSession
-from sessions.states import EventKind
+from sessions.states import EventKind, SessionState
 
 TITLE = "Demo"
 HELLO = "Hello! What are you, and where do you run?"
 
 
-def administrator() -> AbstractUser:
+def administrator() -> User:
     """The superuser `admin`, with the password from the settings when it has to be made."""
-    model = get_user_model()
-    user = model.objects.filter(username="admin").first()
-    return user or model.objects.create_superuser("admin", password=settings.ADMIN_PASSWORD)
+    user = User.objects.filter(username="admin").first()
+    return user or User.objects.create_superuser("admin", password=settings.ADMIN_PASSWORD)
 
 
 @transaction.atomic
-def furnish() -> tuple[AgentGroup, AgentProfile, AbstractUser]:
+def furnish() -> tuple[AgentGroup, AgentProfile, User]:
     """Make what is missing of the administrator, the group `demo` and the profile `workbench`; change nothing else."""
     user = administrator()
     group, _ = AgentGroup.objects.get_or_create(slug="demo", defaults={"name": "Demo"})
@@ -72,14 +71,21 @@ def converse(seconds: float = 60) -> tuple[AgentSession, bool]:
             show(event)
             if event["kind"] == EventKind.RESULT:
                 return session, True
+        session.refresh_from_db(fields=["state", "reason"])
+        if session.state == SessionState.FAILED:
+            return session, False
         time.sleep(0.1)  # a terminal that follows: ten looks a second are enough
     return session, False
 
 
-def show(event: dict) -> None:  # type: ignore[type-arg]
+MARKS = {"message": "you >", "state": "-", "result": "agent >", "stdout": "|", "stderr": "!", "error": "error >"}
+
+
+def show(event: dict[str, Any]) -> None:
     """Print one event for a terminal; marks that say nothing to a person are left out."""
-    marks = {"message": "you ›", "state": "  ·", "result": "agent ›", "stdout": "  |", "stderr": "  !", "error": "error ›"}
-    if event["kind"] in marks and event["text"].strip():
-        lines = event["text"].strip().splitlines()
-        sys.stdout.write("".join(f"{marks[event['kind']] if i == 0 else '':>8} {line}\n" for i, line in enumerate(lines)))
+    if event["kind"] in MARKS and event["text"].strip():
+        mark = MARKS[event["kind"]]
+        for line in event["text"].strip().splitlines():
+            sys.stdout.write(f"{mark:>8} {line}\n")
+            mark = ""
         sys.stdout.flush()

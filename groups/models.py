@@ -64,15 +64,19 @@ class AgentGroup(models.Model):
         verbose_name = "group"
         constraints = [
             models.UniqueConstraint(
-                fields=["is_main"], condition=Q(is_main=True), name="one_main_group",
+                fields=["is_main"],
+                condition=Q(is_main=True),
+                name="one_main_group",
                 violation_error_message="There is a main group already.",
             ),
             models.CheckConstraint(
-                condition=Q(max_runs__isnull=True) | Q(max_runs__gte=1), name="group_max_runs_positive",
+                condition=Q(max_runs__isnull=True) | Q(max_runs__gte=1),
+                name="group_max_runs_positive",
                 violation_error_message="A group has at least one slot; leave the field empty for the default.",
             ),
             models.CheckConstraint(
-                condition=Q(weight__gte=1), name="group_weight_positive",
+                condition=Q(weight__gte=1),
+                name="group_weight_positive",
                 violation_error_message="The weight is at least 1.",
             ),
         ]
@@ -98,7 +102,8 @@ class Membership(models.Model):
         ordering = ["group", "user"]
         constraints = [
             models.UniqueConstraint(
-                fields=["group", "user"], name="one_membership_per_person",
+                fields=["group", "user"],
+                name="one_membership_per_person",
                 violation_error_message="This person is in the group already.",
             ),
             models.CheckConstraint(condition=Q(role__in=Role.values), name="membership_role_known"),
@@ -111,7 +116,9 @@ class Membership(models.Model):
 def limit(help_text: str) -> "models.PositiveIntegerField[int | None, int | None]":
     """A time limit of a profile, in seconds; empty for the installation's default."""
     return models.PositiveIntegerField(
-        null=True, blank=True, help_text=f"{help_text} Seconds; empty for the default.",
+        null=True,
+        blank=True,
+        help_text=f"{help_text} Seconds; empty for the default.",
         validators=[MinValueValidator(1), MaxValueValidator(30 * 24 * 3600)],
     )
 
@@ -127,11 +134,15 @@ class AgentProfile(models.Model):
     command = models.JSONField(validators=[validators.validate_command], help_text="The agent's argv, a JSON list.")
     environment = models.JSONField(default=dict, blank=True, validators=[validators.validate_environment])
     secrets = models.JSONField(
-        default=dict, blank=True, validators=[validators.validate_secrets],
+        default=dict,
+        blank=True,
+        validators=[validators.validate_secrets],
         help_text="File under /var/secrets → kubernetes:SECRET/KEY, file:/PATH or env:NAME. Never a value.",
     )
     state_folder = models.CharField(
-        max_length=200, blank=True, validators=[validators.validate_state_folder],
+        max_length=200,
+        blank=True,
+        validators=[validators.validate_state_folder],
         help_text="Folder in the container that a session keeps from run to run.",
     )
     cpu_millis = models.PositiveIntegerField("CPU (thousandths)", default=1000, validators=[MinValueValidator(10)])

@@ -35,7 +35,9 @@ def validate_environment(value: Any) -> None:
         if not VARIABLE.match(name) or name.startswith("BERTH_"):
             raise ValidationError(f"{name!r} can't be a variable's name here: letters, digits and _; not BERTH_….")
         if LOOKS_SECRET.search(name):
-            raise ValidationError(f"{name} looks like a secret. Give it as a reference under “secrets”, never by value.")
+            raise ValidationError(
+                f"{name} looks like a secret. Give it as a reference under “secrets”, never by value."
+            )
 
 
 def validate_secrets(value: Any) -> None:

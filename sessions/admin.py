@@ -23,7 +23,7 @@ from sessions.render import visible
 from sessions.states import COLOURS, EventKind, MessageState, RunState, SessionState
 
 if TYPE_CHECKING:
-    from groups.models import Person
+    pass
 
 RUN_COLOURS = {
     RunState.CLAIMED: "info",

@@ -16,7 +16,8 @@ from sessions.states import Intent, RunState
 def admit() -> list[uuid.UUID]:
     """Start who may start and ask idle runs to give way; return the sessions that got a run.
 
-    One process at a time: the slots are counted under the lock of the lease's row, so there are never more runs than slots.
+    One process at a time: the slots are counted under the lock of the lease's row, so that there are never more runs
+    than slots.
     """
     Lease.objects.get_or_create(name=QUEUE)
     with transaction.atomic():
@@ -31,7 +32,11 @@ def admit() -> list[uuid.UUID]:
 def look() -> Plan:
     """The plan for the rows as they are now, without doing anything."""
     waiting = AgentSession.objects.filter(queued_at__isnull=False)
-    waiters = [Waiter(*row) for row in waiting.values_list("pk", "group_id", "queued_at", "priority")]
+    waiters = [
+        Waiter(pk, group, since, priority)
+        for pk, group, since, priority in waiting.values_list("pk", "group_id", "queued_at", "priority")
+        if since
+    ]
     rows = Run.objects.active().values_list("pk", "session__group_id", "waiting_since", "state")
     holders = [
         Holder(pk, group, since if state == RunState.WAITING else None, state == RunState.ENDING)

@@ -120,7 +120,9 @@ def problem(request: HttpRequest, status: int, detail: str, **more: Any) -> Http
 @api.exception_handler(AuthenticationError)
 def no_token(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
     """401: says how to come in."""
-    answer = problem(request, 401, "Send a token as `Authorization: Bearer …`. `manage.py create_token USER` makes one.")
+    answer = problem(
+        request, 401, "Send a token as `Authorization: Bearer …`. `manage.py create_token USER` makes one."
+    )
     answer["WWW-Authenticate"] = "Bearer"
     return answer
 

@@ -205,5 +205,6 @@ def _look(run_id: uuid.UUID, after: int, limit: int) -> tuple[Caller, list[dict[
     queued = Message.objects.filter(session=caller.session, number__gt=after, state=MessageState.QUEUED)
     rows = queued.order_by("number").values_list("number", "text", "sender__username", "created_at")[: min(limit, 100)]
     return caller, [
-        {"number": number, "text": text, "sender": sender or "", "at": at.timestamp()} for number, text, sender, at in rows
+        {"number": number, "text": text, "sender": sender or "", "at": at.timestamp()}
+        for number, text, sender, at in rows
     ]

@@ -72,7 +72,9 @@ def _insert(session_id: uuid.UUID, rows: list[tuple[Any, ...]]) -> None:
         )
 
 
-def say(session: AgentSession, kind: EventKind, text: str = "", data: dict[str, Any] | None = None, run: Run | None = None) -> int:
+def say(
+    session: AgentSession, kind: EventKind, text: str = "", data: dict[str, Any] | None = None, run: Run | None = None
+) -> int:
     """Append one event of Berth's own to a session whose row is locked."""
     return append(session, [NewEvent(kind, text, data or {})], run)
 

@@ -1,6 +1,6 @@
 """What a courier reports becomes events, and moves the run and its messages.
 
-One transaction for a batch: pass over what is stored, refuse a hole, insert, apply what the events mean. Then the doorbell.
+One transaction for a batch: pass over what is stored, refuse a hole, insert, apply what the events mean.
 """
 
 import math
@@ -37,7 +37,7 @@ def parse(batch: Any) -> list[NewEvent]:
     """Check a batch as it came and give it types. Raises Malformed."""
     if not isinstance(batch, list) or len(batch) > 2000:
         raise Malformed("events: a list of at most 2000")
-    parsed = []
+    parsed: list[NewEvent] = []
     for item in batch:
         try:
             number, kind, at = item["n"], item["kind"], item["at"]

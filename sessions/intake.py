@@ -107,5 +107,11 @@ def _ask(run: Run, intent: Intent, by: str) -> None:
     with transaction.atomic():
         if lifecycle.ask(run.pk, intent, by):
             words = "Stop" if intent is Intent.STOP else "Close"
-            events.say(events.locked(run.session_id), EventKind.STATE, f"{words} asked by {by}.", {"state": RunState.ENDING}, run)
+            events.say(
+                events.locked(run.session_id),
+                EventKind.STATE,
+                f"{words} asked by {by}.",
+                {"state": RunState.ENDING},
+                run,
+            )
             async_task("sessions.tasks.reconcile", str(run.session_id))

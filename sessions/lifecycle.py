@@ -12,7 +12,16 @@ from django.utils import timezone
 from k8s_adapter.runtime import Cause, Observed
 from sessions import doorbell, events, verdicts
 from sessions.models import AgentSession, Message, Run
-from sessions.states import BEFORE_START, GRACEFUL, SESSION_OF_RUN, EventKind, Intent, MessageState, RunState, SessionState
+from sessions.states import (
+    BEFORE_START,
+    GRACEFUL,
+    SESSION_OF_RUN,
+    EventKind,
+    Intent,
+    MessageState,
+    RunState,
+    SessionState,
+)
 from sessions.verdicts import Verdict
 
 REASONS = {

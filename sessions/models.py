@@ -42,7 +42,7 @@ class SessionQuerySet(models.QuerySet["AgentSession"]):
 
 
 class AgentSession(models.Model):
-    """One conversation of a group with an agent. It outlives its runs: a message after the end of one starts the next."""
+    """One conversation of a group with an agent. It outlives its runs: the next message starts the next one."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     group = models.ForeignKey(AgentGroup, on_delete=models.PROTECT, related_name="sessions")
@@ -125,7 +125,9 @@ class Run(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["session", "number"], name="run_number_unique"),
             models.UniqueConstraint(
-                fields=["session"], condition=~Q(state="ended"), name="one_active_run_per_session",
+                fields=["session"],
+                condition=~Q(state="ended"),
+                name="one_active_run_per_session",
                 violation_error_message="The session has a run already.",
             ),
             models.CheckConstraint(condition=Q(state__in=RunState.values), name="run_state_known"),
@@ -167,7 +169,7 @@ class Message(models.Model):
     sender = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
-    idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001: null is not compared
+    idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001 (null: not compared)
     run = models.ForeignKey(Run, on_delete=models.SET_NULL, null=True, blank=True, related_name="messages")
     created_at = models.DateTimeField(default=timezone.now)
     delivered_at = models.DateTimeField(null=True, blank=True)

@@ -22,7 +22,7 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A run that holds a slot. `idle_since` is set while it waits for a follow-up; `ending` once it was asked to end."""
+    """A run that holds a slot. `idle_since` is set while it waits for a follow-up; `ending` once asked to end."""
 
     run: UUID
     group: UUID
@@ -65,7 +65,9 @@ def plan(waiters: Sequence[Waiter], holders: Sequence[Holder], shares: dict[UUID
     free = slots - len(holders)
     queue, start, waiting = list(waiters), [], []
     while queue:
-        following = min(queue, key=lambda w: (-w.priority, held[w.group] / shares[w.group].weight, w.since, w.session.int))
+        following = min(
+            queue, key=lambda w: (-w.priority, held[w.group] / shares[w.group].weight, w.since, w.session.int)
+        )
         queue.remove(following)
         if free > 0 and held[following.group] < shares[following.group].slots:
             held[following.group] += 1
@@ -103,6 +105,8 @@ def _places(waiting: list[Waiter], held: Counter[UUID], shares: dict[UUID, Share
     places = {}
     for number, waiter in enumerate(waiting, 1):
         share = shares[waiter.group]
-        limit = f"group at its limit of {share.slots}" if held[waiter.group] >= share.slots else f"all {slots} slots in use"
+        limit = (
+            f"group at its limit of {share.slots}" if held[waiter.group] >= share.slots else f"all {slots} slots in use"
+        )
         places[waiter.session] = Place(number, len(waiting), limit)
     return places

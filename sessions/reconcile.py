@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, Runtime, TransientFault
 from sessions import doorbell, events, lifecycle, runtimes, spec
-from sessions.models import AgentSession, Message, Run
+from sessions.models import Message, Run
 from sessions.states import BEFORE_START, GRACEFUL, Intent, MessageState, RunState
 
 log = structlog.get_logger(__name__)
@@ -82,9 +82,9 @@ def decide(wanted: Wanted, observed: Observed, now: datetime) -> Action:
         return _start(wanted, observed, now)
     if now - wanted.claimed_at > timedelta(seconds=wanted.deadline_seconds):
         return Action(Do.ASK, Intent.DEADLINE)
-    if wanted.state is RunState.WAITING and wanted.waiting_since and not wanted.has_messages:
-        if now - wanted.waiting_since > timedelta(seconds=wanted.idle_seconds):
-            return Action(Do.ASK, Intent.IDLE)
+    idle_since = wanted.waiting_since if wanted.state is RunState.WAITING and not wanted.has_messages else None
+    if idle_since and now - idle_since > timedelta(seconds=wanted.idle_seconds):
+        return Action(Do.ASK, Intent.IDLE)
     return _alive(observed)
 
 
@@ -216,4 +216,4 @@ def _note(run: Run, cause: Cause | None, words: str) -> None:
 
 def session_of(run_id: str) -> uuid.UUID | None:
     """The session of a run that a runtime names; None if the database doesn't know it."""
-    return AgentSession.objects.filter(runs=run_id).values_list("pk", flat=True).first()
+    return Run.objects.filter(pk=run_id).values_list("session_id", flat=True).first()

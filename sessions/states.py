@@ -92,7 +92,9 @@ COLOURS = {
 }
 
 RUN_MOVES: dict[RunState, frozenset[RunState]] = {
-    RunState.CLAIMED: frozenset({RunState.STARTING, RunState.WORKING, RunState.WAITING, RunState.ENDING, RunState.ENDED}),
+    RunState.CLAIMED: frozenset(
+        {RunState.STARTING, RunState.WORKING, RunState.WAITING, RunState.ENDING, RunState.ENDED}
+    ),
     RunState.STARTING: frozenset({RunState.WORKING, RunState.WAITING, RunState.ENDING, RunState.ENDED}),
     RunState.WORKING: frozenset({RunState.WAITING, RunState.ENDING, RunState.ENDED}),
     RunState.WAITING: frozenset({RunState.WORKING, RunState.ENDING, RunState.ENDED}),

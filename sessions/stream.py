@@ -103,7 +103,7 @@ async def follow(user_id: Any, session_id: uuid.UUID, after: int) -> AsyncIterat
 class SessionConsumer(AsyncWebsocketConsumer):
     """One page that shows one session. Frames are described in docs/architecture.md."""
 
-    # No channel layer of its own: the process' doorbell wakes it, and a layer that is away costs no page its connection.
+    # No channel layer of its own: the process' doorbell wakes it, and a layer that is away cuts no page off.
     channel_layer_alias = "none"
 
     async def connect(self) -> None:

@@ -1,5 +1,7 @@
-"""What the task queue calls: a few lines each, and payloads are ids. Every task may run twice, or be lost (the watcher's
-sweep finds what it left undone)."""
+"""What the task queue calls: a few lines each, and payloads are ids.
+
+Every task may run twice, or be lost: the watcher's sweep finds what it left undone.
+"""
 
 import uuid
 

@@ -17,7 +17,7 @@ def mint(run_id: uuid.UUID) -> str:
 
 
 def run_of(token: str) -> uuid.UUID | None:
-    """The run that a token belongs to; None if it is not one of ours. Whether that run still lives is for the caller."""
+    """The run that a token belongs to; None if it is not one of ours. Whether it still lives is for the caller."""
     try:
         run_id = uuid.UUID(token.partition(".")[0])
     except ValueError:

@@ -21,8 +21,10 @@ ADVICE = {
     Cause.IDLE: Advice("Closed{by}{detail}.", "A new message resumes the conversation.", True, False),
     Cause.STOPPED: Advice("Stopped{by}{detail}.", "A new message resumes the conversation.", True, False),
     Cause.DEADLINE: Advice(
-        "Ended at its time limit{detail}.", "A new message resumes it; raise the profile's deadline for long work.",
-        False, True,
+        "Ended at its time limit{detail}.",
+        "A new message resumes it; raise the profile's deadline for long work.",
+        False,
+        True,
     ),
     Cause.AGENT_ERROR: Advice(
         "The agent ended with exit code {code}{detail}.", "Read its last lines; a new message tries again.", False, True
@@ -31,8 +33,10 @@ ADVICE = {
         "The agent ran out of memory{detail}.", "Raise the profile's memory or give it less to do.", False, True
     ),
     Cause.IMAGE_PULL: Advice(
-        "The image can't be pulled{detail}.", "Correct the profile's image or the cluster's access to its registry.",
-        True, True,
+        "The image can't be pulled{detail}.",
+        "Correct the profile's image or the cluster's access to its registry.",
+        True,
+        True,
     ),
     Cause.UNSCHEDULABLE: Advice(
         "No node can take it{detail}.", "Ask for less in the profile, or add capacity to the cluster.", True, True
@@ -85,7 +89,7 @@ INTENT_WORDS = {
 
 
 def judge(observed: Observed, intent: Intent, reported_exit: int | None = None, by: str = "") -> Verdict:
-    """The verdict on a run that is over: from what the runtime sees, what Berth asked for, and the courier's last report."""
+    """The verdict on a run that is over: of what the runtime sees, what Berth asked for, the courier's last report."""
     code = observed.exit_code if observed.exit_code is not None else reported_exit
     cause = OF_INTENT.get(intent)
     # How the processes went down, once they were asked to, is no news.
@@ -105,5 +109,7 @@ def say(cause: Cause, *, detail: str = "", code: int | None = None, by: str = ""
     """Put a cause into words, with what to do about it."""
     advice = ADVICE[cause]
     glue = " " if cause is Cause.IDLE else ": "
-    words = advice.words.format(detail=glue + detail.rstrip(".") if detail else "", code=code, by=f" by {by}" if by else "")
+    words = advice.words.format(
+        detail=glue + detail.rstrip(".") if detail else "", code=code, by=f" by {by}" if by else ""
+    )
     return Verdict(cause, f"{words} {advice.next}", code, last_lines)

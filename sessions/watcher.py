@@ -67,7 +67,9 @@ class Watcher:
     def sweep(self) -> None:
         """Queue what is due by time: starts that wait, limits that passed, ends and clean-ups that were left undone."""
         now, clock = timezone.now(), time.monotonic()
-        due = Q(state=RunState.CLAIMED, claimed_at__lt=now - SETTLE) | Q(state=RunState.ENDING, intent_at__lt=now - SETTLE)
+        due = Q(state=RunState.CLAIMED, claimed_at__lt=now - SETTLE) | Q(
+            state=RunState.ENDING, intent_at__lt=now - SETTLE
+        )
         for session in Run.objects.active().filter(due).values_list("session_id", flat=True):
             self._ask(session, clock, 5.0)
         for session in Run.objects.active().values_list("session_id", flat=True):

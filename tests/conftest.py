@@ -4,8 +4,9 @@
 |---|---|
 | `TEST_DATABASE_URL` | tests marked `postgres`: a PostgreSQL where this user may create databases |
 | `TEST_REDIS_URL` | tests marked `redis` |
-| `KUBECONFIG`, `TEST_NODE_IP`, `CLUSTER_TOOL` | tests marked `cluster`: a cluster whose pods reach this machine at that address, and the program that builds images onto it |
-| `MODEL_STUB` | tests marked `model`: a stand-in for the Messages API, a program that takes `--host`, `--port` and `--log` |
+| `KUBECONFIG`, `TEST_NODE_IP`, `CLUSTER_TOOL` | tests marked `cluster`: pods reach this machine at that address, and
+  the program builds images onto the node |
+| `MODEL_STUB` | tests marked `model`: a stand-in for the Messages API, which takes `--host` and `--port` |
 | `CHROMIUM` | tests marked `browser`: the browser's program, if it is not on the path as `chromium` |
 | `REQUIRE_ALL=1` | nothing is skipped: what is missing is an error |
 """

@@ -132,7 +132,9 @@ class Stack:
                     "for ref in list(r.owned()): r.destroy(ref)"
                 )
                 label = f"berth/installation={self.env['INSTALLATION']}"
-                subprocess.run(["kubectl", "delete", "namespace", "-l", label, "--wait=false"], env=self.env, check=False)
+                subprocess.run(
+                    ["kubectl", "delete", "namespace", "-l", label, "--wait=false"], env=self.env, check=False
+                )
         finally:
             for name in list(self.processes):
                 self.kill(name)
@@ -210,7 +212,9 @@ class Stack:
     def events(self, session: str, after: int = 0) -> list[dict[str, Any]]:
         """All events after a cursor."""
         found: list[dict[str, Any]] = []
-        while page := self.get(f"sessions/{session}/events?after={found[-1]['seq'] if found else after}&limit=1000")["events"]:
+        while page := self.get(f"sessions/{session}/events?after={found[-1]['seq'] if found else after}&limit=1000")[
+            "events"
+        ]:
             found += page
         return found
 

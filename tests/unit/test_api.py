@@ -101,7 +101,9 @@ def test_a_viewer_reads_and_may_not_write(programs: dict[str, Program], session:
     assert session.messages.count() == 1
 
 
-def test_a_role_taken_away_counts_at_once(programs: dict[str, Program], people: dict[str, Any], session: AgentSession) -> None:
+def test_a_role_taken_away_counts_at_once(
+    programs: dict[str, Program], people: dict[str, Any], session: AgentSession
+) -> None:
     people["member"].memberships.all().delete()
     problem(programs["member"].read(f"sessions/{session.pk}"), 404)
 
@@ -127,7 +129,12 @@ def test_events_page_by_page(programs: dict[str, Program], session: AgentSession
     first = member.read(path).json()
     assert (len(first["events"]), first["last_seq"]) == (500, 500)
     assert first["events"][0] | {"at": ""} == {
-        "seq": 1, "kind": "message", "text": "Hello", "data": {"number": 1, "sender": "member"}, "run": None, "at": "",
+        "seq": 1,
+        "kind": "message",
+        "text": "Hello",
+        "data": {"number": 1, "sender": "member"},
+        "run": None,
+        "at": "",
     }
     rest = member.read(f"{path}?after=500&limit=1000").json()
     assert [e["seq"] for e in rest["events"]] == list(range(501, 1202))

@@ -39,7 +39,12 @@ TABLE = [
     ("vanished while working: over", RUN, ABSENT, Do.END),
     ("ended by itself: over", RUN, FINISHED, Do.END),
     ("ended while it was asked to: over", asked(Intent.STOP, 1), FINISHED, Do.END),
-    ("no node yet: wait", replace(RUN, state=RunState.STARTING), Observed(Phase.PENDING, Cause.UNSCHEDULABLE), Do.NOTHING),
+    (
+        "no node yet: wait",
+        replace(RUN, state=RunState.STARTING),
+        Observed(Phase.PENDING, Cause.UNSCHEDULABLE),
+        Do.NOTHING,
+    ),
     ("quota used up: wait", replace(RUN, state=RunState.STARTING), Observed(Phase.PENDING, Cause.QUOTA), Do.NOTHING),
     ("no such image: over", replace(RUN, state=RunState.STARTING), Observed(Phase.PENDING, Cause.IMAGE_PULL), Do.END),
     ("refused: over", replace(RUN, state=RunState.STARTING), Observed(Phase.PENDING, Cause.REJECTED), Do.END),

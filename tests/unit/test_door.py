@@ -27,7 +27,10 @@ async def call(run: Run | None, method: str, path: str, body: Any = None, token:
     address, _, query = path.partition("?")
     token = token or (tokens.mint(run.pk) if run else "")
     scope = {
-        "type": "http", "method": method, "path": f"/agent/v1/{address}", "query_string": query.encode(),
+        "type": "http",
+        "method": method,
+        "path": f"/agent/v1/{address}",
+        "query_string": query.encode(),
         "headers": [(b"authorization", f"Bearer {token}".encode())] if token else [],
     }
     app = ApplicationCommunicator(application, scope)
@@ -122,7 +125,9 @@ def test_a_long_poll_wakes_for_a_message(run: Run, session: AgentSession) -> Non
     assert [m["text"] for m in asyncio.run(both())[1]["messages"]] == ["more"]
 
 
-@pytest.mark.parametrize(("intent", "command"), [(Intent.CLOSE, "close"), (Intent.IDLE, "close"), (Intent.STOP, "stop")])
+@pytest.mark.parametrize(
+    ("intent", "command"), [(Intent.CLOSE, "close"), (Intent.IDLE, "close"), (Intent.STOP, "stop")]
+)
 def test_a_command_is_told_once_and_ends_the_messages(run: Run, intent: Intent, command: str) -> None:
     lifecycle.ask(run.pk, intent)
     assert ask(run, "GET", "inbox?after=0&wait=20")[1] == {"messages": [], "command": command}

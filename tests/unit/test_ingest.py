@@ -71,7 +71,13 @@ def test_an_absurd_clock_does_no_harm(run: Run, at: Any) -> None:
 
 
 def test_text_and_data_that_a_database_cannot_hold_are_stored_all_the_same(run: Run) -> None:
-    item = {"n": 1, "kind": "tool", "at": 1, "text": "a\0b\ud83dc", "data": {"input": "x\0y", "deep": [{"k\0": "\ud800"}]}}
+    item = {
+        "n": 1,
+        "kind": "tool",
+        "at": 1,
+        "text": "a\0b\ud83dc",
+        "data": {"input": "x\0y", "deep": [{"k\0": "\ud800"}]},
+    }
     ingest.ingest(run.pk, ingest.parse([item]))
     event = Event.objects.get(run=run, number=1)
     assert event.text == "a\ufffdb?c"

@@ -53,7 +53,9 @@ def test_a_freed_slot_goes_to_the_next(session: AgentSession, group: AgentGroup,
     assert admission.admit() == [other.pk]
 
 
-def test_an_idle_run_gives_way_to_who_waits(session: AgentSession, run: Run, group: AgentGroup, profile: AgentProfile) -> None:
+def test_an_idle_run_gives_way_to_who_waits(
+    session: AgentSession, run: Run, group: AgentGroup, profile: AgentProfile
+) -> None:
     deliver(run)
     ingest.ingest(run.pk, ingest.parse([{"n": 2, "kind": "turn", "at": 2, "data": {"state": "idle"}}]))
     open_another(group, profile)
@@ -98,7 +100,9 @@ def test_a_message_that_came_too_late_gets_the_next_run(session: AgentSession, r
     assert admission.admit() == [session.pk]
 
 
-def test_after_a_failure_waiting_messages_keep_their_places_until_somebody_acts(session: AgentSession, run: Run) -> None:
+def test_after_a_failure_waiting_messages_keep_their_places_until_somebody_acts(
+    session: AgentSession, run: Run
+) -> None:
     lifecycle.end(run, Observed(Phase.ABSENT), Cause.IMAGE_PULL, "not found")
     session.refresh_from_db()
     assert session.state == SessionState.FAILED and "not found" in session.reason

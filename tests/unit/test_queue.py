@@ -13,7 +13,9 @@ A, B, C = UUID(int=1), UUID(int=2), UUID(int=3)
 
 
 def waiter(number: int, group: UUID = A, minute: int | None = None, priority: int = 0) -> Waiter:
-    return Waiter(UUID(int=100 + number), group, START + timedelta(minutes=number if minute is None else minute), priority)
+    return Waiter(
+        UUID(int=100 + number), group, START + timedelta(minutes=number if minute is None else minute), priority
+    )
 
 
 def holder(number: int, group: UUID = A, idle: int | None = None, ending: bool = False) -> Holder:
@@ -75,13 +77,21 @@ def test_no_idle_run_is_closed_while_nobody_waits() -> None:
 
 
 groups = st.sampled_from([A, B, C])
-waiters = st.lists(st.builds(waiter, st.integers(0, 60), groups, priority=st.integers(-1, 1)), unique_by=lambda w: w.session)
+waiters = st.lists(
+    st.builds(waiter, st.integers(0, 60), groups, priority=st.integers(-1, 1)), unique_by=lambda w: w.session
+)
 holders = st.lists(
-    st.builds(holder, st.integers(0, 60), groups, st.none() | st.integers(0, 60), st.booleans()), unique_by=lambda h: h.run
+    st.builds(holder, st.integers(0, 60), groups, st.none() | st.integers(0, 60), st.booleans()),
+    unique_by=lambda h: h.run,
 )
 
 
-@given(waiters, holders, st.builds(shares, a=st.integers(1, 4), b=st.integers(1, 4), c=st.integers(1, 4)), st.integers(1, 8))
+@given(
+    waiters,
+    holders,
+    st.builds(shares, a=st.integers(1, 4), b=st.integers(1, 4), c=st.integers(1, 4)),
+    st.integers(1, 8),
+)
 def test_slots_are_never_exceeded_and_never_stand_empty(
     waiting: list[Waiter], holding: list[Holder], limits: dict[UUID, Share], slots: int
 ) -> None:

@@ -140,7 +140,9 @@ def test_a_role_taken_away_ends_an_open_page(session: AgentSession, people: dict
     assert (page.closed, page.seqs) == (4404, [1])
 
 
-@pytest.mark.parametrize("text", [" ", "{", "[]", '{"type": "ack"}', '{"type": "ack", "seq": "x"}', '{"type": "other"}'])
+@pytest.mark.parametrize(
+    "text", [" ", "{", "[]", '{"type": "ack"}', '{"type": "ack", "seq": "x"}', '{"type": "other"}']
+)
 def test_nonsense_from_a_page_is_passed_over(session: AgentSession, people: dict[str, Any], text: str) -> None:
     async def scene() -> Page:
         page = Page(people["owner"], session.pk)

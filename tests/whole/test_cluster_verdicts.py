@@ -1,7 +1,5 @@
 """Ends that only a cluster has: each has a verdict that says in words what happened."""
 
-import pytest
-
 from tests.stack import Stack
 from tests.whole.conftest import PRODUCTION
 
@@ -54,7 +52,9 @@ def test_what_admission_rejects_says_why(production: Stack) -> None:
     production.post(f"sessions/{first}/stop")
     production.wait_verdict(first)
     limit = {
-        "apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"},
+        "apiVersion": "v1",
+        "kind": "LimitRange",
+        "metadata": {"name": "small"},
         "spec": {"limits": [{"type": "Container", "max": {"memory": "32Mi"}}]},
     }
     production.python(

@@ -77,7 +77,9 @@ def claim_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise CommandError(f"Port {port} is taken ({error.strerror}). Use another one: PORT={port + 1} make run") from error
+            raise CommandError(
+                f"Port {port} is taken ({error.strerror}). Use another one: PORT={port + 1} make run"
+            ) from error
 
 
 def procfile(path: Path) -> dict[str, str]:
@@ -92,8 +94,12 @@ def environment(host: str) -> dict[str, str]:
     path = os.pathsep.join([programs, os.environ.get("PATH", "")])
     level = os.environ.get("LOG_LEVEL", "WARNING")
     return dict(os.environ) | {
-        "PATH": path, "HOST": shlex.quote(host), "PORT": str(settings.PORT), "DATA_DIR": str(settings.DATA_DIR),
-        "LOG_LEVEL": level, "PYTHONUNBUFFERED": "1",
+        "PATH": path,
+        "HOST": shlex.quote(host),
+        "PORT": str(settings.PORT),
+        "DATA_DIR": str(settings.DATA_DIR),
+        "LOG_LEVEL": level,
+        "PYTHONUNBUFFERED": "1",
     }
 
 
