@@ -28,7 +28,7 @@ from sessions.states import OUTPUT
 from tests.stack import Stack
 from tests.waiting import wait_for
 
-ROUNDS, WARM_UP = 20, 2
+ROUNDS, WARM_UP = 15, 2
 TARGET = 1.3
 PODS = "/api/v1/pods"
 CPU_MILLIS = 500  # so that the node has room beside what else runs there

@@ -7,17 +7,26 @@ system checks in `controlplane/checks.py`.
 from pathlib import Path
 
 import environ
+from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 env.read_env(BASE_DIR / ".env")
 
+
+def number(name: str, default: int) -> int:
+    """A whole number from the environment."""
+    try:
+        return int(env.int(name, default=default))
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} is {env.str(name)!r}. Use a whole number, such as {default}.") from None
+
+
 # --- this installation ---------------------------------------------------------------------------------------------
 DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 DATA_DIR = (BASE_DIR / env.str("DATA_DIR", default="var")).resolve()
-PORT = env.int("PORT", default=8000)
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+PORT = number("PORT", default=8000)
 INSTALLATION = env.str("INSTALLATION", default="berth")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
@@ -37,18 +46,18 @@ K8S_OPENSHIFT = env.bool("K8S_OPENSHIFT", default=False)
 K8S_IMAGE_PULL_POLICY = env.str("K8S_IMAGE_PULL_POLICY", default="IfNotPresent")
 
 # --- limits --------------------------------------------------------------------------------------------------------
-MAX_RUNS = env.int("MAX_RUNS", default=5)
-MAX_RUNS_PER_GROUP = env.int("MAX_RUNS_PER_GROUP", default=1)
-IDLE_SECONDS = env.int("IDLE_SECONDS", default=30 * 60)
-DEADLINE_SECONDS = env.int("DEADLINE_SECONDS", default=4 * 3600)
-START_SECONDS = env.int("START_SECONDS", default=5 * 60)
-MESSAGE_MAX_KIB = env.int("MESSAGE_MAX_KIB", default=256)
+MAX_RUNS = number("MAX_RUNS", default=5)
+MAX_RUNS_PER_GROUP = number("MAX_RUNS_PER_GROUP", default=1)
+IDLE_SECONDS = number("IDLE_SECONDS", default=30 * 60)
+DEADLINE_SECONDS = number("DEADLINE_SECONDS", default=4 * 3600)
+START_SECONDS = number("START_SECONDS", default=5 * 60)
+MESSAGE_MAX_KIB = number("MESSAGE_MAX_KIB", default=256)
 
 # --- data ----------------------------------------------------------------------------------------------------------
 DATABASE_URL = env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'berth.sqlite3'}")
 REDIS_URL = env.str("REDIS_URL", default="")
-WORKERS = env.int("WORKERS", default=2)
-DATABASE_POOL = env.int("DATABASE_POOL", default=10)
+WORKERS = number("WORKERS", default=2)
+DATABASE_POOL = number("DATABASE_POOL", default=10)
 
 DATABASES = {"default": env.db_url_config(DATABASE_URL)}
 EMBEDDED = "sqlite" in DATABASES["default"]["ENGINE"]
@@ -107,6 +116,7 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "channels",
+    "ninja",
     "django_q",
     "groups",
     "sessions",
@@ -149,7 +159,12 @@ TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
-STATIC_ROOT.mkdir(exist_ok=True)
+try:
+    STATIC_ROOT.mkdir(parents=True, exist_ok=True)
+except OSError as error:
+    raise ImproperlyConfigured(
+        f"DATA_DIR {DATA_DIR} can't be made ({error.strerror}). Set it to another folder."
+    ) from None
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Files are served as they stand in static/, also without a collectstatic, so that a laptop needs no build step.
 WHITENOISE_USE_FINDERS = True

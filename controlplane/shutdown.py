@@ -5,29 +5,49 @@ import time
 from django.conf import settings
 from django.db import close_old_connections
 
-from k8s_adapter.runtime import Cause, Phase
+from k8s_adapter.runtime import Phase
 from sessions import lifecycle, runtimes
 from sessions.models import Run
+from sessions.states import Intent
+
+BY = "the shutdown of Berth"
 
 
-def end_local_runs(seconds: float = 15) -> int:
-    """Stop every local run, wait for its last words, give its verdict, and return how many there were.
+def ask_local_runs() -> int:
+    """Ask every active local run to end, while its courier can still ship its last words; return how many there are.
 
     Waiting messages keep their places: the next start goes on with them. Runs in a cluster are left alone.
     """
     if settings.RUNTIME != "local":
         return 0
     close_old_connections()
+    runs = list(Run.objects.active().filter(runtime="local").select_related("session__group"))
+    for run in runs:
+        lifecycle.ask(run.pk, Intent.SHUTDOWN, BY)
+        runtimes.get("local").stop(run.ref)
+    return len(runs)
+
+
+def wait_for_local_runs(seconds: float) -> bool:
+    """Wait until the asked runs' processes are gone; False if some still are there after so many seconds."""
     runtime = runtimes.get("local")
-    refs = list(runtime.owned())
-    for ref in refs:
-        runtime.stop(ref)
     end = time.monotonic() + seconds
-    while time.monotonic() < end and any(runtime.observe(r).phase not in (Phase.ABSENT, Phase.FINISHED) for r in refs):
-        time.sleep(0.1)  # the runtime's processes are not ours to wait for
-    for ref in refs:
+    while any(runtime.observe(ref).phase not in (Phase.ABSENT, Phase.FINISHED) for ref in runtime.owned()):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)  # they are not our children: nothing tells us of their end
+    return True
+
+
+def end_local_runs(seconds: float = 5) -> None:
+    """Give every local run that is left its verdict, and remove its processes."""
+    if settings.RUNTIME != "local":
+        return
+    ask_local_runs()
+    wait_for_local_runs(seconds)
+    runtime = runtimes.get("local")
+    for ref in list(runtime.owned()):
         run = Run.objects.active().filter(pk=ref.run).first()
         if run:
-            lifecycle.end(run, runtime.observe(ref), Cause.STOPPED, "Berth was shut down")
+            lifecycle.end(run, runtime.observe(ref))
         runtime.destroy(ref)
-    return len(refs)

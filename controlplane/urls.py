@@ -1,13 +1,16 @@
 """Every address of Berth but the couriers' (controlplane/asgi.py)."""
 
 from django.contrib import admin
-from django.urls import URLPattern, URLResolver, path
+from django.templatetags.static import static
+from django.urls import URLPattern, URLResolver, path, re_path
 from django.views.generic import RedirectView
 
-from sessions.api import api
+from sessions.api import api, no_such_address
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index"), name="home"),
     path("admin/", admin.site.urls),
     path("api/v1/", api.urls),
+    re_path(r"^api/", no_such_address),
+    path("favicon.ico", RedirectView.as_view(url=static("berth/icon.svg"))),
 ]

@@ -192,13 +192,13 @@ def create_session(request: HttpRequest, slug: str, body: NewSession) -> Status[
     return Status(201, _told(session))
 
 
-@router.get("/sessions/{session_id}", response=SessionOut, summary="A session and its runs")
+@router.get("/sessions/{uuid:session_id}", response=SessionOut, summary="A session and its runs")
 def get_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
     """State, reason and runs, as they are now."""
     return _told(_session(request, session_id))
 
 
-@router.post("/sessions/{session_id}/messages", response={202: MessageOut}, summary="Send a message")
+@router.post("/sessions/{uuid:session_id}/messages", response={202: MessageOut}, summary="Send a message")
 def send_message(request: HttpRequest, session_id: uuid.UUID, body: NewMessage) -> Status[Any]:
     """Accepted means stored. The same `Idempotency-Key` again gives the same answer and no second message."""
     session = _session(request, session_id, write=True)
@@ -209,7 +209,7 @@ def send_message(request: HttpRequest, session_id: uuid.UUID, body: NewMessage) 
     return Status(202, {"number": intake.post_message(session, body.text, sender=user, key=key).number})
 
 
-@router.get("/sessions/{session_id}/events", response=EventsOut, summary="Events after a cursor, or live as SSE")
+@router.get("/sessions/{uuid:session_id}/events", response=EventsOut, summary="Events after a cursor, or live as SSE")
 def list_events(request: HttpRequest, session_id: uuid.UUID, after: int = 0, limit: int = 500) -> Any:
     """A page of events; with `Accept: text/event-stream` all of them, then live (`Last-Event-ID` is honoured)."""
     _session(request, session_id)
@@ -241,7 +241,7 @@ def _sse(request: HttpRequest, session_id: uuid.UUID, after: int) -> HttpRespons
     return answer
 
 
-@router.post("/sessions/{session_id}/stop", response=SessionOut, summary="End the run now")
+@router.post("/sessions/{uuid:session_id}/stop", response=SessionOut, summary="End the run now")
 def stop_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
     """The agent is told to end, and killed soon after; waiting messages are cancelled."""
     session = _session(request, session_id, write=True)
@@ -249,7 +249,7 @@ def stop_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
     return _told(_session(request, session_id))
 
 
-@router.post("/sessions/{session_id}/close", response=SessionOut, summary="End the run gracefully")
+@router.post("/sessions/{uuid:session_id}/close", response=SessionOut, summary="End the run gracefully")
 def close_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
     """The agent finishes its turn, then ends. A later message resumes the conversation."""
     session = _session(request, session_id, write=True)
@@ -258,3 +258,8 @@ def close_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]
 
 
 api.add_router("", router)
+
+
+def no_such_address(request: HttpRequest) -> HttpResponse:
+    """What no operation answers is a problem too, and not a page for people."""
+    return problem(request, 404, "There is nothing at this address. /api/v1/docs lists what there is.")

@@ -156,18 +156,17 @@ async def _events(run_id: uuid.UUID, body: Any) -> dict[str, Any]:
     def store() -> tuple[int, uuid.UUID]:
         batch = ingest.parse(body.get("events"))
         target = uuid.UUID(str(body["run"])) if body.get("run") else run_id
-        same_group = Run.objects.filter(pk=target, session__group__sessions__runs=run_id)
-        if target != run_id and not same_group.exists():
+        if target != run_id and not Run.objects.filter(pk=target, session__group__sessions__runs=run_id).exists():
             raise Answer(404, {"detail": "no such run in this group"})
-        if target == run_id and Run.objects.filter(pk=run_id, state=RunState.ENDED).exists():
-            raise Answer(410, {"detail": "the run is over"})
-        return ingest.ingest(target, batch)
+        return ingest.ingest(target, batch, late=target != run_id)
 
     try:
         stored, session = await in_thread(store)
+    except ingest.Over as error:
+        raise Answer(410, {"detail": "the run is over"}) from error
     except (ValueError, Run.DoesNotExist) as error:
         raise Answer(404, {"detail": "no such run"}) from error
-    await doorbell.announce(session, doorbell.EVENTS)
+    doorbell.hub().announce_soon(session)
     return {"stored": stored}
 
 

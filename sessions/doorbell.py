@@ -25,6 +25,7 @@ EVENTS, INBOX = "events", "inbox"
 # Pages are woken at most this often for one session, and more rarely the more of them there are, so that a chatty agent
 # with many watchers costs bigger frames and not more of them.
 GAP_SECONDS, GAP_PER_WAITER = 0.03, 0.001
+OTHERS_SECONDS = 0.02
 
 
 def ring_on_commit(session_id: Any, *bells: str) -> None:
@@ -39,15 +40,20 @@ def ring(session_id: Any, *bells: str) -> None:
 
 async def announce(session_id: Any, *bells: str) -> None:
     """Ring from asynchronous code: first those in this process, then the others."""
-    message = {"type": "doorbell", "session": str(session_id), "bells": list(bells or (EVENTS, INBOX))}
-    message["by"] = PROCESS
-    _hub_ring(message)
+    rings = {str(session_id): list(bells or (EVENTS, INBOX))}
+    for found in _own_hub():
+        found.ring(rings)
+    await _tell_others(rings)
+
+
+async def _tell_others(rings: dict[str, list[str]]) -> None:
+    """Send rings, by session, to the other processes."""
     layer = get_channel_layer()
     try:
         if layer is not None:
-            await layer.group_send(GROUP, message)
+            await layer.group_send(GROUP, {"type": "doorbell", "rings": rings, "by": PROCESS})
     except Exception as error:
-        log.warning("doorbell not rung", session=str(session_id), error=repr(error))
+        log.warning("doorbell not rung", sessions=list(rings), error=repr(error))
 
 
 async def rung(bell: asyncio.Event, seconds: float) -> bool:
@@ -67,6 +73,8 @@ class Hub:
         self._rung: dict[str, float] = {}
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._listener: asyncio.Task[None] | None = None
+        self._unsaid: dict[str, list[str]] = {}
+        self._saying: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def listen(self, session_id: Any, bell: str) -> AsyncIterator[asyncio.Event]:
@@ -83,19 +91,37 @@ class Hub:
                 del self._waiters[key]
                 self._rung.pop(key[0], None)
 
-    def ring(self, message: dict[str, Any]) -> None:
+    def announce_soon(self, session_id: Any) -> None:
+        """There are new events: wake this process' pages, and tell the other processes within `OTHERS_SECONDS`.
+
+        Said many times a second for each session, so what is said meanwhile goes to the others in one message.
+        """
+        self.ring({str(session_id): [EVENTS]})
+        if not self._unsaid:
+            asyncio.get_running_loop().call_later(OTHERS_SECONDS, self._say)
+        self._unsaid[str(session_id)] = [EVENTS]
+
+    def _say(self) -> None:
+        rings, self._unsaid = self._unsaid, {}
+        task = asyncio.ensure_future(_tell_others(rings))
+        self._saying.add(task)
+        task.add_done_callback(self._saying.discard)
+
+    def ring(self, rings: dict[str, list[str]]) -> None:
         """Wake this process' waiters: couriers at once, pages with a bounded rate."""
-        session, bells = message["session"], message["bells"]
-        if INBOX in bells:
-            self._wake(session, INBOX)
-        if EVENTS in bells and session not in self._later and (session, EVENTS) in self._waiters:
-            gap = GAP_SECONDS + GAP_PER_WAITER * len(self._waiters[session, EVENTS])
-            wait = self._rung.get(session, 0.0) + gap - time.monotonic()
-            if wait <= 0:
-                self._wake_pages(session)
-            else:
-                loop = asyncio.get_running_loop()
-                self._later[session] = loop.call_later(wait, self._wake_pages, session)
+        for session, bells in rings.items():
+            if INBOX in bells:
+                self._wake(session, INBOX)
+            if EVENTS in bells and session not in self._later and (session, EVENTS) in self._waiters:
+                self._ring_pages(session)
+
+    def _ring_pages(self, session: str) -> None:
+        gap = GAP_SECONDS + GAP_PER_WAITER * len(self._waiters[session, EVENTS])
+        wait = self._rung.get(session, 0.0) + gap - time.monotonic()
+        if wait <= 0:
+            self._wake_pages(session)
+        else:
+            self._later[session] = asyncio.get_running_loop().call_later(wait, self._wake_pages, session)
 
     def _wake_pages(self, session: str) -> None:
         self._later.pop(session, None)
@@ -121,7 +147,7 @@ class Hub:
                     with contextlib.suppress(asyncio.TimeoutError):
                         message = await asyncio.wait_for(layer.receive(channel), 60)
                         if message["by"] != PROCESS:
-                            self.ring(message)
+                            self.ring(message["rings"])
                 await layer.group_discard(GROUP, channel)
             except Exception as error:
                 log.warning("doorbell: channel layer away", error=repr(error), retry_in=pause)
@@ -140,8 +166,7 @@ def hub() -> Hub:
     return _hubs[key]
 
 
-def _hub_ring(message: dict[str, Any]) -> None:
-    """Ring the loop's own hub, if anybody here ever listened."""
+def _own_hub() -> list[Hub]:
+    """The loop's own hub, if anybody here ever listened."""
     found = _hubs.get(id(asyncio.get_running_loop()))
-    if found is not None:
-        found.ring(message)
+    return [found] if found else []

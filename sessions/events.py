@@ -86,6 +86,11 @@ def instant(at: datetime) -> str:
 
 def read(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> list[dict[str, Any]]:
     """The next page of events after a cursor, in order: at most `limit` of them."""
+    return read_page(session_id, after, limit)[0]
+
+
+def read_page(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> tuple[list[dict[str, Any]], bool]:
+    """As `read`, and whether there may be more behind the page."""
     found: list[dict[str, Any]] = []
     size = 0
     while len(found) < limit:
@@ -97,8 +102,8 @@ def read(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> list[di
         for seq, kind, text, data, run, at in rows:
             size += len(text) + (len(json.dumps(data)) if data else 0)
             if found and size > PAGE_CHARACTERS:
-                return found
+                return found, True
             found.append({"seq": seq, "kind": kind, "text": text, "data": data, "run": run, "at": instant(at)})
         if len(rows) < SLICE:
-            break
-    return found
+            return found, False
+    return found, True

@@ -25,6 +25,10 @@ class Malformed(Exception):
     """A batch that does not follow the protocol; `str()` says where."""
 
 
+class Over(Exception):
+    """The run has ended; its courier has nothing more to say."""
+
+
 class Hole(Exception):
     """Numbers are missing before this batch; `stored` is the highest that is there."""
 
@@ -79,15 +83,19 @@ def _time(at: Any) -> datetime:
     return timezone.now()
 
 
-def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent]) -> tuple[int, uuid.UUID]:
+def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent], late: bool = False) -> tuple[int, uuid.UUID]:
     """Store what is new in a batch of one run; return the highest number stored, and the session's id.
 
-    Raises Hole if the batch starts beyond the next number. Rings nothing: the caller does, after this returns.
+    Raises Hole if the batch starts beyond the next number, Over if the run has ended (unless `late`: a journal found
+    afterwards). Rings nothing: the caller does, after this returns.
     """
     with transaction.atomic():
-        session_id = Run.objects.values_list("session_id", flat=True).get(pk=run_id)
-        session = events.locked(session_id)
+        session = AgentSession.objects.select_for_update(of=("self",)).filter(runs=run_id).first()
+        if session is None:
+            raise Run.DoesNotExist
         run = Run.objects.get(pk=run_id)
+        if run.state == RunState.ENDED and not late:
+            raise Over
         fresh = [event for event in batch if (event.number or 0) > run.last_number]
         for expected, event in enumerate(fresh, run.last_number + 1):
             if event.number != expected:
@@ -101,7 +109,7 @@ def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent]) -> tuple[int, uuid.UUID
             events.append(session, fresh, run)
             Run.objects.filter(pk=run_id).update(**changes)
             _apply(session, run, [event for event in fresh if event.kind in MEANINGFUL])
-    return max(run.last_number, fresh[-1].number or 0) if fresh else run.last_number, session_id
+    return max(run.last_number, fresh[-1].number or 0) if fresh else run.last_number, session.pk
 
 
 def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:

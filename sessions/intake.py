@@ -34,8 +34,7 @@ def open_session(
     """Start a conversation with its first message. Raises Refused."""
     if not profile.active:
         raise Refused("profile", f"The profile {profile.slug} is switched off. Choose another one.")
-    if settings.RUNTIME == "kubernetes" and not profile.image:
-        raise Refused("profile", f"The profile {profile.slug} has no image, which Kubernetes needs.")
+    _runnable(profile)
     with transaction.atomic():
         session = AgentSession.objects.create(
             group=group,
@@ -54,6 +53,7 @@ def post_message(session: AgentSession, text: str, *, sender: "Person | None", k
         raise Refused("text", "Write a message first.")
     if len(text.encode("utf-8", "replace")) > settings.MESSAGE_MAX_KIB * 1024:
         raise Refused("text", f"A message holds at most {settings.MESSAGE_MAX_KIB} KiB. Put more into a file.")
+    _runnable(session.profile)
     text = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
     with transaction.atomic():
         locked = events.locked(session.pk)
@@ -76,6 +76,12 @@ def post_message(session: AgentSession, text: str, *, sender: "Person | None", k
         lifecycle.refresh(locked)
         doorbell.ring_on_commit(session.pk)
     return message
+
+
+def _runnable(profile: AgentProfile) -> None:
+    """Refuse now what could never start."""
+    if settings.RUNTIME == "kubernetes" and not profile.image:
+        raise Refused("profile", f"The profile {profile.slug} has no image, which Kubernetes needs. Ask an operator.")
 
 
 def stop(session: AgentSession, *, by: str) -> None:

@@ -36,6 +36,7 @@ ENDING_REASONS = {
     Intent.IDLE: "Closing: the agent waited long enough for a follow-up.",
     Intent.PREEMPT: "Closing while idle, to make room for those who wait.",
     Intent.STOP: "Stopping: the agent was told to end now.",
+    Intent.SHUTDOWN: "Stopping: Berth is being shut down.",
     Intent.DEADLINE: "Ending: the run reached its time limit.",
     Intent.START_TIMEOUT: "Giving up: the run did not start in time.",
 }
@@ -138,7 +139,7 @@ def _settle(session: AgentSession, run: Run, verdict: Verdict) -> None:
         handed.move(MessageState.ANSWERED, answered_at=timezone.now())
     else:
         handed.move(MessageState.FAILED)
-    if verdict.cause is Cause.STOPPED and run.intent_at:
+    if run.intent == Intent.STOP and run.intent_at:
         left.filter(created_at__lte=run.intent_at).move(MessageState.CANCELLED)
     if left.exists() and not verdict.failure:
         queue(session)

@@ -47,6 +47,7 @@ class Intent(models.TextChoices):
     IDLE = "idle", "Idle"  # waited too long for a follow-up
     PREEMPT = "preempt", "Preempt"  # idle, while others wait for a slot
     STOP = "stop", "Stop"  # a person, now
+    SHUTDOWN = "shutdown", "Shutdown"  # Berth itself goes down, and its local runs with it
     DEADLINE = "deadline", "Deadline"
     START_TIMEOUT = "start_timeout", "Start timeout"
     FAULT = "fault", "Fault"  # the runtime refused it for good

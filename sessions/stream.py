@@ -17,6 +17,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.serializers.json import DjangoJSONEncoder
 
+from groups.models import MAY_WRITE
 from sessions import doorbell, events, render, summary
 from sessions.models import AgentSession
 from sessions.states import EventKind
@@ -44,7 +45,7 @@ async def page_after(session_id: uuid.UUID, after: int) -> Page | None:
     """The next events after a cursor; None if there are none."""
 
     def read() -> Page | None:
-        found = events.read(session_id, after)
+        found, full = events.read_page(session_id, after)
         if not found:
             return None
         for event in found:
@@ -52,9 +53,8 @@ async def page_after(session_id: uuid.UUID, after: int) -> Page | None:
                 event["html"] = render.html_of(event["kind"], event["text"])
         last = found[-1]["seq"]
         frame = {"type": "events", "events": found, "last_seq": last}
-        newest = AgentSession.objects.values_list("last_seq", flat=True).get(pk=session_id)
         moves = any(event["kind"] in MOVES for event in found)
-        return Page(json.dumps(frame, ensure_ascii=False), last, moves, full=last < newest)
+        return Page(json.dumps(frame, ensure_ascii=False), last, moves, full)
 
     return await _flights.share(("page", session_id, after), lambda: in_thread(read))
 
@@ -63,10 +63,14 @@ async def access(user_id: Any, session_id: uuid.UUID) -> str:
     """What a person may do with a session now: `write`, `read`, or nothing (the empty string)."""
 
     def ask() -> str:
-        user = get_user_model().objects.filter(pk=user_id).first()
-        if user is None or not AgentSession.objects.visible_to(user).filter(pk=session_id).exists():
+        user = get_user_model().objects.only("is_active", "is_superuser").filter(pk=user_id).first()
+        if user is None:
             return ""
-        return "write" if AgentSession.objects.writable_by(user).filter(pk=session_id).exists() else "read"
+        visible = AgentSession.objects.visible_to(user).filter(pk=session_id)
+        if getattr(user, "is_superuser", False):
+            return "write" if visible.exists() else ""
+        role = visible.values_list("group__memberships__role", flat=True).first()
+        return "" if role is None else "write" if role in MAY_WRITE else "read"
 
     return await _flights.share(("access", user_id, session_id), lambda: in_thread(ask))
 
@@ -105,6 +109,11 @@ class SessionConsumer(AsyncWebsocketConsumer):
 
     # No channel layer of its own: the process' doorbell wakes it, and a layer that is away cuts no page off.
     channel_layer_alias = "none"
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Handle a message, without the look at database connections that Channels takes: none is held here."""
+        handler = getattr(self, message["type"].replace(".", "_"))
+        await handler(message)
 
     async def connect(self) -> None:
         """Let in whoever may see the session; the cursor comes with the address."""

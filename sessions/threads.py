@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import close_old_connections
+from django.db import DatabaseError, connections
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,16 +16,21 @@ _pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="database")
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` on the pool, with a database connection that is given back afterwards."""
+    """Run `work` on the pool. Each thread keeps its database connection, but for one in which something failed."""
 
     def call() -> T:
-        close_old_connections()
         try:
             return work(*args, **kwargs)
-        finally:
-            close_old_connections()
+        except DatabaseError:
+            connections.close_all()
+            raise
 
     return await asyncio.get_running_loop().run_in_executor(_pool, call)
+
+
+def shut_down() -> None:
+    """End the pool's threads, and with them their connections. Nothing runs in it afterwards."""
+    _pool.shutdown()
 
 
 class SingleFlight:

@@ -75,6 +75,7 @@ class Verdict:
 # What Berth asked for decides, whatever the processes did on their way out.
 OF_INTENT = {
     Intent.STOP: Cause.STOPPED,
+    Intent.SHUTDOWN: Cause.STOPPED,
     Intent.DEADLINE: Cause.DEADLINE,
     Intent.START_TIMEOUT: Cause.START_TIMEOUT,
     Intent.CLOSE: Cause.IDLE,

@@ -13,13 +13,15 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, Membership
-from sessions import intake
+from sessions import intake, threads
 from sessions.models import AgentSession
 
 NEEDS = {
@@ -48,6 +50,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: {reason}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hang_up(django_db_setup: None) -> Iterator[None]:
+    """Let go of the database before it is dropped."""
+    yield
+    threads.shut_down()
+    if connection.vendor == "postgresql":
+        connection.close_pool()
 
 
 @pytest.fixture(autouse=True)

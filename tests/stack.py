@@ -124,7 +124,7 @@ class Stack:
     def down(self) -> None:
         """End everything, agents included, and drop the database."""
         try:
-            self.python("from controlplane.shutdown import end_local_runs; end_local_runs(5)")
+            self.python("from controlplane.shutdown import end_local_runs; end_local_runs()")
             if self.env["RUNTIME"] == "kubernetes":
                 self.python(
                     "from sessions import runtimes\n"

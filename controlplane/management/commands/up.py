@@ -13,12 +13,32 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.hashers import check_password
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import close_old_connections
+from django.db import OperationalError, close_old_connections
 from honcho.manager import Manager
 
 from controlplane import demo, shutdown
+
+
+class Supervisor(Manager):
+    """Honcho's supervisor, which lets the agents end while there is still a `web` to tell their last words to."""
+
+    def __init__(self, out: Any) -> None:
+        super().__init__()
+        self.out, self.ending = out, False
+
+    def terminate(self) -> None:
+        """End the agents, then the processes. Honcho calls it on a signal, and when a process ended by itself."""
+        if not self.ending:
+            self.ending = True
+            agents = shutdown.ask_local_runs()
+            if agents:
+                self.out.write(f"Ending {agents} agent(s) …")
+                self.out.flush()
+                shutdown.wait_for_local_runs(12)
+        super().terminate()
 
 
 class Command(BaseCommand):
@@ -34,25 +54,27 @@ class Command(BaseCommand):
         """Runs until Ctrl-C, SIGTERM, or the end of one of the processes."""
         host = os.environ.get("HOST", "127.0.0.1")
         claim_port(host, settings.PORT)
-        call_command("migrate", verbosity=0, interactive=False)
+        try:
+            call_command("migrate", verbosity=0, interactive=False)
+        except OperationalError as error:
+            raise CommandError(f"The database can't be reached: {str(error).strip()}. Check DATABASE_URL.") from error
         demo.furnish()
         close_old_connections()
-        manager = Manager()
+        manager = Supervisor(self.stdout)
         for name, command in procfile(settings.BASE_DIR / "Procfile").items():
             manager.add_process(name, command, env=environment(host), cwd=str(settings.BASE_DIR))
         threading.Thread(target=self.welcome, args=(not options["no_demo"],), daemon=True).start()
         try:
             manager.loop()
         finally:
-            ended = shutdown.end_local_runs()
-            if ended:
-                self.stdout.write(f"Ended {ended} agent(s).")
+            shutdown.end_local_runs()
         asked = (128 + signal.SIGINT, 128 + signal.SIGTERM)
         sys.exit(0 if manager.returncode in asked else manager.returncode or 0)
 
     def welcome(self, converse: bool) -> None:
         """When the pages answer: the conversation, then where to look and how to log in."""
-        base = f"http://localhost:{settings.PORT}"
+        host = os.environ.get("HOST", "127.0.0.1")
+        base = f"http://{'localhost' if host in ('0.0.0.0', '127.0.0.1', '') else host}:{settings.PORT}"
         if not answers(base):
             return
         session = None
@@ -62,10 +84,11 @@ class Command(BaseCommand):
                 session.refresh_from_db()
                 self.stderr.write(f"No answer yet: the demo session is {session.state}. {session.reason}")
         page = f"{base}/admin/agent_sessions/agentsession/{session.pk}/change/" if session else f"{base}/admin/"
-        password = settings.ADMIN_PASSWORD or "(as you set it)"
+        own = check_password(settings.ADMIN_PASSWORD, demo.administrator().password)
+        password = settings.ADMIN_PASSWORD if own else "(the password that you set)"
         self.stdout.write(
             f"\n  Berth is up.\n    session  {page}\n    admin    {base}/admin/\n    API      {base}/api/v1/docs\n"
-            f"    login    admin  {password}\n  Ctrl-C ends it; the data stays in {settings.DATA_DIR}.\n"
+            f"    login    admin  {password}\n  Ctrl-C ends it; the data stays.\n"
         )
         self.stdout.flush()
 
