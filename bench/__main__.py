@@ -9,6 +9,7 @@ docs/performance.md is made from them.
 """
 
 import importlib
+import signal
 import sys
 import traceback
 
@@ -23,6 +24,7 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"There is no bench {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up, as after Ctrl-C
     broken = 0
     for name in names or NAMES:
         module = importlib.import_module(f"bench.{name}")

@@ -6,9 +6,9 @@ courier sleeps, its agent prints `date +%s.%N` at once), from the call that crea
 printed. Its Secret, the group's namespace and volume exist before. Agents: `date`, the floor's own program under the
 contract `plain`, and the workbench, which is a Python program and takes its start-up time on top. The three take turns.
 
-The kubelet looks for changed containers once a second (the relist of its pod lifecycle event generator) and starts the
-agent at the first look that finds the courier running. Where in that second a pod falls is chance, worth up to a second
-to floor and Berth alike; so each start is preceded by a pause of random length below a second.
+Starts come in two heaps about 0.9 s apart, the floor's too, most likely as the kubelet looks for changed containers
+once a second before it starts the agent's. Turns that follow each other at once fall into that second alike, one agent
+always early, another always late; so each start is preceded by a pause of random length below a second.
 """
 
 import asyncio

@@ -99,6 +99,8 @@ def write(descriptions: Mapping[str, str]) -> None:
             result = kept[name]
             notes = "".join(f"- {note}\n" for note in result["notes"])
             part += f"\n{notes}- Measured {result['date']} on {result['machine']}; load {result['load']}.\n"
+        else:
+            part += "\n- Not measured yet in this way.\n"
         parts.append(part)
     if LIMITS.exists():
         parts.append(LIMITS.read_text())

@@ -79,7 +79,10 @@ if REDIS_URL:
     # The layer waits up to 5 s in one blocking read, which is redis-py's own limit for an answer: give it more.
     REDIS_HOST = {"address": REDIS_URL, "socket_timeout": 15}
     CHANNEL_LAYERS = {
-        "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_HOST]}},
+        "default": {
+            "BACKEND": "channels_redis.core.RedisChannelLayer",
+            "CONFIG": {"hosts": [REDIS_HOST], "prefix": INSTALLATION},
+        },
     }
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}

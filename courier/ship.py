@@ -8,6 +8,8 @@ from courier.events import dump
 from courier.reader import Reader
 
 LONGEST_PAUSE = 0.1  # seconds between two posts
+AT_REST = 1.0  # seconds without a post after which the next few go at once: what a turn begins with is many small posts
+BURST = 4
 RELUCTANCE = 4  # times the last post's duration: an idle server gets events at once, a busy one larger batches
 
 
@@ -20,6 +22,7 @@ class Shipper:
         self.reader = Reader(folder)
         self.prefix = b'{"run":' + dump(run) + b',"events":[' if run else b'{"events":['
         self.stored = 0
+        self.burst, self.posted = 0, 0.0
 
     def hello(self) -> Answer:
         """Introduce the courier; returns what the control plane says, and takes over how far it is."""
@@ -43,6 +46,15 @@ class Shipper:
         before, self.stored = self.stored, int(answer.body.get("stored", self.stored))
         if self.stored < batch[-1][0]:
             self.reader.rewind()
-        progress = self.stored > before
-        self.ended.wait(min(LONGEST_PAUSE, RELUCTANCE * (time.monotonic() - begin)) if progress else 1.0)
+        if self.stored > before:
+            self._pause(begin, time.monotonic())
+        else:
+            self.ended.wait(1.0)
         return answer
+
+    def _pause(self, begin: float, end: float) -> None:
+        """Rest after a post, but for the first few after a silence."""
+        self.burst = BURST if begin - self.posted > AT_REST else max(self.burst - 1, 0)
+        self.posted = end
+        if not self.burst:
+            self.ended.wait(min(LONGEST_PAUSE, RELUCTANCE * (end - begin)))

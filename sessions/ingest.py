@@ -6,14 +6,15 @@ One transaction for a batch: pass over what is stored, refuse a hole, insert, ap
 import math
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from sessions import doorbell, events, lifecycle
-from sessions.events import NewEvent
+from sessions.events import Heard, NewEvent
 from sessions.models import AgentSession, Message, Run
 from sessions.states import COURIERS, OUTPUT, EventKind, MessageState, RunState
 
@@ -90,26 +91,48 @@ def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent], late: bool = False) -> 
     afterwards). Rings nothing: the caller does, after this returns.
     """
     with transaction.atomic():
-        session = AgentSession.objects.select_for_update(of=("self",)).filter(runs=run_id).first()
-        if session is None:
-            raise Run.DoesNotExist
-        run = Run.objects.get(pk=run_id)
-        if run.state == RunState.ENDED and not late:
+        held = _hold(run_id)
+        if held.state == RunState.ENDED and not late:
             raise Over
-        fresh = [event for event in batch if (event.number or 0) > run.last_number]
-        for expected, event in enumerate(fresh, run.last_number + 1):
+        fresh = [event for event in batch if (event.number or 0) > held.last_number]
+        for expected, event in enumerate(fresh, held.last_number + 1):
             if event.number != expected:
-                raise Hole(run.last_number)
-        if fresh:
-            changes: dict[str, Any] = {"last_number": fresh[-1].number, "seen_at": timezone.now()}
-            if run.first_output_at is None:
-                first = next((event.at for event in fresh if event.kind in OUTPUT), None)
-                if first:
-                    changes["first_output_at"] = first
-            events.append(session, fresh, run)
-            Run.objects.filter(pk=run_id).update(**changes)
-            _apply(session, run, [event for event in fresh if event.kind in MEANINGFUL])
-    return max(run.last_number, fresh[-1].number or 0) if fresh else run.last_number, session.pk
+                raise Hole(held.last_number)
+        if not fresh:
+            return held.last_number, held.session_id
+        heard = Heard(held.last_number + len(fresh), next((e.at for e in fresh if e.kind in OUTPUT), None))
+        events.store(held.session_id, held.last_seq, fresh, run_id, heard)
+        meaningful = [event for event in fresh if event.kind in MEANINGFUL]
+        if meaningful:
+            _apply(AgentSession.objects.get(pk=held.session_id), Run.objects.get(pk=run_id), meaningful)
+    return heard.last_number, held.session_id
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A run and its session, whose rows are locked."""
+
+    session_id: uuid.UUID
+    last_seq: int
+    state: str
+    last_number: int
+
+
+HOLD = (
+    "SELECT s.id, s.last_seq, r.state, r.last_number"
+    f" FROM {AgentSession._meta.db_table} s JOIN {Run._meta.db_table} r ON r.session_id = s.id WHERE r.id = %s"
+)
+
+
+def _hold(run_id: uuid.UUID) -> Held:
+    """Lock a session and its run, in this order, and read what numbering needs: one statement, for speed."""
+    lock = " FOR UPDATE" if connection.features.has_select_for_update else ""
+    with connection.cursor() as cursor:
+        cursor.execute(HOLD + lock, [Run._meta.pk.get_db_prep_value(run_id, connection)])
+        row = cursor.fetchone()
+    if row is None:
+        raise Run.DoesNotExist
+    return Held(uuid.UUID(str(row[0])), *row[1:])
 
 
 def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
@@ -131,8 +154,7 @@ def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
             Message.objects.filter(run=run).move(MessageState.ANSWERED, answered_at=event.at)
         elif event.data.get("state") == "working":
             runs.move(RunState.WORKING, waiting_since=None)
-    if meaningful:
-        lifecycle.refresh(session)
+    lifecycle.refresh(session)
 
 
 def record(session_id: uuid.UUID, said: Sequence[tuple[str, str, dict[str, Any]]]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -24,11 +25,13 @@ from sessions.states import EventKind
 from sessions.threads import SingleFlight, in_thread
 
 NOT_YOURS, NO_LOGIN = 4404, 4401
+FAILED = 1011  # RFC 6455, section 7.4.1: an unexpected condition; the page comes again
 UNACKNOWLEDGED = 2  # pages
 SUMMARY_EVERY = 5.0  # seconds, when no event says that it changed
 MOVES = frozenset({EventKind.STATE, EventKind.TURN, EventKind.MESSAGE, EventKind.DELIVERED, EventKind.EXIT})
 RENDERED = frozenset({EventKind.RESULT, EventKind.MESSAGE})
 _flights = SingleFlight()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,38 +44,40 @@ class Page:
     full: bool  # whether there may be more behind it
 
 
-async def page_after(session_id: uuid.UUID, after: int) -> Page | None:
+def _page(session_id: uuid.UUID, after: int) -> Page | None:
     """The next events after a cursor; None if there are none."""
-
-    def read() -> Page | None:
-        found, full = events.read_page(session_id, after)
-        if not found:
-            return None
-        for event in found:
-            if event["kind"] in RENDERED:
-                event["html"] = render.html_of(event["kind"], event["text"])
-        last = found[-1]["seq"]
-        frame = {"type": "events", "events": found, "last_seq": last}
-        moves = any(event["kind"] in MOVES for event in found)
-        return Page(json.dumps(frame, ensure_ascii=False), last, moves, full)
-
-    return await _flights.share(("page", session_id, after), lambda: in_thread(read))
+    found, full = events.read_page(session_id, after)
+    if not found:
+        return None
+    for event in found:
+        if event["kind"] in RENDERED:
+            event["html"] = render.html_of(event["kind"], event["text"])
+    last = found[-1]["seq"]
+    frame = {"type": "events", "events": found, "last_seq": last}
+    moves = any(event["kind"] in MOVES for event in found)
+    return Page(json.dumps(frame, ensure_ascii=False), last, moves, full)
 
 
-async def access(user_id: Any, session_id: uuid.UUID) -> str:
+def access(user_id: Any, session_id: uuid.UUID) -> str:
     """What a person may do with a session now: `write`, `read`, or nothing (the empty string)."""
+    user = get_user_model().objects.only("is_active", "is_superuser").filter(pk=user_id).first()
+    if user is None:
+        return ""
+    visible = AgentSession.objects.visible_to(user).filter(pk=session_id)
+    if getattr(user, "is_superuser", False):
+        return "write" if visible.exists() else ""
+    role = visible.values_list("group__memberships__role", flat=True).first()
+    return "" if role is None else "write" if role in MAY_WRITE else "read"
 
-    def ask() -> str:
-        user = get_user_model().objects.only("is_active", "is_superuser").filter(pk=user_id).first()
-        if user is None:
-            return ""
-        visible = AgentSession.objects.visible_to(user).filter(pk=session_id)
-        if getattr(user, "is_superuser", False):
-            return "write" if visible.exists() else ""
-        role = visible.values_list("group__memberships__role", flat=True).first()
-        return "" if role is None else "write" if role in MAY_WRITE else "read"
 
-    return await _flights.share(("access", user_id, session_id), lambda: in_thread(ask))
+async def look(user_id: Any, session_id: uuid.UUID, after: int) -> tuple[str, Page | None]:
+    """What a person may do with a session, and what is new to them there. The rights are asked on every read."""
+
+    def ask() -> tuple[str, Page | None]:
+        may = access(user_id, session_id)
+        return may, _page(session_id, after) if may else None
+
+    return await _flights.share(("look", user_id, session_id, after), lambda: in_thread(ask))
 
 
 async def summary_of(session_id: uuid.UUID) -> dict[str, Any]:
@@ -91,7 +96,7 @@ async def follow(user_id: Any, session_id: uuid.UUID, after: int) -> AsyncIterat
     """
     async with doorbell.hub().listen(session_id, doorbell.EVENTS) as bell:
         quiet = time.monotonic()
-        while await access(user_id, session_id):
+        while await in_thread(access, user_id, session_id):
             bell.clear()
             found = await in_thread(events.read, session_id, after)
             if found:
@@ -152,37 +157,41 @@ class SessionConsumer(AsyncWebsocketConsumer):
             self.pump.cancel()
 
     async def _pump(self) -> None:
-        """Send what is new, for as long as the person may see it."""
-        shown, told_at = "", 0.0
-        async with doorbell.hub().listen(self.session_id, doorbell.EVENTS) as bell:
-            while may := await access(self.user_id, self.session_id):
-                bell.clear()
-                moved = await self._send_pages(may)
-                if moved or not shown or time.monotonic() - told_at > SUMMARY_EVERY:
-                    told_at = time.monotonic()
-                    header = await summary_of(self.session_id) | {"can_write": may == "write"}
-                    text = json.dumps({"type": "session", "session": header}, cls=DjangoJSONEncoder)
-                    if text != shown:
-                        shown = text
-                        await self.send(text)
-                await doorbell.rung(bell, settings.STREAM_TICK_SECONDS)
-        await self.close(NOT_YOURS)
+        """Send what is new for as long as the person may see it; a page whose pump fails is told to come again."""
+        try:
+            async with doorbell.hub().listen(self.session_id, doorbell.EVENTS) as bell:
+                await self._follow(bell)
+            await self.close(NOT_YOURS)
+        except Exception as error:
+            log.warning("a page was cut off", session=str(self.session_id), error=repr(error))
+            await self.close(FAILED)
 
-    async def _send_pages(self, may: str) -> bool:
-        """Send pages until there are no more; True if one of them may have moved the session."""
-        moved = False
-        while may:
-            while len(self.unacknowledged) >= UNACKNOWLEDGED:
-                self.room.clear()
-                await self.room.wait()
-            page = await page_after(self.session_id, self.cursor)
-            if page is None:
-                break
-            self.cursor = page.last_seq
-            self.unacknowledged.append(page.last_seq)
-            moved = moved or page.moves
-            await self.send(page.text)
-            if not page.full:
-                break
-            may = await access(self.user_id, self.session_id)
-        return moved
+    async def _follow(self, bell: asyncio.Event) -> None:
+        """Until the person may no longer see the session."""
+        shown, told_at = "", 0.0
+        while True:
+            await self._room()
+            bell.clear()
+            may, page = await look(self.user_id, self.session_id, self.cursor)
+            if not may:
+                return
+            if page:
+                self.cursor = page.last_seq
+                self.unacknowledged.append(page.last_seq)
+                await self.send(page.text)
+                if page.full:
+                    continue
+            if (page and page.moves) or time.monotonic() - told_at > SUMMARY_EVERY:
+                told_at = time.monotonic()
+                header = await summary_of(self.session_id) | {"can_write": may == "write"}
+                text = json.dumps({"type": "session", "session": header}, cls=DjangoJSONEncoder)
+                if text != shown:
+                    shown = text
+                    await self.send(text)
+            await doorbell.rung(bell, settings.STREAM_TICK_SECONDS)
+
+    async def _room(self) -> None:
+        """Wait until the page has shown enough of what it was sent."""
+        while len(self.unacknowledged) >= UNACKNOWLEDGED:
+            self.room.clear()
+            await self.room.wait()

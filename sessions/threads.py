@@ -12,7 +12,8 @@ from django.db import DatabaseError, connections
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="database")
+THREADS = 8
+_pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="database")
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -26,11 +27,6 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
             raise
 
     return await asyncio.get_running_loop().run_in_executor(_pool, call)
-
-
-def shut_down() -> None:
-    """End the pool's threads, and with them their connections. Nothing runs in it afterwards."""
-    _pool.shutdown()
 
 
 class SingleFlight:

@@ -13,11 +13,12 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, Membership
@@ -56,7 +57,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def hang_up(django_db_setup: None) -> Iterator[None]:
     """Let go of the database before it is dropped."""
     yield
-    threads.shut_down()
+    together = threading.Barrier(threads.THREADS)
+    for future in [
+        threads._pool.submit(lambda: (together.wait(30), connections.close_all())) for _ in range(threads.THREADS)
+    ]:
+        future.result()
     if connection.vendor == "postgresql":
         connection.close_pool()
 

@@ -40,14 +40,15 @@ def code_of(page: Path) -> str:
 
 
 def settings_read() -> dict[str, ast.expr]:
-    """Name → default (an empty text if there is none) of every `env.…("NAME", default=…)` in the settings."""
+    """Name → default (an empty text if there is none) of every `env.…("NAME", default=…)` and `number(…)` in the settings."""
     tree = ast.parse((ROOT / "controlplane" / "settings.py").read_text())
     found = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and re.fullmatch(r"env(\.\w+)?", ast.unparse(node.func)) and node.args:
+        if isinstance(node, ast.Call) and re.fullmatch(r"env(\.\w+)?|number", ast.unparse(node.func)) and node.args:
             name = node.args[0]
             if isinstance(name, ast.Constant):
-                defaults = [keyword.value for keyword in node.keywords if keyword.arg == "default"]
+                named = [keyword.value for keyword in node.keywords if keyword.arg == "default"]
+                defaults = named or node.args[1:]
                 found[str(name.value)] = defaults[0] if defaults else ast.Constant("")
     return found
 
@@ -117,7 +118,7 @@ def test_production_starts_the_processes_as_the_procfile_does() -> None:
     commands = table("docs/operations.md", "process")
     for line in (ROOT / "Procfile").read_text().splitlines():
         name, _, command = line.partition(": ")
-        bare = re.sub(r"^exec |^until |; do .*", "", command)
+        bare = re.sub(r"^exec |^trap .*; until |; do .*", "", command)
         asked = bare.replace("${HOST:-127.0.0.1}", "0.0.0.0").replace("${PORT:-8000}", "8000")
         assert commands[name][0] == f"`{asked}`"
 
