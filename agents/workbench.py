@@ -240,7 +240,8 @@ class Conversation:
 def describe(agent: Agent) -> str:
     """Tell what came and where it was answered, as markdown."""
     message, conversation = agent.message, agent.conversation
-    environment = {name: value for name, value in sorted(os.environ.items()) if name.startswith("BERTH_") and value}
+    told = ("BERTH_GROUP", "BERTH_SESSION", "BERTH_RUN")
+    environment = {name: os.environ[name] for name in told if os.environ.get(name)}
     rows = {
         "host": os.uname().nodename,
         "process": f"{os.getpid()}, user {os.getuid()}:{os.getgid()}",
@@ -257,6 +258,8 @@ def describe(agent: Agent) -> str:
 
 def run_command(agent: Agent, command: str) -> str:
     """Run `command` with sh, pass on what it prints, and answer with its exit status and the tail of its output."""
+    import re  # only a command's answer needs it, and a start should cost little
+
     identity, began = f"command-{agent.conversation.messages}", time.monotonic()
     try:
         pid, streams = spawn(command)
@@ -269,6 +272,7 @@ def run_command(agent: Agent, command: str) -> str:
     how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
     if agent.inbox.ended:
         how = f"{'stopped' if agent.inbox.terminated else 'interrupted'}, {how}"
+    output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)  # colours are for the raw output beside it
     fence = "```"
     while fence in output:
         fence += "`"

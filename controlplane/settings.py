@@ -8,6 +8,7 @@ from pathlib import Path
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
@@ -182,6 +183,40 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 
-UNFOLD = {"SITE_TITLE": "Berth", "SITE_HEADER": "Berth", "SITE_SYMBOL": "anchor", "SHOW_HISTORY": True}
+UNFOLD = {
+    "SITE_TITLE": "Berth",
+    "SITE_HEADER": "Berth",
+    "SITE_SYMBOL": "anchor",
+    "SITE_URL": None,
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "/favicon.ico"}],
+    "SHOW_HISTORY": True,
+    "SIDEBAR": {
+        "navigation": [
+            {
+                "title": title,
+                "separator": True,
+                "items": [
+                    {"title": name, "icon": icon, "link": reverse_lazy(f"admin:{model}_changelist")}
+                    for name, icon, model in items
+                ],
+            }
+            for title, items in {
+                "Work": [
+                    ("Sessions", "forum", "agent_sessions_agentsession"),
+                    ("Runs", "play_circle", "agent_sessions_run"),
+                    ("Messages", "chat", "agent_sessions_message"),
+                    ("Events", "list", "agent_sessions_event"),
+                ],
+                "Tenants": [
+                    ("Groups", "groups", "groups_agentgroup"),
+                    ("Memberships", "badge", "groups_membership"),
+                    ("Profiles", "smart_toy", "groups_agentprofile"),
+                ],
+                "People": [("Users", "person", "auth_user"), ("API tokens", "key", "groups_apitoken")],
+            }.items()
+        ]
+    },
+}
+FORMAT_MODULE_PATH = ["controlplane.formats"]
 
 LOGGING_CONFIG = None  # controlplane.logs sets structlog up

@@ -46,6 +46,7 @@ class Wanted:
     intent: Intent = Intent.NONE
     intent_at: datetime | None = None
     called: bool = False  # the courier said hello
+    exited: bool = False  # and has reported the agent's end
     waiting_since: datetime | None = None
     has_messages: bool = False
     start_seconds: int = 300
@@ -74,7 +75,7 @@ def decide(wanted: Wanted, observed: Observed, now: datetime) -> Action:
     if wanted.intent and wanted.intent not in GRACEFUL:
         asked = wanted.intent_at or wanted.claimed_at
         unborn = observed.phase is Phase.PENDING
-        return Action(Do.FORCE) if unborn or now - asked > FORCE_AFTER else _alive(observed)
+        return Action(Do.FORCE) if unborn or now - asked > FORCE_AFTER else _alive(wanted, observed)
     if wanted.intent and observed.phase is Phase.PENDING:
         # Once the courier has called, what looks pending is a cluster that tells late: the turn may be under way.
         return Action(Do.NOTHING if wanted.called else Do.FORCE)
@@ -85,7 +86,7 @@ def decide(wanted: Wanted, observed: Observed, now: datetime) -> Action:
     idle_since = wanted.waiting_since if wanted.state is RunState.WAITING and not wanted.has_messages else None
     if idle_since and now - idle_since > timedelta(seconds=wanted.idle_seconds):
         return Action(Do.ASK, Intent.IDLE)
-    return _alive(observed)
+    return _alive(wanted, observed)
 
 
 def _start(wanted: Wanted, observed: Observed, now: datetime) -> Action:
@@ -97,12 +98,12 @@ def _start(wanted: Wanted, observed: Observed, now: datetime) -> Action:
         return Action(Do.END, cause=cause, words=observed.words or f"waited {wanted.start_seconds} s")
     if wanted.state is RunState.CLAIMED:
         return Action(Do.ENSURE)  # a worker may have died between two of its objects
-    return _alive(observed)
+    return _alive(wanted, observed)
 
 
-def _alive(observed: Observed) -> Action:
+def _alive(wanted: Wanted, observed: Observed) -> Action:
     """A run that goes on; a courier that died beside a living agent is revived."""
-    return Action(Do.NOTHING if observed.courier_alive else Do.ENSURE)
+    return Action(Do.NOTHING if observed.courier_alive or wanted.exited else Do.ENSURE)
 
 
 def wanted_of(run: Run) -> Wanted:
@@ -114,6 +115,7 @@ def wanted_of(run: Run) -> Wanted:
         intent=Intent(run.intent),
         intent_at=run.intent_at,
         called=run.started_at is not None,
+        exited=run.exit_code is not None,
         waiting_since=run.waiting_since,
         has_messages=Message.objects.filter(session=run.session_id, state=MessageState.QUEUED).exists(),
         start_seconds=profile.start_seconds or settings.START_SECONDS,

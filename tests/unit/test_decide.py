@@ -53,6 +53,7 @@ TABLE = [
     ("courier never called: over", replace(RUN, state=RunState.STARTING, claimed_at=ago(301)), RUNNING, Do.END),
     ("working: nothing", RUN, RUNNING, Do.NOTHING),
     ("its courier died: revive it", RUN, Observed(Phase.RUNNING, courier_alive=False), Do.ENSURE),
+    ("its courier is done: wait", replace(RUN, exited=True), Observed(Phase.RUNNING, courier_alive=False), Do.NOTHING),
     ("waits not too long: nothing", waiting(1700), RUNNING, Do.NOTHING),
     ("waits too long: ask", waiting(1801), RUNNING, Do.ASK),
     ("waits too long, but a message came: nothing", replace(waiting(1801), has_messages=True), RUNNING, Do.NOTHING),

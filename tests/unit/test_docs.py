@@ -40,7 +40,7 @@ def code_of(page: Path) -> str:
 
 
 def settings_read() -> dict[str, ast.expr]:
-    """Name → default (an empty text if there is none) of every `env.…("NAME", default=…)` and `number(…)` in the settings."""
+    """Name → default (an empty text if there is none) of every `env.…("NAME", …)` and `number("NAME", …)`."""
     tree = ast.parse((ROOT / "controlplane" / "settings.py").read_text())
     found = {}
     for node in ast.walk(tree):
