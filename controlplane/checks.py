@@ -7,14 +7,17 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 
 
 def secret_key(**_: Any) -> list[CheckMessage]:
     """berth.E001: signing cookies and the couriers' tokens needs a key."""
-    if settings.SECRET_KEY:
-        return []
-    hint = "Run `make setup`, which writes one to .env, or set SECRET_KEY to 50 random characters."
-    return [Error("SECRET_KEY is empty.", hint=hint, id="berth.E001")]
+    try:
+        bool(settings.SECRET_KEY)
+    except ImproperlyConfigured:  # Django does not hand out an empty one
+        hint = "Run `make setup`, which writes one to .env, or set SECRET_KEY to 50 random characters."
+        return [Error("SECRET_KEY is empty.", hint=hint, id="berth.E001")]
+    return []
 
 
 def runtime(**_: Any) -> list[CheckMessage]:
