@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from django.db import connection, connections
+from playwright.sync_api import Browser, sync_playwright
 
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, Membership
@@ -31,6 +32,13 @@ NEEDS = {
     "cluster": ("KUBECONFIG", "TEST_NODE_IP", "CLUSTER_TOOL"),
     "model": ("MODEL_STUB",),
 }
+
+
+# As root Chromium needs --no-sandbox; the others keep it from looking for a GPU and from calling home.
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 
 
 def missing(marker: str) -> str:
@@ -73,6 +81,16 @@ def settings_for_tests(settings: Any, tmp_path: Any) -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.RUNTIME = "local"
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """One browser for a module's tests."""
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

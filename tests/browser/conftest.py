@@ -1,7 +1,6 @@
 """A real server on SQLite in a folder of its own, a real browser, and rows in the server's database."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connections
 from django.test import Client
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from groups.models import AgentGroup, AgentProfile, Membership
 from sessions import doorbell, ingest, intake, lifecycle
@@ -26,11 +25,6 @@ from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 expect.set_options(timeout=30_000)  # ms; a machine that runs all tests at once is slow
-# As root Chromium needs --no-sandbox; the others keep it from looking for a GPU and from calling home.
-CHROMIUM_FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 def web() -> str:
@@ -89,16 +83,6 @@ class Server:
             self.process.kill()
             self.process.wait(20)
             self.process = None
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """One browser for all tests."""
-    executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

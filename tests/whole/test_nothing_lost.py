@@ -6,17 +6,15 @@ events once, in order, and the page shows all of it.
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from tests import images
-from tests.browser.conftest import CHROMIUM_FLAGS
 from tests.stack import Follower, Stack
 from tests.waiting import wait_for
 
@@ -121,30 +119,22 @@ def pause(seconds: float) -> None:
         return
 
 
-class Browser:
-    """A live page in Chromium that stays open."""
+class LivePage:
+    """A session's live page that stays open."""
 
-    def __init__(self, stack: Stack, session: str) -> None:
-        self.playwright = sync_playwright().start()
-        program = os.environ.get("CHROMIUM") or shutil.which("chromium")
-        self.browser = self.playwright.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
-        context = self.browser.new_context()
+    def __init__(self, chromium: Browser, stack: Stack, session: str) -> None:
+        self.context = chromium.new_context()
         name, _, value = stack.cookies().partition("=")
-        context.add_cookies([{"name": name, "value": value, "url": stack.base}])
-        self.page = context.new_page()
+        self.context.add_cookies([{"name": name, "value": value, "url": stack.base}])
+        self.page = self.context.new_page()
         self.page.goto(f"{stack.base}/admin/agent_sessions/agentsession/{session}/change/")
 
     def numbers(self) -> list[int]:
         """The lines that the page shows."""
         return numbers_in(self.page.evaluate(TRANSCRIPT))
 
-    def close(self) -> None:
-        """End the browser."""
-        self.browser.close()
-        self.playwright.stop()
 
-
-def finish(stack: Stack, session: str, follower: Follower, browser: Browser) -> list[int]:
+def finish(stack: Stack, session: str, follower: Follower, page: LivePage) -> list[int]:
     """Wait for the end, then compare the events, the follower and the page; return the numbers."""
     wait_for(lambda: any(e["kind"] in ("result", "exit") for e in follower.events), 240, f"the end; see {stack.log}")
     stored = stack.events(session)
@@ -153,8 +143,8 @@ def finish(stack: Stack, session: str, follower: Follower, browser: Browser) -> 
     assert lines == list(range(1, LINES + 1))
     wait_for(lambda: follower.cursor >= stored[-1]["seq"], 60, "the follower has all")
     assert [e["seq"] for e in follower.events] == list(range(1, follower.cursor + 1))
-    wait_for(lambda: len(browser.numbers()) >= len(lines), 90, "the page shows all")
-    assert browser.numbers() == lines
+    wait_for(lambda: len(page.numbers()) >= len(lines), 90, "the page shows all")
+    assert page.numbers() == lines
     return lines
 
 
@@ -162,19 +152,21 @@ FAULTS = [web_away, worker_killed, watcher_killed, api_server_away, courier_kill
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_every_line_arrives_once_and_in_order(production: Stack, fault: Callable[[Stack, str], None]) -> None:
+def test_every_line_arrives_once_and_in_order(
+    production: Stack, chromium: Browser, fault: Callable[[Stack, str], None]
+) -> None:
     session = production.open(f"/lines {LINES} {RATE}")
     follower = Follower(production, session)
-    browser = Browser(production, session)
+    page = LivePage(chromium, production, session)
     try:
         wait_for(lambda: progress(follower) > 20_000, 60, "the agent prints")
         fault(production, session)
-        finish(production, session, follower, browser)
+        finish(production, session, follower, page)
         production.post(f"sessions/{session}/stop")
         assert production.wait_verdict(session, 120)["verdict"] == "stopped"
     finally:
         follower.close()
-        browser.close()
+        page.context.close()
 
 
 # Prints its lines over a minute, says on the other stream how far it got, then takes all the memory there is.
@@ -192,16 +184,16 @@ hoard = [bytearray(2**20) for _ in range(10**6)]
 """
 
 
-def test_an_agent_killed_for_its_memory_loses_nothing_that_it_wrote(production: Stack) -> None:
+def test_an_agent_killed_for_its_memory_loses_nothing_that_it_wrote(production: Stack, chromium: Browser) -> None:
     profile = production.profile("glutton", memory_mib=96, command=["python3", "-c", GLUTTON])
     session = production.open("eat", profile=profile)
     follower = Follower(production, session)
-    browser = Browser(production, session)
+    page = LivePage(chromium, production, session)
     try:
         assert production.wait_verdict(session, 240)["verdict"] == "oom"
-        assert finish(production, session, follower, browser) == list(range(1, LINES + 1))
+        assert finish(production, session, follower, page) == list(range(1, LINES + 1))
         told = re.findall(r"wrote (\d+)", production.text(session, "stderr"))
         assert [int(n) for n in told] == list(range(RATE, LINES + 1, RATE))
     finally:
         follower.close()
-        browser.close()
+        page.context.close()
