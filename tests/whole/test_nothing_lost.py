@@ -68,13 +68,16 @@ def kill_in_pod(session: str, pattern: str) -> None:
     """SIGKILL the processes of a pod whose command has `pattern`, from the node, as the kernel would."""
     namespace, name = pod_of(session)
     uid = kubectl("get", "pod", "-n", namespace, name, "-o", "jsonpath={.metadata.uid}")
+    killed = 0
     for process in psutil.process_iter():
         try:
             inside = uid in Path(f"/proc/{process.pid}/cgroup").read_text()
             if inside and pattern in " ".join(process.cmdline()):
                 process.kill()
+                killed += 1
         except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
             continue
+    assert killed, f"nothing to kill in {name} that runs {pattern!r}"
 
 
 def web_away(stack: Stack, session: str) -> None:
