@@ -52,6 +52,10 @@ MAX_RUNS_PER_GROUP = number("MAX_RUNS_PER_GROUP", default=1)
 IDLE_SECONDS = number("IDLE_SECONDS", default=30 * 60)
 DEADLINE_SECONDS = number("DEADLINE_SECONDS", default=4 * 3600)
 START_SECONDS = number("START_SECONDS", default=5 * 60)
+TURN_SECONDS = number("TURN_SECONDS", default=30 * 60)
+HEARTBEAT_SECONDS = number("HEARTBEAT_SECONDS", default=2 * 60)
+RETENTION_DAYS = number("RETENTION_DAYS", default=90)
+GROUP_GRACE_DAYS = number("GROUP_GRACE_DAYS", default=7)
 MESSAGE_MAX_KIB = number("MESSAGE_MAX_KIB", default=256)
 
 # --- data ----------------------------------------------------------------------------------------------------------
@@ -91,11 +95,13 @@ else:
 # A lost doorbell delays a page by one tick. The in-memory layer doesn't cross processes, so there the tick is the bell.
 STREAM_TICK_SECONDS = 5.0 if REDIS_URL else 0.25
 
-# Tasks are short and every one may be repeated: the watcher's sweep finds whatever a lost task left undone, so a task
-# is tried once, never redelivered while it still runs (retry > timeout), and its result is not kept.
+# Tasks are short and every one may be lost or repeated, since the watcher's sweep finds whatever is left undone. So a task
+# is taken once (sessions/broker.py): none comes back while it still runs, and none kills worker after worker. Results are
+# not kept.
 Q_CLUSTER = {
     "name": "berth",
     "orm": "default",
+    "broker_class": "sessions.broker.Once",
     "workers": WORKERS,
     "poll": 0.05,
     "timeout": 60,
@@ -122,6 +128,7 @@ INSTALLED_APPS = [
     "channels",
     "ninja",
     "django_q",
+    "simple_history",
     "groups",
     "sessions",
     "controlplane",
@@ -135,6 +142,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "simple_history.middleware.HistoryRequestMiddleware",
 ]
 ROOT_URLCONF = "controlplane.urls"
 ASGI_APPLICATION = "controlplane.asgi.application"

@@ -11,6 +11,14 @@ class Role(models.TextChoices):
     OWNER = "owner", "Owner"  # also changes the group
 
 
+class Hold(models.TextChoices):
+    """Whether new runs may start. What is queued stays queued in any case."""
+
+    NONE = "", "Open"
+    PAUSED = "paused", "Paused"  # nothing new starts; what runs goes on
+    DRAINING = "draining", "Draining"  # nothing new starts; what runs is closed when its turn ends
+
+
 class Contract(models.TextChoices):
     """How an agent speaks with the courier (docs/courier-protocol.md)."""
 

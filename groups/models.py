@@ -10,9 +10,10 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from simple_history.models import HistoricalRecords
 
 from groups import validators
-from groups.choices import Contract, Role
+from groups.choices import Contract, Hold, Role
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
@@ -54,10 +55,26 @@ class AgentGroup(models.Model):
         default=1, validators=[MinValueValidator(1)], help_text="Share of the slots, next to the other groups."
     )
     storage_gib = models.PositiveIntegerField("storage (GiB)", default=10, validators=[MinValueValidator(1)])
+    hold = models.CharField(
+        "starts",
+        max_length=10,
+        choices=Hold,
+        default=Hold.NONE,
+        db_default="",
+        blank=True,
+        help_text="Whether its sessions may start.",
+    )
+    hold_reason = models.CharField(
+        "why", max_length=200, blank=True, db_default="", help_text="Shown to everybody who waits."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    deleted_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Its data is removed GROUP_GRACE_DAYS after this."
+    )
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="Membership", related_name="agent_groups")
 
     objects = GroupQuerySet.as_manager()
+    history = HistoricalRecords(excluded_fields=["members"])
 
     class Meta:
         ordering = ["slug"]
@@ -79,6 +96,7 @@ class AgentGroup(models.Model):
                 name="group_weight_positive",
                 violation_error_message="The weight is at least 1.",
             ),
+            models.CheckConstraint(condition=Q(hold__in=Hold.values), name="group_hold_known"),
         ]
 
     def __str__(self) -> str:
@@ -87,7 +105,59 @@ class AgentGroup(models.Model):
     @property
     def slots(self) -> int:
         """How many runs the group may have at a time."""
-        return self.max_runs or settings.MAX_RUNS_PER_GROUP
+        return self.max_runs or Limits.current().runs_per_group
+
+
+class Limits(models.Model):
+    """What operators may change while Berth runs: one row, which stands before the settings of the same name."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    max_runs = models.PositiveIntegerField(
+        "runs at a time", null=True, blank=True, validators=[MinValueValidator(1)], help_text="Empty: MAX_RUNS."
+    )
+    max_runs_per_group = models.PositiveIntegerField(
+        "runs at a time for a group",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Of groups without a number of their own. Empty: MAX_RUNS_PER_GROUP.",
+    )
+    hold = models.CharField(
+        "starts", max_length=10, choices=Hold, default=Hold.NONE, blank=True, help_text="Whether anything may start."
+    )
+    hold_reason = models.CharField("why", max_length=200, blank=True, help_text="Shown to everybody who waits.")
+
+    history = HistoricalRecords()
+
+    class Meta:
+        verbose_name = verbose_name_plural = "limits"
+        constraints = [
+            models.CheckConstraint(condition=Q(id=1), name="limits_one_row"),
+            models.CheckConstraint(condition=Q(hold__in=Hold.values), name="limits_hold_known"),
+            models.CheckConstraint(
+                condition=(Q(max_runs__isnull=True) | Q(max_runs__gte=1))
+                & (Q(max_runs_per_group__isnull=True) | Q(max_runs_per_group__gte=1)),
+                name="limits_positive",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return "Limits"
+
+    @classmethod
+    def current(cls) -> "Limits":
+        """The row, or what stands for it before anybody has changed anything."""
+        return cls.objects.filter(pk=1).first() or cls()
+
+    @property
+    def runs(self) -> int:
+        """Runs at a time, in all."""
+        return self.max_runs or settings.MAX_RUNS
+
+    @property
+    def runs_per_group(self) -> int:
+        """Runs at a time for a group that has no number of its own."""
+        return self.max_runs_per_group or settings.MAX_RUNS_PER_GROUP
 
 
 class Membership(models.Model):
@@ -97,6 +167,8 @@ class Membership(models.Model):
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    history = HistoricalRecords()
 
     class Meta:
         ordering = ["group", "user"]
@@ -150,7 +222,10 @@ class AgentProfile(models.Model):
     idle_seconds = limit("How long an agent may wait for a follow-up.")
     deadline_seconds = limit("How long a run may last at all.")
     start_seconds = limit("How long a start may take.")
+    turn_seconds = limit("How long an agent may work without a word.")
     active = models.BooleanField(default=True, help_text="New sessions may use it.")
+
+    history = HistoricalRecords()
 
     class Meta:
         ordering = ["slug"]
@@ -163,6 +238,33 @@ class AgentProfile(models.Model):
 
     def __str__(self) -> str:
         return self.slug
+
+
+class AuditEntry(models.Model):
+    """Who did what, when: appended by `groups.audit.record`, never changed.
+
+    Changes of rows that people edit are in the history tables; here is what they did otherwise.
+    """
+
+    at = models.DateTimeField(default=timezone.now, editable=False, db_index=True)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, editable=False, related_name="+"
+    )
+    by = models.CharField(max_length=150, editable=False, help_text="The actor's name at that time.")
+    action = models.CharField(max_length=40, editable=False, help_text="A verb and its object, such as session.stop.")
+    target = models.CharField(max_length=100, blank=True, editable=False, help_text="The id of what it was done to.")
+    group = models.ForeignKey(
+        AgentGroup, on_delete=models.SET_NULL, null=True, blank=True, editable=False, related_name="+"
+    )
+    details = models.JSONField(default=dict, blank=True, editable=False)
+
+    class Meta:
+        ordering = ["-pk"]
+        verbose_name_plural = "audit entries"
+        indexes = [models.Index(fields=["target"], name="audit_target")]
+
+    def __str__(self) -> str:
+        return f"{self.by}: {self.action} {self.target}".strip()
 
 
 class ApiToken(models.Model):

@@ -77,9 +77,13 @@ class Cause(StrEnum):
     """Why a run ended, or why it can't start. Words and advice for people are in `sessions.verdicts`."""
 
     COMPLETED = "completed"
-    IDLE = "idle"
+    CLOSED = "closed"  # gracefully, as somebody asked
+    IDLE = "idle"  # waited long enough for a follow-up
+    PREEMPTED = "preempted"  # gave way to others
     STOPPED = "stopped"
     DEADLINE = "deadline"
+    TURN_TIMEOUT = "turn_timeout"  # at work without a word for too long
+    HUNG = "hung"  # its courier fell silent while the process lives
     AGENT_ERROR = "agent_error"
     OOM = "oom"
     IMAGE_PULL = "image_pull"

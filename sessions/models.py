@@ -4,8 +4,10 @@ import uuid
 from typing import TYPE_CHECKING, Any, Self
 
 from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from groups.choices import Role
@@ -50,12 +52,29 @@ class AgentSession(models.Model):
     title = models.CharField(max_length=200, blank=True)
     state = models.CharField(max_length=10, choices=SessionState, default=SessionState.IDLE, editable=False)
     reason = models.TextField(blank=True, editable=False, help_text="Why it is in its state, in words.")
-    priority = models.SmallIntegerField(default=0, help_text="Higher goes first.")
+    priority = models.SmallIntegerField(
+        default=0,
+        validators=[MinValueValidator(-10), MaxValueValidator(10)],
+        help_text="From -10 to 10; higher goes first.",
+    )
     resume = models.CharField(max_length=200, blank=True, editable=False, help_text="The agent's own conversation id.")
     last_seq = models.PositiveBigIntegerField(default=0, editable=False)
     last_message = models.PositiveIntegerField(default=0, editable=False)
     last_run = models.PositiveIntegerField(default=0, editable=False)
     queued_at = models.DateTimeField(null=True, editable=False, help_text="Since when a message waits for a slot.")
+    attempts = models.PositiveSmallIntegerField(
+        default=0,
+        db_default=0,
+        editable=False,
+        help_text="Runs begun since the last answer; counted before each begins.",
+    )
+    retry_at = models.DateTimeField(null=True, editable=False, help_text="The next try is not made before this.")
+    pruned_seq = models.PositiveBigIntegerField(
+        default=0,
+        db_default=0,
+        editable=False,
+        help_text="Events up to this number were removed after their retention.",
+    )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, editable=False, related_name="+"
     )
@@ -110,10 +129,20 @@ class Run(models.Model):
     exit_code = models.SmallIntegerField(null=True, blank=True)
     last_lines = models.TextField(blank=True)
     last_number = models.PositiveBigIntegerField(default=0, help_text="Highest contiguous event number stored.")
+    attempt = models.PositiveSmallIntegerField(default=1, db_default=1, help_text="Which try this is, from 1.")
+    queued_at = models.DateTimeField(null=True, blank=True, help_text="Since when its session had waited for a slot.")
     claimed_at = models.DateTimeField(default=timezone.now)
+    counted_from = models.DateTimeField(
+        default=timezone.now,
+        db_default=Now(),
+        help_text="The time limit of its start counts from here: what passes by itself does not.",
+    )
+    not_before = models.DateTimeField(null=True, blank=True, help_text="The runtime asked to be left alone until then.")
+    made_at = models.DateTimeField(null=True, blank=True, help_text="When the runtime had all of it.")
     started_at = models.DateTimeField(null=True, blank=True, help_text="When its courier first called.")
     first_output_at = models.DateTimeField(null=True, blank=True)
     waiting_since = models.DateTimeField(null=True, blank=True)
+    heard_at = models.DateTimeField(null=True, blank=True, help_text="When its courier last had something to tell.")
     seen_at = models.DateTimeField(null=True, blank=True, help_text="When its courier last called.")
     ended_at = models.DateTimeField(null=True, blank=True)
     removed_at = models.DateTimeField(null=True, blank=True, help_text="When its traces in the runtime were removed.")
@@ -172,6 +201,8 @@ class Message(models.Model):
     idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001 (null: not compared)
     run = models.ForeignKey(Run, on_delete=models.SET_NULL, null=True, blank=True, related_name="messages")
     created_at = models.DateTimeField(default=timezone.now)
+    attempts = models.PositiveSmallIntegerField(default=0, db_default=0, help_text="How often an agent was handed it.")
+    reason = models.TextField(blank=True, db_default="", help_text="Why it failed or was cancelled, in words.")
     delivered_at = models.DateTimeField(null=True, blank=True)
     answered_at = models.DateTimeField(null=True, blank=True)
 
@@ -188,6 +219,22 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return f"message {self.number} of {self.session}"
+
+
+class RunRecord(models.Model):
+    """What the runtime knew of a run, kept because the runtime forgets: for the run's page, after its objects are gone."""
+
+    run = models.OneToOneField(Run, on_delete=models.CASCADE, related_name="record", primary_key=True)
+    steps = models.JSONField(default=dict, help_text="Name of a step of the start → when it was reached (RFC 3339).")
+    notices = models.JSONField(default=list, help_text="The runtime's own events: at, reason, text, count.")
+    manifest = models.JSONField(default=dict, help_text="What the runtime was given, without secrets.")
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["run"]
+
+    def __str__(self) -> str:
+        return f"record of {self.run}"
 
 
 class Event(models.Model):
@@ -226,6 +273,9 @@ class Lease(models.Model):
     holder = models.CharField(max_length=200, blank=True)
     epoch = models.PositiveBigIntegerField(default=0)
     renewed_at = models.DateTimeField(default=timezone.now)
+    since = models.DateTimeField(
+        default=timezone.now, db_default=Now(), help_text="Since when the holder has it without a break."
+    )
 
     class Meta:
         ordering = ["name"]

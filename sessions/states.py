@@ -11,11 +11,12 @@ class SessionState(models.TextChoices):
 
     IDLE = "idle", "Idle"  # nothing runs, nothing waits
     QUEUED = "queued", "Queued"  # a message waits for a slot
+    RETRYING = "retrying", "Retrying"  # a run failed; the next try has its time
     STARTING = "starting", "Starting"  # a run is being made
     WORKING = "working", "Working"  # the agent is at a turn
     WAITING = "waiting", "Waiting"  # the agent waits for a follow-up
     ENDING = "ending", "Ending"  # the run was asked to end
-    FAILED = "failed", "Failed"  # a run could not do its work; a new message tries again
+    FAILED = "failed", "Failed"  # the tries are used up, or trying again is not safe; a person decides
 
 
 class RunState(models.TextChoices):
@@ -35,8 +36,8 @@ class MessageState(models.TextChoices):
     QUEUED = "queued", "Queued"
     DELIVERED = "delivered", "Delivered"  # the agent has it
     ANSWERED = "answered", "Answered"  # the turn that handled it ended
-    FAILED = "failed", "Failed"  # its run ended without an answer
-    CANCELLED = "cancelled", "Cancelled"  # the session was stopped first
+    FAILED = "failed", "Failed"  # given up; a person may retry or discard it
+    CANCELLED = "cancelled", "Cancelled"  # taken back before it was delivered, or discarded after it failed
 
 
 class Intent(models.TextChoices):
@@ -50,6 +51,8 @@ class Intent(models.TextChoices):
     SHUTDOWN = "shutdown", "Shutdown"  # Berth itself goes down, and its local runs with it
     DEADLINE = "deadline", "Deadline"
     START_TIMEOUT = "start_timeout", "Start timeout"
+    TURN_TIMEOUT = "turn_timeout", "Turn timeout"  # at work without a word for too long
+    HUNG = "hung", "Hung"  # its courier fell silent while the process lives
     FAULT = "fault", "Fault"  # the runtime refused it for good
 
 
@@ -85,6 +88,7 @@ OUTPUT = frozenset({"text", "result", "tool", "error", "stdout", "stderr"})
 COLOURS = {
     SessionState.IDLE: "",
     SessionState.QUEUED: "warning",
+    SessionState.RETRYING: "warning",
     SessionState.STARTING: "info",
     SessionState.WORKING: "primary",
     SessionState.WAITING: "success",
@@ -106,7 +110,7 @@ MESSAGE_MOVES: dict[MessageState, frozenset[MessageState]] = {
     MessageState.QUEUED: frozenset({MessageState.DELIVERED, MessageState.CANCELLED, MessageState.FAILED}),
     MessageState.DELIVERED: frozenset({MessageState.ANSWERED, MessageState.FAILED, MessageState.QUEUED}),
     MessageState.ANSWERED: frozenset(),
-    MessageState.FAILED: frozenset({MessageState.QUEUED, MessageState.ANSWERED}),
+    MessageState.FAILED: frozenset({MessageState.QUEUED, MessageState.ANSWERED, MessageState.CANCELLED}),
     MessageState.CANCELLED: frozenset({MessageState.DELIVERED}),  # it was on its way when the stop came
 }
 ACTIVE = frozenset(RunState) - {RunState.ENDED}
