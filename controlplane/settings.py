@@ -95,9 +95,9 @@ else:
 # A lost doorbell delays a page by one tick. The in-memory layer doesn't cross processes, so there the tick is the bell.
 STREAM_TICK_SECONDS = 5.0 if REDIS_URL else 0.25
 
-# Tasks are short and every one may be lost or repeated, since the watcher's sweep finds whatever is left undone. So a task
-# is taken once (sessions/broker.py): none comes back while it still runs, and none kills worker after worker. Results are
-# not kept.
+# Tasks are short and every one may be lost or repeated: the watcher's sweep finds whatever is left undone. So a task is
+# taken once (sessions/broker.py): none comes back while it still runs, and none kills worker after worker. No result is
+# kept.
 Q_CLUSTER = {
     "name": "berth",
     "orm": "default",

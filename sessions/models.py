@@ -222,7 +222,7 @@ class Message(models.Model):
 
 
 class RunRecord(models.Model):
-    """What the runtime knew of a run, kept because the runtime forgets: for the run's page, after its objects are gone."""
+    """What the runtime knew of a run, kept for the run's page since the runtime forgets."""
 
     run = models.OneToOneField(Run, on_delete=models.CASCADE, related_name="record", primary_key=True)
     steps = models.JSONField(default=dict, help_text="Name of a step of the start → when it was reached (RFC 3339).")
