@@ -22,7 +22,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 from django.urls import path  # noqa: E402
 
-from sessions import door  # noqa: E402
+from sessions import beat, door  # noqa: E402
 from sessions.stream import SessionConsumer  # noqa: E402
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -38,4 +38,5 @@ async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 websockets = AllowedHostsOriginValidator(
     AuthMiddlewareStack(URLRouter([path("ws/sessions/<uuid:session_id>/", SessionConsumer.as_asgi())]))
 )
+beat.start()
 application = ProtocolTypeRouter({"http": http, "websocket": websockets})

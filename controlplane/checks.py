@@ -47,7 +47,7 @@ def courier_url(**_: Any) -> list[CheckMessage]:
 def limits(**_: Any) -> list[CheckMessage]:
     """berth.E006: limits and times are positive."""
     names = ["MAX_RUNS", "MAX_RUNS_PER_GROUP", "IDLE_SECONDS", "DEADLINE_SECONDS", "START_SECONDS"]
-    names += ["MESSAGE_MAX_KIB", "WORKERS", "DATABASE_POOL"]
+    names += ["TURN_SECONDS", "HEARTBEAT_SECONDS", "MESSAGE_MAX_KIB", "SCHEDULES_PER_GROUP", "WORKERS", "DATABASE_POOL"]
     hint = "Use a whole number of at least 1."
     return [
         Error(f"{name} is {getattr(settings, name)}.", hint=hint, id="berth.E006")

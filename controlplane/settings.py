@@ -5,6 +5,7 @@ system checks in `controlplane/checks.py`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -21,6 +22,15 @@ def number(name: str, default: int) -> int:
         return int(env.int(name, default=default))
     except ValueError:
         raise ImproperlyConfigured(f"{name} is {env.str(name)!r}. Use a whole number, such as {default}.") from None
+
+
+def numbers(name: str, default: list[int]) -> list[int]:
+    """Whole numbers from the environment, separated by commas."""
+    try:
+        return [int(each) for each in env.list(name, default=default)]
+    except ValueError:
+        example = ",".join(map(str, default))
+        raise ImproperlyConfigured(f"{name} is {env.str(name)!r}. Use whole numbers, such as {example}.") from None
 
 
 # --- this installation ---------------------------------------------------------------------------------------------
@@ -54,9 +64,11 @@ DEADLINE_SECONDS = number("DEADLINE_SECONDS", default=4 * 3600)
 START_SECONDS = number("START_SECONDS", default=5 * 60)
 TURN_SECONDS = number("TURN_SECONDS", default=30 * 60)
 HEARTBEAT_SECONDS = number("HEARTBEAT_SECONDS", default=2 * 60)
+RETRY_SECONDS = numbers("RETRY_SECONDS", default=[5, 10, 20, 40, 80])
 RETENTION_DAYS = number("RETENTION_DAYS", default=90)
 GROUP_GRACE_DAYS = number("GROUP_GRACE_DAYS", default=7)
 MESSAGE_MAX_KIB = number("MESSAGE_MAX_KIB", default=256)
+SCHEDULES_PER_GROUP = number("SCHEDULES_PER_GROUP", default=100)
 
 # --- data ----------------------------------------------------------------------------------------------------------
 DATABASE_URL = env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'berth.sqlite3'}")
@@ -118,6 +130,8 @@ Q_CLUSTER = {
 INSTALLED_APPS = [
     "daphne",
     "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.simple_history",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -131,6 +145,7 @@ INSTALLED_APPS = [
     "simple_history",
     "groups",
     "sessions",
+    "schedules",
     "controlplane",
 ]
 MIDDLEWARE = [
@@ -186,10 +201,23 @@ SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_SSL_REDIRECT = HTTPS
-SECURE_REDIRECT_EXEMPT = [r"^agent/v1/"]
+SECURE_REDIRECT_EXEMPT = [r"^agent/v1/", r"^healthz$", r"^readyz$"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+
+SIMPLE_HISTORY_REVERT_DISABLED = True
+
+
+def menu_item(name: str, icon: str, model: str, needs: str = "") -> dict[str, Any]:
+    """A line of the menu, for those who have the permission `needs`."""
+    return {
+        "title": name,
+        "icon": icon,
+        "link": reverse_lazy(f"admin:{model}_changelist"),
+        "permission": lambda request: not needs or request.user.has_perm(needs),
+    }
+
 
 UNFOLD = {
     "SITE_TITLE": "Berth",
@@ -203,24 +231,29 @@ UNFOLD = {
             {
                 "title": title,
                 "separator": True,
-                "items": [
-                    {"title": name, "icon": icon, "link": reverse_lazy(f"admin:{model}_changelist")}
-                    for name, icon, model in items
-                ],
+                "items": [menu_item(*item) for item in items],
             }
             for title, items in {
                 "Work": [
                     ("Sessions", "forum", "agent_sessions_agentsession"),
                     ("Runs", "play_circle", "agent_sessions_run"),
+                    ("Tasks", "schedule", "schedules_scheduledtask"),
                     ("Messages", "chat", "agent_sessions_message"),
                     ("Events", "list", "agent_sessions_event"),
                 ],
                 "Tenants": [
                     ("Groups", "groups", "groups_agentgroup"),
                     ("Memberships", "badge", "groups_membership"),
-                    ("Profiles", "smart_toy", "groups_agentprofile"),
+                    ("Profiles", "smart_toy", "groups_agentprofile", "groups.view_agentprofile"),
                 ],
-                "People": [("Users", "person", "auth_user"), ("API tokens", "key", "groups_apitoken")],
+                "People": [
+                    ("Users", "person", "auth_user", "auth.view_user"),
+                    ("API tokens", "key", "groups_apitoken"),
+                ],
+                "Operations": [
+                    ("Limits", "tune", "groups_limits", "groups.view_limits"),
+                    ("Audit log", "history", "groups_auditentry", "groups.view_auditentry"),
+                ],
             }.items()
         ]
     },

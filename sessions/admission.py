@@ -1,16 +1,27 @@
 """Applying the queue's plan: reads who waits and who holds a slot, under one lock, and claims runs accordingly."""
 
+import statistics
 import uuid
+from datetime import timedelta
 
 from django.conf import settings
+from django.core.cache import cache
 from django.db import transaction
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
 
-from groups.models import AgentGroup
+from groups.choices import Hold
+from groups.models import AgentGroup, Limits
+from k8s_adapter.runtime import Cause
 from sessions import lifecycle, queue
 from sessions.leases import QUEUE
-from sessions.models import AgentSession, Lease, Run
+from sessions.models import AgentSession, Lease, Message, Run
 from sessions.queue import Holder, Place, Plan, Share, Waiter
-from sessions.states import Intent, RunState
+from sessions.states import BEFORE_START, Intent, MessageState, RunState
+
+HISTORY = 50  # runs from which the length of the next ones is guessed
+ENOUGH = 5  # fewer than these say nothing
+HOLD_WORDS = {Hold.PAUSED: "paused", Hold.DRAINING: "being drained"}
 
 
 def admit() -> list[uuid.UUID]:
@@ -25,27 +36,83 @@ def admit() -> list[uuid.UUID]:
         decision = look()
         started = [session for session in decision.start if lifecycle.claim(session, settings.RUNTIME)]
     for run in decision.give_way:
-        lifecycle.ask(run, Intent.PREEMPT, only_from=RunState.WAITING)
+        lifecycle.ask(run, Intent.PREEMPT, only_idle=True)
     return started
 
 
 def look() -> Plan:
     """The plan for the rows as they are now, without doing anything."""
-    waiting = AgentSession.objects.filter(queued_at__isnull=False)
+    now = timezone.now()
+    due = Q(retry_at__isnull=True) | Q(retry_at__lte=now)
+    waiting = AgentSession.objects.filter(due, queued_at__isnull=False)
     waiters = [
         Waiter(pk, group, since, priority)
         for pk, group, since, priority in waiting.values_list("pk", "group_id", "queued_at", "priority")
         if since
     ]
-    rows = Run.objects.active().values_list("pk", "session__group_id", "waiting_since", "state")
-    holders = [
-        Holder(pk, group, since if state == RunState.WAITING else None, state == RunState.ENDING)
-        for pk, group, since, state in rows
-    ]
-    shares = {group.pk: Share(group.slots, group.weight) for group in AgentGroup.objects.all()} if waiters else {}
-    return queue.plan(waiters, holders, shares, settings.MAX_RUNS)
+    if not waiters:
+        return Plan((), (), {})
+    limits = Limits.current()
+    return queue.plan(waiters, _holders(), _shares(limits), limits.runs, now)
+
+
+def _holders() -> list[Holder]:
+    """Every run that holds a slot. One that waits, for a follow-up or for the cluster's quota, could give it away."""
+    pending = Message.objects.filter(session=OuterRef("session_id"), state=MessageState.QUEUED)
+    rows = Run.objects.active().annotate(has_messages=Exists(pending))
+    fields = ("pk", "session__group_id", "state", "waits_cause", "has_messages", "waiting_since", "claimed_at")
+    holders = []
+    for pk, group, state, waits_cause, has_messages, waiting_since, claimed_at in rows.values_list(*fields):
+        since = waiting_since if state == RunState.WAITING and not has_messages else None
+        if state in BEFORE_START and waits_cause == Cause.QUOTA:
+            since = claimed_at
+        holders.append(Holder(pk, group, since, state == RunState.ENDING))
+    return holders
+
+
+def _shares(limits: Limits) -> dict[uuid.UUID, Share]:
+    """What each group may have, and why nothing of it may start if that is so."""
+    fields = ("pk", "max_runs", "weight", "hold", "hold_reason", "deleted_at")
+    everything = held_words("everything", limits.hold, limits.hold_reason)
+    shares = {}
+    for pk, max_runs, weight, hold, reason, deleted_at in AgentGroup.objects.values_list(*fields):
+        own = "the group was deleted" if deleted_at else held_words("the group", hold, reason)
+        shares[pk] = Share(max_runs or limits.runs_per_group, weight, everything or own)
+    return shares
+
+
+def held_words(what: str, hold: str, reason: str) -> str:
+    """Why nothing may start, in words; empty if it may."""
+    if not hold:
+        return ""
+    return f"{what} is {HOLD_WORDS[Hold(hold)]} by an operator" + (f" ({reason})" if reason else "")
+
+
+def drain() -> None:
+    """Ask runs of groups that are being drained to close when their turn ends."""
+    runs = Run.objects.active().filter(intent="")
+    if Limits.current().hold != Hold.DRAINING:
+        runs = runs.filter(session__group__hold=Hold.DRAINING)
+    for run in runs.values_list("pk", flat=True):
+        lifecycle.ask(run, Intent.CLOSE, "an operator, who drains the group")
 
 
 def place(session: AgentSession) -> Place | None:
-    """Where a queued session stands; None if it doesn't wait."""
+    """Where a queued session stands; None if it doesn't wait for a slot."""
     return look().places.get(session.pk) if session.queued_at else None
+
+
+def estimate(place: Place) -> timedelta | None:
+    """How long it may take until a session at this place starts, by the length of recent runs; None if nobody can tell.
+
+    `ahead` ends are needed, and of `slots` runs that end at times of their own one ends every `typical / slots`.
+    """
+    typical = cache.get_or_set("berth.typical_seconds", _typical_seconds, 15)
+    return timedelta(seconds=place.ahead * typical / place.slots) if place.ahead and typical else None
+
+
+def _typical_seconds() -> float:
+    """The median time for which the last runs held their slot; 0 if there were too few."""
+    ended = Run.objects.filter(state=RunState.ENDED).order_by("-ended_at").values_list("claimed_at", "ended_at")
+    held = [(end - begin).total_seconds() for begin, end in ended[:HISTORY] if end]
+    return statistics.median(held) if len(held) >= ENOUGH else 0.0

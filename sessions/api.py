@@ -93,6 +93,19 @@ class MessageOut(Schema):
     number: int
 
 
+class MessageState(Schema):
+    """A message, and how far it came."""
+
+    number: int
+    state: str
+    attempts: int = Field(description="How often an agent was handed it")
+    reason: str = Field(description="Why it failed or was cancelled")
+    text: str
+    created_at: datetime
+    delivered_at: datetime | None
+    answered_at: datetime | None
+
+
 class EventOut(Schema):
     """One event (docs/courier-protocol.md tells the kinds)."""
 
@@ -245,7 +258,7 @@ def _sse(request: HttpRequest, session_id: uuid.UUID, after: int) -> HttpRespons
 def stop_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
     """The agent is told to end, and killed soon after; waiting messages are cancelled."""
     session = _session(request, session_id, write=True)
-    intake.stop(session, by=request.auth.get_username())  # type: ignore[attr-defined]
+    intake.stop(session, **_who(request))
     return _told(_session(request, session_id))
 
 
@@ -253,8 +266,39 @@ def stop_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
 def close_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
     """The agent finishes its turn, then ends. A later message resumes the conversation."""
     session = _session(request, session_id, write=True)
-    intake.close(session, by=request.auth.get_username())  # type: ignore[attr-defined]
+    intake.close(session, **_who(request))
     return _told(_session(request, session_id))
+
+
+@router.post("/sessions/{uuid:session_id}/retry", response=SessionOut, summary="Try again at once what failed")
+def retry_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
+    """Failed messages go back to the queue, as long as no later one was answered; the tries are counted anew."""
+    session = _session(request, session_id, write=True)
+    intake.retry(session, **_who(request))
+    return _told(_session(request, session_id))
+
+
+@router.get("/sessions/{uuid:session_id}/messages", response=list[MessageState], summary="Messages and their states")
+def list_messages(request: HttpRequest, session_id: uuid.UUID, after: int = 0, limit: int = 100) -> Any:
+    """The messages after a number, in order: at most 1,000 of them."""
+    session = _session(request, session_id)
+    if after < 0 or not 1 <= limit <= 1000:
+        raise Refused("after" if after < 0 else "limit", "after is at least 0, limit 1 to 1000.")
+    return session.messages.filter(number__gt=after).order_by("number")[:limit]
+
+
+@router.delete(
+    "/sessions/{uuid:session_id}/messages/{int:number}", response=MessageState, summary="Take a message back"
+)
+def cancel_message(request: HttpRequest, session_id: uuid.UUID, number: int) -> Any:
+    """A message that no agent has yet is taken back; one that failed is discarded. Any other is refused."""
+    return intake.cancel(_session(request, session_id, write=True), number, **_who(request))
+
+
+def _who(request: HttpRequest) -> dict[str, Any]:
+    """Who acts, as intake wants it."""
+    user = request.auth  # type: ignore[attr-defined]
+    return {"by": user.get_username(), "actor": user}
 
 
 api.add_router("", router)

@@ -79,7 +79,7 @@ def _store(session_id: uuid.UUID, rows: list[tuple[Any, ...]], now: datetime, he
     if heard:
         first = Coalesce("first_output_at", Value(heard.first_output_at, DateTimeField()))
         runs = Run.objects.filter(pk=rows[0][1])
-        runs.update(last_number=heard.last_number, seen_at=now, first_output_at=first)
+        runs.update(last_number=heard.last_number, seen_at=now, heard_at=now, first_output_at=first)
 
 
 INSERT = (
@@ -89,7 +89,7 @@ INSERT = (
 )
 COUNT = f"UPDATE {AgentSession._meta.db_table} SET last_seq = %s, updated_at = %s WHERE id = %s"
 HEAR = (
-    f"UPDATE {Run._meta.db_table} SET last_number = %s, seen_at = %s,"
+    f"UPDATE {Run._meta.db_table} SET last_number = %s, seen_at = %s, heard_at = %s,"
     " first_output_at = coalesce(first_output_at, %s) WHERE id = %s"
 )
 
@@ -101,7 +101,7 @@ def _store_in_one(session_id: uuid.UUID, rows: list[tuple[Any, ...]], now: datet
     count = [rows[-1][0], now, session_id]
     with connection.cursor() as cursor:
         if heard:
-            hear = [heard.last_number, now, heard.first_output_at, rows[0][1]]
+            hear = [heard.last_number, now, now, heard.first_output_at, rows[0][1]]
             cursor.execute(f"{INSERT}, counted AS ({COUNT}) {HEAR}", [session_id, *columns, *count, *hear])
         else:
             cursor.execute(f"{INSERT} {COUNT}", [session_id, *columns, *count])

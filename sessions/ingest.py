@@ -13,13 +13,13 @@ from typing import Any
 from django.db import connection, transaction
 from django.utils import timezone
 
-from sessions import doorbell, events, lifecycle
+from sessions import doorbell, events, lifecycle, messages, signals
 from sessions.events import Heard, NewEvent
-from sessions.models import AgentSession, Message, Run
-from sessions.states import COURIERS, OUTPUT, EventKind, MessageState, RunState
+from sessions.models import AgentSession, Run
+from sessions.states import COURIERS, OUTPUT, EventKind, RunState
 
 MAX_TEXT = 256 * 1024  # characters; the protocol's limit
-MEANINGFUL = frozenset({EventKind.DELIVERED, EventKind.TURN, EventKind.SESSION, EventKind.EXIT})
+MEANINGFUL = frozenset({EventKind.DELIVERED, EventKind.TURN, EventKind.SESSION, EventKind.TASK, EventKind.EXIT})
 
 
 class Malformed(Exception):
@@ -137,24 +137,42 @@ def _hold(run_id: uuid.UUID) -> Held:
 
 def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
     """Move the run, its messages and the session as the events say, in their order."""
-    runs = Run.objects.filter(pk=run.pk)
     for event in meaningful:
         if event.kind == EventKind.DELIVERED:
             number = event.data.get("number")
-            messages = Message.objects.filter(session=session, number=number if type(number) is int else 0)
-            messages.move(MessageState.DELIVERED, run=run, delivered_at=event.at)
+            messages.delivered(session, run, number if type(number) is int else 0, event.at)
         elif event.kind == EventKind.SESSION:
             AgentSession.objects.filter(pk=session.pk).update(resume=str(event.data.get("id", ""))[:200])
+        elif event.kind == EventKind.TASK:
+            signals.task_asked.send(None, session_id=session.pk, run_id=run.pk, text=event.text)
         elif event.kind == EventKind.EXIT:
-            code = event.data.get("code")
-            if type(code) is int and -1 <= code <= 255:
-                runs.update(exit_code=code)
-        elif event.data.get("state") == "idle":
-            runs.move(RunState.WAITING, waiting_since=event.at)
-            Message.objects.filter(run=run).move(MessageState.ANSWERED, answered_at=event.at)
-        elif event.data.get("state") == "working":
-            runs.move(RunState.WORKING, waiting_since=None)
+            _exited(run, event.data)
+        else:
+            _turned(session, run, event)
+    if run.state == RunState.ENDED:
+        messages.settle_late(session, run)
+        lifecycle.nothing_left(session)
     lifecycle.refresh(session)
+
+
+def _exited(run: Run, data: dict[str, Any]) -> None:
+    """The agent's process is over."""
+    code, peak = data.get("code"), data.get("peak_bytes")
+    if type(code) is int and -1 <= code <= 255:
+        Run.objects.filter(pk=run.pk).update(exit_code=code)
+    if type(peak) is int and 0 < peak < 2**63:
+        Run.objects.filter(pk=run.pk).update(peak_bytes=peak)
+
+
+def _turned(session: AgentSession, run: Run, event: NewEvent) -> None:
+    """The agent took its turn, or ended it."""
+    runs = Run.objects.filter(pk=run.pk)
+    if event.data.get("state") == "idle":
+        runs.move(RunState.WAITING, waiting_since=event.at)
+        if messages.answered(run, event.at):
+            lifecycle.answered(session)
+    elif event.data.get("state") == "working":
+        runs.move(RunState.WORKING, waiting_since=None)
 
 
 def record(session_id: uuid.UUID, said: Sequence[tuple[str, str, dict[str, Any]]]) -> int:

@@ -1,14 +1,15 @@
-"""What people and programs ask of a session: a first message, a follow-up, a close, a stop.
+"""What people and programs ask of a session: a first message, a follow-up, a close, a stop, a retry, a take-back.
 
 Accepted means stored: the message, its event and the task that acts on it are written in one transaction.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import transaction
 from django_q.tasks import async_task
 
+from groups import audit
 from groups.models import AgentGroup, AgentProfile
 from sessions import doorbell, events, lifecycle
 from sessions.models import AgentSession, Message, Run
@@ -34,7 +35,7 @@ def open_session(
     """Start a conversation with its first message. Raises Refused."""
     if not profile.active:
         raise Refused("profile", f"The profile {profile.slug} is switched off. Choose another one.")
-    _runnable(profile)
+    _runnable(group, profile)
     with transaction.atomic():
         session = AgentSession.objects.create(
             group=group,
@@ -53,7 +54,7 @@ def post_message(session: AgentSession, text: str, *, sender: "Person | None", k
         raise Refused("text", "Write a message first.")
     if len(text.encode("utf-8", "replace")) > settings.MESSAGE_MAX_KIB * 1024:
         raise Refused("text", f"A message holds at most {settings.MESSAGE_MAX_KIB} KiB. Put more into a file.")
-    _runnable(session.profile)
+    _runnable(session.group, session.profile)
     text = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
     with transaction.atomic():
         locked = events.locked(session.pk)
@@ -70,54 +71,114 @@ def post_message(session: AgentSession, text: str, *, sender: "Person | None", k
         )
         name = sender.get_username() if sender else "Berth"
         events.say(locked, EventKind.MESSAGE, text, {"number": message.number, "sender": name})
-        if not locked.runs.active().exists():
-            lifecycle.queue(locked)
+        if locked.queued_at is None and not locked.runs.active().exists():
+            lifecycle.begin_anew(locked)
             async_task("sessions.tasks.start", str(session.pk))
         lifecycle.refresh(locked)
         doorbell.ring_on_commit(session.pk)
     return message
 
 
-def _runnable(profile: AgentProfile) -> None:
+def _runnable(group: AgentGroup, profile: AgentProfile) -> None:
     """Refuse now what could never start."""
+    if group.deleted_at:
+        raise Refused("group", f"The group {group.slug} was deleted. An operator can restore it for some days.")
     if settings.RUNTIME == "kubernetes" and not profile.image:
         raise Refused("profile", f"The profile {profile.slug} has no image, which Kubernetes needs. Ask an operator.")
 
 
-def stop(session: AgentSession, *, by: str) -> None:
-    """End now: the running agent is told to end and is killed soon after; messages that wait are cancelled."""
+def stop(session: AgentSession, *, by: str, actor: "Person | None" = None) -> bool:
+    """End now: the running agent is told to end and is killed soon after; messages that wait are cancelled.
+
+    True if there was something to stop.
+    """
     with transaction.atomic():
         locked = events.locked(session.pk)
         run = locked.runs.active().first()
+        if run:
+            return _ask(locked, run, Intent.STOP, by, actor)
         waiting = Message.objects.filter(session=locked, state=MessageState.QUEUED)
-        if run is None and waiting.exists():
-            count = waiting.move(MessageState.CANCELLED)
-            locked.queued_at = None
-            locked.save(update_fields=["queued_at"])
-            events.say(locked, EventKind.STATE, f"Stopped by {by}: {count} waiting message(s) cancelled.")
-            lifecycle.refresh(locked)
-            doorbell.ring_on_commit(session.pk)
-        elif run:
-            _ask(run, Intent.STOP, by)
+        count = waiting.move(MessageState.CANCELLED, reason=f"Stopped by {by}.")
+        if not count:
+            return False
+        lifecycle.leave_queue(locked)
+        _say(locked, f"Stopped by {by}: {count} waiting message(s) cancelled.", "session.stop", by, actor)
+    return True
 
 
-def close(session: AgentSession, *, by: str) -> None:
-    """End gracefully: the agent finishes its turn, then ends. The conversation can go on in a later run."""
-    run = session.runs.active().first()
-    if run:
-        _ask(run, Intent.CLOSE, by)
+def close(session: AgentSession, *, by: str, actor: "Person | None" = None) -> bool:
+    """End gracefully: the agent finishes its turn, then ends. The conversation can go on in a later run.
 
-
-def _ask(run: Run, intent: Intent, by: str) -> None:
-    """Ask a run to end and say so in the transcript."""
+    True if there was something to close.
+    """
     with transaction.atomic():
-        if lifecycle.ask(run.pk, intent, by):
-            words = "Stop" if intent is Intent.STOP else "Close"
-            events.say(
-                events.locked(run.session_id),
-                EventKind.STATE,
-                f"{words} asked by {by}.",
-                {"state": RunState.ENDING},
-                run,
-            )
-            async_task("sessions.tasks.reconcile", str(run.session_id))
+        locked = events.locked(session.pk)
+        run = locked.runs.active().first()
+        return run is not None and _ask(locked, run, Intent.CLOSE, by, actor)
+
+
+def retry(session: AgentSession, *, by: str, actor: "Person | None" = None) -> int:
+    """Try again at once what failed or waits for its next try; return how many messages that gives back to the queue.
+
+    A failed message goes back only while no later one was handed over: messages are never reordered. Raises Refused.
+    """
+    with transaction.atomic():
+        locked = events.locked(session.pk)
+        _runnable(locked.group, locked.profile)
+        if locked.runs.active().exists():
+            raise Refused("session", "It has a run already. Wait for its end, or stop it.")
+        sent = locked.messages.filter(state__in=[MessageState.DELIVERED, MessageState.ANSWERED])
+        last = sent.order_by("-number").values_list("number", flat=True).first() or 0
+        count = locked.messages.filter(state=MessageState.FAILED, number__gt=last).move(MessageState.QUEUED, run=None)
+        if not locked.messages.filter(state=MessageState.QUEUED).exists():
+            failed = locked.messages.filter(state=MessageState.FAILED).exists()
+            words = "a later message was answered since; send it anew" if failed else "nothing failed and nothing waits"
+            raise Refused("session", f"There is nothing to retry: {words}.")
+        lifecycle.begin_anew(locked)
+        async_task("sessions.tasks.start", str(session.pk))
+        _say(locked, f"Retry asked by {by}.", "session.retry", by, actor)
+    return count
+
+
+def cancel(session: AgentSession, number: int, *, by: str, actor: "Person | None" = None) -> Message:
+    """Take back a message that no agent has yet, or discard one that failed. Raises Refused."""
+    with transaction.atomic():
+        locked = events.locked(session.pk)
+        message = Message.objects.filter(session=locked, number=number).first()
+        if message is None:
+            raise Refused("number", f"There is no message {number} in this session.")
+        verb = "discarded" if message.state == MessageState.FAILED else "taken back"
+        one = Message.objects.filter(pk=message.pk, state__in=[MessageState.QUEUED, MessageState.FAILED])
+        if not one.move(MessageState.CANCELLED, reason=f"It was {verb} by {by}."):
+            raise Refused("number", f"Message {number} is {message.get_state_display().lower()} already.")
+        lifecycle.nothing_left(locked)
+        _say(locked, f"Message {number} was {verb} by {by}.", "message.cancel", by, actor, number=number)
+    message.refresh_from_db()
+    return message
+
+
+def _ask(session: AgentSession, run: Run, intent: Intent, by: str, actor: "Person | None") -> bool:
+    """Ask a run to end and say so in the transcript. The session's row is locked."""
+    if not lifecycle.ask(run.pk, intent, by):
+        return False
+    async_task("sessions.tasks.reconcile", str(session.pk))
+    word = "Stop" if intent is Intent.STOP else "Close"
+    _say(session, f"{word} asked by {by}.", f"session.{intent}", by, actor, run, run=run.number)
+    return True
+
+
+def _say(
+    session: AgentSession,
+    words: str,
+    action: str,
+    by: str,
+    actor: "Person | None",
+    of: Run | None = None,
+    **more: Any,
+) -> None:
+    """Tell what somebody did: in the transcript, in the audit log, on the pages."""
+    data = {"state": RunState.ENDING} if of else {}
+    events.say(session, EventKind.STATE, words, data, of)
+    audit.record(action, actor=actor, by=by, target=session.pk, group=session.group, **more)
+    lifecycle.refresh(session)
+    doorbell.ring_on_commit(session.pk)

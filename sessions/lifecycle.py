@@ -1,17 +1,20 @@
 """How a session's rows move: claimed, asked to end, ended. Each opens a transaction where its caller has none.
 
-Moves of runs are compare-and-set; what a session shows follows from its run and its verdict (`refresh`).
+Moves of runs are compare-and-set; what a session shows follows from its run, its queue and its verdict (`refresh`).
 """
 
 import uuid
+from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from k8s_adapter.runtime import Cause, Observed
-from sessions import doorbell, events, verdicts
-from sessions.models import AgentSession, Message, Run
+from sessions import doorbell, events, messages, verdicts
+from sessions.models import AgentSession, Run
 from sessions.states import (
     BEFORE_START,
     GRACEFUL,
@@ -22,7 +25,16 @@ from sessions.states import (
     RunState,
     SessionState,
 )
-from sessions.verdicts import Verdict
+from sessions.verdicts import Report, Verdict
+
+# A run that gave up its slot while the cluster's quota was used up comes back after this.
+QUOTA_PAUSE = timedelta(seconds=30)
+
+
+def tries() -> int:
+    """How often work is tried in all, before a person decides: once, and once after each pause."""
+    return len(settings.RETRY_SECONDS) + 1
+
 
 REASONS = {
     RunState.CLAIMED: "It has its slot; the runtime is being asked to start it.",
@@ -34,69 +46,127 @@ REASONS = {
 ENDING_REASONS = {
     Intent.CLOSE: "Closing as asked: the agent finishes its turn, then ends.",
     Intent.IDLE: "Closing: the agent waited long enough for a follow-up.",
-    Intent.PREEMPT: "Closing while idle, to make room for those who wait.",
+    Intent.PREEMPT: "Closing while it has nothing to do, to make room for those who wait.",
     Intent.STOP: "Stopping: the agent was told to end now.",
     Intent.SHUTDOWN: "Stopping: Berth is being shut down.",
     Intent.DEADLINE: "Ending: the run reached its time limit.",
     Intent.START_TIMEOUT: "Giving up: the run did not start in time.",
+    Intent.TURN_TIMEOUT: "Ending: the agent worked too long without a word.",
+    Intent.HUNG: "Ending: the courier fell silent.",
 }
 
 
 def refresh(session: AgentSession) -> None:
     """Write the state and reason that follow from the session's run, queue and last verdict. The row is locked."""
     run = session.runs.order_by("-number").first()
-    session.refresh_from_db(fields=["queued_at"])
+    session.refresh_from_db(fields=["queued_at", "retry_at", "attempts"])
+    state, reason = _shown(session, run)
+    if (state, reason) != (session.state, session.reason):
+        session.state, session.reason = state, reason
+        AgentSession.objects.filter(pk=session.pk).update(state=state, reason=reason, updated_at=timezone.now())
+
+
+def _shown(session: AgentSession, run: Run | None) -> tuple[SessionState, str]:
+    """A session's state, and why it is in it and what happens next."""
     if run and run.state != RunState.ENDED:
         state, reason = SESSION_OF_RUN[RunState(run.state)], REASONS[RunState(run.state)]
         if run.state == RunState.ENDING:
             reason = ENDING_REASONS.get(Intent(run.intent), reason)
         elif run.waits_for and run.state in BEFORE_START:
             reason = f"Waiting to start: {run.waits_for}"
-    elif session.queued_at:
-        state, reason = SessionState.QUEUED, "Waiting for a slot."
-    elif run and verdicts.ADVICE[Cause(run.verdict)].failure:
-        state, reason = SessionState.FAILED, run.verdict_words
-    else:
-        state, reason = SessionState.IDLE, run.verdict_words if run else "Nothing was asked yet."
-    if (state, reason) != (session.state, session.reason):
-        session.state, session.reason = state, reason
-        AgentSession.objects.filter(pk=session.pk).update(state=state, reason=reason, updated_at=timezone.now())
+        return state, reason
+    if session.queued_at and session.retry_at and run:
+        at = f"{session.retry_at:%H:%M:%S} UTC"
+        if not session.attempts:
+            return SessionState.QUEUED, f"Comes back at {at}. {run.verdict_words}"
+        return SessionState.RETRYING, f"Try {session.attempts + 1} of {tries()} at {at}. {run.verdict_words}"
+    if session.queued_at:
+        return SessionState.QUEUED, "Waiting for a slot."
+    if run and verdicts.ADVICE[Cause(run.verdict)].failure:
+        tried = f"Tried {run.attempt} times. " if run.attempt > 1 else ""
+        return SessionState.FAILED, f"{tried}{run.verdict_words} Retry it, or send a new message."
+    return SessionState.IDLE, run.verdict_words if run else "Nothing was asked yet."
 
 
 @transaction.atomic
 def claim(session_id: uuid.UUID, runtime: str) -> Run | None:
-    """Give a queued session its next run, and with it a slot; None if it no longer waits for one."""
+    """Give a queued session its next run, and with it a slot; None if it no longer waits for one.
+
+    The try is counted here, before anything is done for it, so that one that kills its worker counts as well.
+    """
     session = events.locked(session_id)
     if session.queued_at is None or session.runs.active().exists():
         return None
+    since = session.queued_at
     session.last_run += 1
-    session.queued_at = None
-    session.save(update_fields=["last_run", "queued_at"])
-    run = Run.objects.create(session=session, number=session.last_run, runtime=runtime, resume=session.resume)
-    events.say(session, EventKind.STATE, f"Run {run.number} starts.", {"state": SessionState.STARTING}, run)
+    session.attempts += 1
+    session.queued_at = session.retry_at = None
+    session.save(update_fields=["last_run", "attempts", "queued_at", "retry_at"])
+    run = Run.objects.create(
+        session=session,
+        number=session.last_run,
+        attempt=session.attempts,
+        runtime=runtime,
+        resume=session.resume,
+        queued_at=since,
+    )
+    words = (
+        f"Run {run.number} starts." if run.attempt == 1 else f"Run {run.number} starts, try {run.attempt} of {tries()}."
+    )
+    events.say(session, EventKind.STATE, words, {"state": SessionState.STARTING, "attempt": run.attempt}, run)
     refresh(session)
     doorbell.ring_on_commit(session_id)
     return run
 
 
-def queue(session: AgentSession) -> None:
-    """Let a session wait for a slot, in the place of its oldest message. The row is locked."""
-    if session.queued_at is None:
-        session.queued_at = timezone.now()
-        session.save(update_fields=["queued_at"])
+def queue(session: AgentSession, since: datetime | None = None, retry_at: datetime | None = None) -> None:
+    """Let a session wait for a slot, from `since` on, but not before `retry_at`. The row is locked."""
+    session.queued_at = session.queued_at or since or timezone.now()
+    session.retry_at = retry_at
+    session.save(update_fields=["queued_at", "retry_at"])
 
 
-def ask(run_id: uuid.UUID, intent: Intent, by: str = "", only_from: RunState | None = None) -> bool:
+def begin_anew(session: AgentSession) -> None:
+    """Queue a session for a person: its tries are counted from the start, and it needn't wait. The row is locked."""
+    session.attempts = 0
+    session.save(update_fields=["attempts"])
+    queue(session)  # clears `retry_at`
+
+
+def leave_queue(session: AgentSession) -> None:
+    """Let a session wait no more. The row is locked."""
+    session.queued_at = session.retry_at = None
+    session.save(update_fields=["queued_at", "retry_at"])
+
+
+def nothing_left(session: AgentSession) -> None:
+    """Without waiting messages, a session leaves the queue, and a start that nobody needs ends. The row is locked."""
+    if session.messages.filter(state=MessageState.QUEUED).exists():
+        return
+    if session.queued_at:
+        leave_queue(session)
+    for run in session.runs.active().filter(state__in=BEFORE_START):
+        ask(run.pk, Intent.PREEMPT)
+
+
+def answered(session: AgentSession) -> None:
+    """A turn ended well: the tries are counted anew, and the run that is there is the first of the next work."""
+    if session.attempts > 1:
+        AgentSession.objects.filter(pk=session.pk).update(attempts=1)
+
+
+def ask(run_id: uuid.UUID, intent: Intent, by: str = "", only_idle: bool = False) -> bool:
     """Ask an active run to end; False if it was over, or asked for something as strong before.
 
-    A stop overrides a graceful close that is still going on. `only_from` makes it conditional on the run's state.
+    A stop overrides a graceful close that is still going on. With `only_idle` it is asked only if it has nothing to do:
+    it waits for a follow-up, or for the cluster's quota.
     """
     with transaction.atomic():
         session = events.locked(Run.objects.values_list("session_id", flat=True).get(pk=run_id))
         runs = Run.objects.filter(pk=run_id)
         changes: dict[str, Any] = {"intent": intent, "intent_by": by, "intent_at": timezone.now()}
-        if only_from:
-            runs = runs.filter(state=only_from)
+        if only_idle:
+            runs = runs.filter(Q(state=RunState.WAITING) | Q(state__in=BEFORE_START, waits_cause=Cause.QUOTA))
         asked = runs.move(RunState.ENDING, **changes)
         if not asked and intent not in GRACEFUL:
             asked = runs.filter(state=RunState.ENDING, intent__in=GRACEFUL).update(**changes)
@@ -114,32 +184,37 @@ def end(run: Run, observed: Observed, cause: Cause | None = None, words: str = "
     with transaction.atomic():
         session = events.locked(run.session_id)
         run = Run.objects.select_related("session").get(pk=run.pk)
-        intent = Intent(run.intent)
-        if cause and intent != Intent.STOP:
+        if cause and run.intent != Intent.STOP:
             verdict = verdicts.say(cause, detail=words)
         else:
-            verdict = verdicts.judge(observed, intent, run.exit_code, run.intent_by)
+            report = Report(run.exit_code, run.peak_bytes, messages.unanswered(run).exists())
+            verdict = verdicts.judge(observed, Intent(run.intent), report, run.intent_by)
+            if verdict.cause is Cause.COMPLETED and messages.ignored(run):
+                verdict = verdicts.say(Cause.AGENT_ERROR, detail="it ended before it took a message", code=0)
         changes = {"verdict": verdict.cause, "verdict_words": verdict.words, "retry_safe": verdict.retry_safe}
         changes |= {"exit_code": verdict.exit_code, "last_lines": verdict.last_lines[-4000:], "waits_for": ""}
         if not Run.objects.filter(pk=run.pk).move(RunState.ENDED, ended_at=timezone.now(), **changes):
             return False
-        _settle(session, run, verdict)
         data = {"state": RunState.ENDED, "verdict": verdict.cause, "exit_code": verdict.exit_code}
         events.say(session, EventKind.STATE, f"Run {run.number} ended. {verdict.words}", data, run)
+        _go_on(session, run, verdict)
         refresh(session)
         doorbell.ring_on_commit(session.pk)
     return True
 
 
-def _settle(session: AgentSession, run: Run, verdict: Verdict) -> None:
-    """What becomes of the messages when their run ends."""
-    handed = Message.objects.filter(run=run, state=MessageState.DELIVERED)
-    left = Message.objects.filter(session=session, state=MessageState.QUEUED)
-    if verdict.cause in (Cause.COMPLETED, Cause.IDLE):
-        handed.move(MessageState.ANSWERED, answered_at=timezone.now())
-    else:
-        handed.move(MessageState.FAILED)
-    if run.intent == Intent.STOP and run.intent_at:
-        left.filter(created_at__lte=run.intent_at).move(MessageState.CANCELLED)
-    if left.exists() and not verdict.failure:
-        queue(session)
+def _go_on(session: AgentSession, run: Run, verdict: Verdict) -> None:
+    """What follows a run's end: nothing, the next messages, another try, or a person's decision."""
+    session.refresh_from_db(fields=["attempts"])
+    again = verdict.retries and session.attempts < tries()
+    since = messages.settle(session, run, verdict, again=again)
+    if not verdict.failure:
+        # Giving up a slot to others, or being shut down, is no try that failed.
+        quota = verdict.cause is Cause.PREEMPTED and run.waits_cause == Cause.QUOTA
+        AgentSession.objects.filter(pk=session.pk).update(attempts=0)
+        session.attempts = 0
+        if since:
+            queue(session, since, timezone.now() + QUOTA_PAUSE if quota else None)
+    elif again and since:
+        pause = settings.RETRY_SECONDS[max(session.attempts, 1) - 1]
+        queue(session, since, timezone.now() + timedelta(seconds=pause))

@@ -16,7 +16,7 @@ from sessions import intake, summary
 from sessions.models import AgentSession
 
 MAY_ONLY_READ = "You may read this session. Only members and owners of its group may do this."
-Action = Callable[[AgentSession], dict[str, Any] | None]
+Action = Callable[[AgentSession], dict[str, Any]]
 
 
 class LivePage(ModelAdmin):
@@ -25,7 +25,13 @@ class LivePage(ModelAdmin):
     def get_urls(self) -> list[URLPattern]:
         """The live page's own addresses, before Django's."""
         name = f"{self.opts.app_label}_{self.opts.model_name}"
-        actions = {"message": self.message_view, "stop": self.stop_view, "close": self.close_view}
+        actions = {
+            "message": self.message_view,
+            "stop": self.stop_view,
+            "close": self.close_view,
+            "retry": self.retry_view,
+            "cancel": self.cancel_view,
+        }
         own = [
             path(f"<uuid:pk>/{action}/", self.admin_site.admin_view(view), name=f"{name}_{action}")
             for action, view in actions.items()
@@ -45,7 +51,7 @@ class LivePage(ModelAdmin):
         can_write = AgentSession.objects.writable_by(request.user).filter(pk=session.pk).exists()
         shown = summary.for_page(session)
         if not can_write:
-            shown |= {"can_stop": False, "can_close": False}
+            shown |= dict.fromkeys(("can_stop", "can_close", "can_retry"), False)
         context = {
             **self.admin_site.each_context(request),
             "title": str(session),
@@ -71,11 +77,26 @@ class LivePage(ModelAdmin):
 
     def stop_view(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         """POST: end the run now."""
-        return self._act(request, pk, lambda session: intake.stop(session, by=request.user.get_username()))
+        return self._act(request, pk, lambda session: {"done": intake.stop(session, **_who(request))})
 
     def close_view(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         """POST: end the run gracefully."""
-        return self._act(request, pk, lambda session: intake.close(session, by=request.user.get_username()))
+        return self._act(request, pk, lambda session: {"done": intake.close(session, **_who(request))})
+
+    def retry_view(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        """POST: try again at once what failed."""
+        return self._act(request, pk, lambda session: {"queued": intake.retry(session, **_who(request))})
+
+    def cancel_view(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        """POST `number`: take back a message that no agent has yet, or discard one that failed."""
+
+        def cancel(session: AgentSession) -> dict[str, Any]:
+            number = request.POST.get("number", "")
+            if not number.isdecimal() or len(number) > 9:
+                raise intake.Refused("number", "Say which message: its number.")
+            return {"number": intake.cancel(session, int(number), **_who(request)).number}
+
+        return self._act(request, pk, cancel)
 
     def _act(self, request: HttpRequest, pk: uuid.UUID, action: Action) -> HttpResponse:
         """Do `action` to a session that the person may write to; errors are JSON with words for the person."""
@@ -87,6 +108,11 @@ class LivePage(ModelAdmin):
         if not AgentSession.objects.writable_by(request.user).filter(pk=pk).exists():
             return JsonResponse({"error": MAY_ONLY_READ}, status=403)
         try:
-            return JsonResponse(action(session) or {}, status=202)
+            return JsonResponse(action(session), status=202)
         except intake.Refused as refused:
             return JsonResponse({"error": str(refused), "field": refused.field}, status=422)
+
+
+def _who(request: HttpRequest) -> dict[str, Any]:
+    """Who acts, as intake wants it."""
+    return {"by": request.user.get_username(), "actor": request.user}

@@ -88,6 +88,7 @@ class AgentSession(models.Model):
         verbose_name = "session"
         indexes = [
             models.Index(fields=["-updated_at"], name="session_recent"),
+            models.Index(fields=["state", "-updated_at"], name="session_state_recent"),
             models.Index(fields=["queued_at"], name="session_queue", condition=Q(queued_at__isnull=False)),
         ]
         constraints = [models.CheckConstraint(condition=Q(state__in=SessionState.values), name="session_state_known")]
@@ -127,6 +128,7 @@ class Run(models.Model):
     verdict_words = models.TextField(blank=True)
     retry_safe = models.BooleanField(null=True, blank=True)
     exit_code = models.SmallIntegerField(null=True, blank=True)
+    peak_bytes = models.BigIntegerField(null=True, blank=True, help_text="The most memory that its agent used.")
     last_lines = models.TextField(blank=True)
     last_number = models.PositiveBigIntegerField(default=0, help_text="Highest contiguous event number stored.")
     attempt = models.PositiveSmallIntegerField(default=1, db_default=1, help_text="Which try this is, from 1.")
@@ -256,11 +258,12 @@ class Event(models.Model):
         ordering = ["session", "seq"]
         constraints = [
             models.UniqueConstraint(fields=["session", "seq"], name="event_seq_unique"),
-            models.UniqueConstraint(
-                fields=["run", "number"], name="event_number_unique", condition=Q(number__isnull=False)
-            ),
+            # Of all rows, also those without a number: it is the index by run, too, without which no run could go.
+            models.UniqueConstraint(fields=["run", "number"], name="event_number_unique"),
             models.CheckConstraint(condition=Q(kind__in=EventKind.values), name="event_kind_known"),
         ]
+        # To which runs a message was handed, in a session of any length.
+        indexes = [models.Index(fields=["session", "seq"], name="event_delivered", condition=Q(kind="delivered"))]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.seq}"

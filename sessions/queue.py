@@ -1,13 +1,21 @@
 """Who starts now, which idle run gives way, who waits at which place: pure decisions over plain data.
 
-A slot is a run. Order: priority, then the group that holds the fewest slots for its weight, then first come.
+A slot is a run. Order: priority, then the group that holds the fewest slots for its weight, then first come. Priority
+grows with the wait (`AGE`), so that whoever waits is first one day, whatever the others send.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
+
+# One step of priority for each of these: from lowest to highest priority is 20 steps, some three hours.
+# The idea is ageing, as schedulers do it (Silberschatz et al., Operating System Concepts, "Priority scheduling").
+AGE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +30,10 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A run that holds a slot. `idle_since` is set while it waits for a follow-up; `ending` once asked to end."""
+    """A run that holds a slot.
+
+    `idle_since` is set while it could give its slot away without losing work; `ending` once it was asked to end.
+    """
 
     run: UUID
     group: UUID
@@ -32,19 +43,24 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a group may have."""
+    """What a group may have. `held` says why nothing of it may start now, in words; empty if it may."""
 
     slots: int
     weight: int = 1
+    held: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a session stands in the queue: `number` of `of`, and what it waits for."""
+class Place(NamedTuple):
+    """Where a session stands in the queue: `number` of `of`, and what it waits for.
+
+    `ahead` runs have to end before it starts, as far as one can tell, of the `slots` that it may use.
+    """
 
     number: int
     of: int
     words: str
+    ahead: int = 0
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,57 +72,118 @@ class Plan:
     places: dict[UUID, Place]  # of the sessions that stay waiting
 
 
-def plan(waiters: Sequence[Waiter], holders: Sequence[Holder], shares: dict[UUID, Share], slots: int) -> Plan:
+def plan(
+    waiters: Sequence[Waiter], holders: Sequence[Holder], shares: dict[UUID, Share], slots: int, now: datetime
+) -> Plan:
     """Fill the free slots in order; for those who still wait, ask idle runs to give way, the longest idle first.
 
-    A run that is already ending frees a slot by itself, so no second one is closed in its stead.
+    A run that is already ending frees a slot by itself, so no second one is closed in its stead. Lower limits than what
+    runs close nobody: nothing starts until enough has ended by itself.
     """
     held = Counter(holder.group for holder in holders)
     free = slots - len(holders)
-    queue, start, waiting = list(waiters), [], []
-    while queue:
-        following = min(
-            queue, key=lambda w: (-w.priority, held[w.group] / shares[w.group].weight, w.since, w.session.int)
-        )
-        queue.remove(following)
-        if free > 0 and held[following.group] < shares[following.group].slots:
-            held[following.group] += 1
-            free -= 1
-            start.append(following.session)
-        else:
-            waiting.append(following)
+    start: list[UUID] = []
+    waiting: list[Waiter] = []
+    levels = _levels(waiters, now)
+    for level in levels:
+        for waiter in _in_turn(level, held, shares):
+            share = shares[waiter.group]
+            if free > 0 and not share.held and held[waiter.group] < share.slots:
+                held[waiter.group] += 1
+                free -= 1
+                start.append(waiter.session)
+            else:
+                waiting.append(waiter)
     return Plan(tuple(start), _give_way(waiting, holders, held, shares, free), _places(waiting, held, shares, slots))
+
+
+def _levels(waiters: Sequence[Waiter], now: datetime) -> list[list[Waiter]]:
+    """The waiters by priority, highest first, each level in the order of arrival."""
+    levels: dict[int, list[Waiter]] = defaultdict(list)
+    for waiter in waiters:
+        levels[waiter.priority + max(now - waiter.since, timedelta()) // AGE].append(waiter)
+    for level in levels.values():
+        level.sort(key=attrgetter("since", "session"))
+    return [levels[priority] for priority in sorted(levels, reverse=True)]
+
+
+def _in_turn(level: list[Waiter], held: Counter[UUID], shares: dict[UUID, Share]) -> Iterator[Waiter]:
+    """The waiters of one level in the order in which slots should go to them.
+
+    Whoever is passed over counts as served here, so that the order is also that of the places in the queue.
+    """
+    groups: dict[UUID, list[Waiter]] = defaultdict(list)
+    for waiter in reversed(level):
+        groups[waiter.group].append(waiter)
+    served: dict[UUID, int] = {group: held[group] for group in groups}
+    heap = [(served[g] / shares[g].weight, line[-1].since, line[-1].session, g) for g, line in groups.items()]
+    heapq.heapify(heap)
+    while heap:
+        group = heap[0][3]
+        line = groups[group]
+        yield line.pop()
+        served[group] += 1
+        if line:
+            heapq.heapreplace(heap, (served[group] / shares[group].weight, line[-1].since, line[-1].session, group))
+        else:
+            heapq.heappop(heap)
 
 
 def _give_way(
     waiting: list[Waiter], holders: Sequence[Holder], held: Counter[UUID], shares: dict[UUID, Share], free: int
 ) -> tuple[UUID, ...]:
     """The idle runs that have to close so that the waiting may start."""
-    idle = sorted((h for h in holders if h.idle_since and not h.ending), key=lambda h: (h.idle_since, h.run.int))
+    idle = sorted((h for h in holders if h.idle_since and not h.ending), key=attrgetter("idle_since", "run"))
     ending = [h for h in holders if h.ending]
     chosen: list[UUID] = []
+    # As long as nobody can help, the rest of a group needn't ask again: there may be thousands of them.
+    hopeless: set[UUID] = set()
     for waiter in waiting:
-        full = held[waiter.group] >= shares[waiter.group].slots
+        share = shares[waiter.group]
+        if share.held or waiter.group in hopeless:
+            continue
+        full = held[waiter.group] >= share.slots
         if not full and free > 0:
             continue
-        relief = next((h for h in ending if not full or h.group == waiter.group), None)
+        relief = _first(ending, waiter.group if full else None)
+        giving = None if relief else _first(idle, waiter.group if full else None)
         if relief:
             ending.remove(relief)
-            continue
-        giving = next((h for h in idle if not full or h.group == waiter.group), None)
-        if giving:
+        elif giving:
             idle.remove(giving)
             chosen.append(giving.run)
+        else:
+            hopeless.add(waiter.group)
+        if not ending and not idle:
+            break
     return tuple(chosen)
+
+
+def _first(holders: list[Holder], group: UUID | None) -> Holder | None:
+    return next((h for h in holders if group is None or h.group == group), None)
 
 
 def _places(waiting: list[Waiter], held: Counter[UUID], shares: dict[UUID, Share], slots: int) -> dict[UUID, Place]:
     """Each waiting session's place, in words that name the limit it waits for."""
+    all_used, of = f"all {slots} slots in use", len(waiting)
+    limits = {group: _limit(shares[group], held[group]) for group in {waiter.group for waiter in waiting}}
+    before = dict.fromkeys(limits, 0)
     places = {}
     for number, waiter in enumerate(waiting, 1):
-        share = shares[waiter.group]
-        limit = (
-            f"group at its limit of {share.slots}" if held[waiter.group] >= share.slots else f"all {slots} slots in use"
-        )
-        places[waiter.session] = Place(number, len(waiting), limit)
+        group = waiter.group
+        words, own = limits[group]
+        if not words:
+            places[waiter.session] = Place(number, of, all_used, number, slots)
+        elif own:
+            before[group] = ahead = before[group] + 1
+            places[waiter.session] = Place(number, of, words, ahead, own)
+        else:
+            places[waiter.session] = Place(number, of, words)
     return places
+
+
+def _limit(share: Share, held: int) -> tuple[str, int]:
+    """What of its own a group waits for, in words, and how many slots it has; ("", 0) if it is only the others."""
+    if share.held:
+        return share.held, 0
+    return (f"group at its limit of {share.slots}", share.slots) if held >= share.slots else ("", 0)

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, Runtime, TransientFault
-from sessions import doorbell, events, lifecycle, runtimes, spec
+from sessions import doorbell, events, leases, lifecycle, records, runtimes, spec
 from sessions.models import Message, Run
 from sessions.states import BEFORE_START, GRACEFUL, Intent, MessageState, RunState
 
@@ -24,7 +24,11 @@ log = structlog.get_logger(__name__)
 
 # No amount of waiting mends these.
 HOPELESS = frozenset({Cause.REJECTED, Cause.IMAGE_PULL})
+# These pass by themselves, so the time that they take counts for no limit and no try.
+PASSING = frozenset({Cause.QUOTA, Cause.UNREACHABLE})
 FORCE_AFTER = timedelta(seconds=20)  # the agent's own grace is 10 s
+# A failed mount is tried again by the kubelet after growing pauses; a new pod most often mounts at once.
+MOUNT_PATIENCE = timedelta(seconds=10)
 
 
 class Do(StrEnum):
@@ -45,12 +49,19 @@ class Wanted:
     claimed_at: datetime
     intent: Intent = Intent.NONE
     intent_at: datetime | None = None
+    made: bool = True  # the runtime had all of it
     called: bool = False  # the courier said hello
     exited: bool = False  # and has reported the agent's end
     waiting_since: datetime | None = None
+    counted_from: datetime | None = None  # the start's limit counts from here; None: from `claimed_at`
+    called_at: datetime | None = None  # when the courier last called, with something to tell or without
+    heard_at: datetime | None = None  # when it last had something to tell
+    door_since: datetime | None = None  # since when couriers find somebody who listens; None: nobody does
     has_messages: bool = False
     start_seconds: int = 300
     idle_seconds: int = 1800
+    turn_seconds: int = 1800
+    heartbeat_seconds: int = 120
     deadline_seconds: int = 14400
 
 
@@ -66,16 +77,16 @@ class Action:
 
 def decide(wanted: Wanted, observed: Observed, now: datetime) -> Action:
     """The next step for a run that is not over."""
-    if observed.phase is Phase.FINISHED:
-        return Action(Do.END)
+    if observed.phase is Phase.FINISHED or observed.cause is Cause.NODE_LOST:
+        return Action(Do.END)  # a pod whose node is lost may read as running for ever
     if observed.phase is Phase.ABSENT:
         if wanted.state is RunState.CLAIMED and not wanted.intent:
             return Action(Do.ENSURE)
         return Action(Do.END)
     if wanted.intent and wanted.intent not in GRACEFUL:
         asked = wanted.intent_at or wanted.claimed_at
-        unborn = observed.phase is Phase.PENDING
-        return Action(Do.FORCE) if unborn or now - asked > FORCE_AFTER else _alive(wanted, observed)
+        deaf = observed.phase is Phase.PENDING or wanted.intent is Intent.HUNG
+        return Action(Do.FORCE) if deaf or now - asked > FORCE_AFTER else _alive(wanted, observed)
     if wanted.intent and observed.phase is Phase.PENDING:
         # Once the courier has called, what looks pending is a cluster that tells late: the turn may be under way.
         return Action(Do.NOTHING if wanted.called else Do.FORCE)
@@ -83,21 +94,35 @@ def decide(wanted: Wanted, observed: Observed, now: datetime) -> Action:
         return _start(wanted, observed, now)
     if now - wanted.claimed_at > timedelta(seconds=wanted.deadline_seconds):
         return Action(Do.ASK, Intent.DEADLINE)
+    if (silent := _silent(wanted, now)) and not wanted.exited:
+        return Action(Do.ASK, silent)
     idle_since = wanted.waiting_since if wanted.state is RunState.WAITING and not wanted.has_messages else None
     if idle_since and now - idle_since > timedelta(seconds=wanted.idle_seconds):
         return Action(Do.ASK, Intent.IDLE)
     return _alive(wanted, observed)
 
 
+def _silent(wanted: Wanted, now: datetime) -> Intent | None:
+    """Whether a run that lives has said nothing for too long. While nobody listens, nobody is blamed for silence."""
+    if wanted.door_since is None or wanted.called_at is None:
+        return None
+    if now - max(wanted.called_at, wanted.door_since) > timedelta(seconds=wanted.heartbeat_seconds):
+        return Intent.HUNG
+    at_work = wanted.state is RunState.WORKING or (wanted.state is RunState.ENDING and wanted.waiting_since is None)
+    heard = max(wanted.heard_at or wanted.called_at, wanted.door_since)
+    return Intent.TURN_TIMEOUT if at_work and now - heard > timedelta(seconds=wanted.turn_seconds) else None
+
+
 def _start(wanted: Wanted, observed: Observed, now: datetime) -> Action:
     """A run that is not up yet: made in part, held up, or only slow."""
-    if observed.cause in HOPELESS:
+    waited = now - (wanted.counted_from or wanted.claimed_at)
+    if observed.cause in HOPELESS or (observed.cause is Cause.MOUNT and waited > MOUNT_PATIENCE):
         return Action(Do.END, cause=observed.cause, words=observed.words)
-    if now - wanted.claimed_at > timedelta(seconds=wanted.start_seconds):
+    if observed.cause not in PASSING and waited > timedelta(seconds=wanted.start_seconds):
         cause = observed.cause or Cause.START_TIMEOUT
         return Action(Do.END, cause=cause, words=observed.words or f"waited {wanted.start_seconds} s")
-    if wanted.state is RunState.CLAIMED:
-        return Action(Do.ENSURE)  # a worker may have died between two of its objects
+    if wanted.state is RunState.CLAIMED or not wanted.made:
+        return Action(Do.ENSURE)  # a worker may have died between two of its parts, one of which called already
     return _alive(wanted, observed)
 
 
@@ -114,12 +139,19 @@ def wanted_of(run: Run) -> Wanted:
         claimed_at=run.claimed_at,
         intent=Intent(run.intent),
         intent_at=run.intent_at,
+        made=run.made_at is not None,
         called=run.started_at is not None,
         exited=run.exit_code is not None,
         waiting_since=run.waiting_since,
+        counted_from=run.counted_from,
+        called_at=max(filter(None, (run.seen_at, run.started_at)), default=None),
+        heard_at=run.heard_at,
+        door_since=leases.alive_since(leases.WEB),
         has_messages=Message.objects.filter(session=run.session_id, state=MessageState.QUEUED).exists(),
         start_seconds=profile.start_seconds or settings.START_SECONDS,
         idle_seconds=profile.idle_seconds or settings.IDLE_SECONDS,
+        turn_seconds=profile.turn_seconds or settings.TURN_SECONDS,
+        heartbeat_seconds=settings.HEARTBEAT_SECONDS,
         deadline_seconds=spec.deadline(run),
     )
 
@@ -130,6 +162,8 @@ def reconcile(session_id: uuid.UUID) -> bool:
     if run is None:
         _clean(session_id)
         return False
+    if run.not_before and run.not_before > timezone.now():
+        return False  # the runtime asked to be left alone until then
     bound = log.bind(session=str(session_id), run=str(run.id))
     runtime = runtimes.get(run.runtime)
     try:
@@ -142,7 +176,7 @@ def reconcile(session_id: uuid.UUID) -> bool:
         return _apply(run, runtime, action, observed)
     except TransientFault as fault:
         bound.warning("runtime: will pass", cause=fault.cause, words=str(fault))
-        _note(run, fault.cause, str(fault))
+        _note(run, fault.cause, str(fault), timedelta(seconds=fault.retry_after))
         return False
     except PermanentFault as fault:
         bound.error("runtime: refused", cause=fault.cause, words=str(fault))
@@ -156,8 +190,7 @@ def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bo
             runtime.ensure(spec.build(run))
             _started(run, runtime)
         case Do.ASK:
-            only_from = RunState.WAITING if action.intent is Intent.IDLE else None
-            lifecycle.ask(run.pk, action.intent, only_from=only_from)
+            lifecycle.ask(run.pk, action.intent, only_idle=action.intent is Intent.IDLE)
         case Do.FORCE:
             runtime.stop(run.ref)
         case Do.END:
@@ -170,6 +203,7 @@ def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bo
 
 def _started(run: Run, runtime: Runtime) -> None:
     """The runtime has it. If the run was ended meanwhile, what was just made goes again."""
+    Run.objects.filter(pk=run.pk, made_at=None).update(made_at=timezone.now())
     if Run.objects.filter(pk=run.pk, state=RunState.CLAIMED).update(state=RunState.STARTING, waits_for=""):
         with transaction.atomic():
             lifecycle.refresh(events.locked(run.session_id))
@@ -188,7 +222,8 @@ def _end(run: Run, runtime: Runtime, observed: Observed, cause: Cause | None, wo
 
 
 def _remove(run: Run, runtime: Runtime) -> None:
-    """Remove what the runtime still has of an ended run."""
+    """Remove what the runtime still has of an ended run, once what it knew is noted."""
+    records.keep(run, runtime)
     try:
         runtime.destroy(run.ref)
     except TransientFault as fault:
@@ -204,13 +239,21 @@ def _clean(session_id: uuid.UUID) -> None:
         _remove(run, runtimes.get(run.runtime))
 
 
-def _note(run: Run, cause: Cause | None, words: str) -> None:
-    """Tell people what a start waits for."""
+def _note(run: Run, cause: Cause | None, words: str, retry_after: timedelta | None = None) -> None:
+    """Tell people what a start waits for, and let what passes by itself count for no limit.
+
+    `retry_after` is for how long the runtime wants to be left alone (RFC 9110, section 10.2.3).
+    """
+    now = timezone.now()
+    unborn = Run.objects.filter(pk=run.pk, state__in=BEFORE_START, started_at=None)
+    if retry_after is not None:
+        Run.objects.filter(pk=run.pk).update(not_before=now + retry_after)
+    if retry_after is not None or cause in PASSING:
+        unborn.update(counted_from=now)
     if words == run.waits_for or run.state not in BEFORE_START:
         return
     with transaction.atomic():
         session = events.locked(run.session_id)
-        unborn = Run.objects.filter(pk=run.pk, state__in=BEFORE_START, started_at=None)
         unborn.update(waits_for=words[:2000], waits_cause=cause or "")
         lifecycle.refresh(session)
         doorbell.ring_on_commit(session.pk, doorbell.EVENTS)

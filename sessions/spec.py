@@ -25,6 +25,7 @@ def build(run: Run) -> RunSpec:
         secrets=tuple(SecretFile(name, source) for name, source in sorted(profile.secrets.items())),
         deadline_seconds=deadline(run),
         storage_gib=session.group.storage_gib,
+        main=session.group.is_main,
     )
 
 

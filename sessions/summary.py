@@ -1,6 +1,9 @@
 """What is shown of a session wherever it is shown: its state, the reason in words, and its run."""
 
+from datetime import timedelta
 from typing import Any
+
+from django.utils import timezone
 
 from sessions import admission
 from sessions.models import AgentSession, Run
@@ -8,17 +11,31 @@ from sessions.queue import Place
 from sessions.states import COLOURS, MessageState, RunState, SessionState
 
 
+SHOWN_MESSAGES = 50  # how many messages a page is told the states of
+
+
 def reason(session: AgentSession, place: Place | None = None) -> str:
     """Why the session is in its state; for a queued one, its place and what it waits for.
 
     A list of many looks at the queue once (`admission.look`) and gives each session its `place`.
     """
-    if session.state != SessionState.QUEUED:
+    if session.state not in (SessionState.QUEUED, SessionState.RETRYING):
+        return session.reason
+    if session.retry_at and session.retry_at > timezone.now():
         return session.reason
     place = place or admission.place(session)
     if place is None:
         return "A slot is free: it starts at once."
-    return f"{ordinal(place.number)} of {place.of} in the queue: {place.words}."
+    words = f"{ordinal(place.number)} of {place.of} in the queue: {place.words}."
+    return f"{words} About {spell(wait)}, by the last runs." if (wait := admission.estimate(place)) else words
+
+
+def spell(time: timedelta) -> str:
+    """A time to wait, in words that promise no more than is known: "10 s", "4 min", "3 h"."""
+    seconds = time.total_seconds()
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
 
 
 def ordinal(number: int) -> str:
@@ -60,7 +77,10 @@ def for_page(session: AgentSession) -> dict[str, Any]:
     """What the live page's header needs, but for what depends on the person."""
     run = session.runs.first()
     active = run is not None and run.state != RunState.ENDED
+    recent = session.messages.order_by("-number").values_list("number", "state", "attempts", "reason")[:SHOWN_MESSAGES]
+    messages = {number: [state, attempts, why] for number, state, attempts, why in recent}
     queued = session.messages.filter(state=MessageState.QUEUED).count()
+    broken = session.state in (SessionState.FAILED, SessionState.RETRYING)
     told = of_session(session)
     del told["created_at"], told["updated_at"]
     return told | {
@@ -68,6 +88,8 @@ def for_page(session: AgentSession) -> dict[str, Any]:
         "colour": COLOURS[SessionState(session.state)],
         "run": {key: of_run(run)[key] for key in ("number", "state", "verdict", "verdict_words")} if run else None,
         "queued": queued,
+        "messages": messages,
         "can_stop": active or bool(queued),
+        "can_retry": broken and not active,
         "can_close": active and run is not None and run.state != RunState.ENDING,
     }

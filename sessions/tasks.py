@@ -9,6 +9,7 @@ import structlog
 from django_q.tasks import async_task
 
 from sessions import admission
+from sessions import gc as cleaning
 from sessions import reconcile as reconciler
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,12 @@ def reconcile(session_id: str) -> None:
     """Take the next step for one session; if that freed a slot, let the next one have it."""
     if reconciler.reconcile(uuid.UUID(session_id)):
         admit()
+
+
+def gc() -> None:
+    """Clean up for a few seconds; what is left then is a task of its own."""
+    if cleaning.step():
+        async_task("sessions.tasks.gc")
 
 
 def admit() -> None:

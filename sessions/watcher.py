@@ -1,8 +1,9 @@
 """Watching the runtime and sweeping what is due.
 
-1. Hold the lease, so that one watcher works at a time; without it, wait.
+1. Hold the lease, so that one watcher works at a time; without it, wait. One that lost it and comes back starts anew.
 2. A thread follows `runtime.watch()` and queues a reconcile for every run that changed.
-3. Once a second, sweep: queue a reconcile for what time alone makes due, and admission if somebody waits for a slot.
+3. Once a second, sweep: queue a reconcile for what time alone makes due, and admission if somebody waits for a slot;
+   then let other apps do the same (`signals.swept`).
 4. If the thread died or fell silent, exit non-zero: a supervisor starts a fresh one.
 """
 
@@ -19,7 +20,7 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from k8s_adapter.runtime import Runtime
-from sessions import leases, reconcile
+from sessions import admission, gc, leases, reconcile, signals
 from sessions.models import AgentSession, Run
 from sessions.states import RunState
 
@@ -28,6 +29,7 @@ SILENCE = 60.0  # seconds; `Runtime.watch` promises a sign of life every 5
 SETTLE = timedelta(seconds=3)  # a step that is only this old is probably under way
 LOOK_AGAIN = 15.0  # seconds between two sweeps of a run that nothing else calls for
 ORPHANS = 60.0  # seconds between two looks for what the database no longer wants
+GC = 3600.0  # seconds between two looks whether a clean-up is due
 
 
 class Watcher:
@@ -39,13 +41,18 @@ class Watcher:
         self.heard = time.monotonic()
         self.thread: threading.Thread | None = None
         self.asked: dict[uuid.UUID, float] = {}
-        self.orphans_at = 0.0
+        self.orphans_at = self.gc_at = 0.0
+        self.epoch: int | None = None
 
     def step(self) -> bool:
         """Do one round. False while another watcher has the lease. Raises RuntimeError when it can't work any more."""
         close_old_connections()
-        if leases.acquire(leases.WATCHER, self.holder) is None:
+        epoch = leases.acquire(leases.WATCHER, self.holder)
+        if self.epoch is not None and epoch != self.epoch:
+            raise RuntimeError("it was away for so long that its lease went stale")
+        if epoch is None:
             return False
+        self.epoch = epoch
         if self.thread is None:
             self.heard = time.monotonic()
             self.thread = threading.Thread(target=self._follow, name="follow", daemon=True)
@@ -56,6 +63,10 @@ class Watcher:
             raise RuntimeError(f"the watch of the runtime was silent for {SILENCE:.0f} s")
         self.sweep()
         return True
+
+    def leads(self) -> bool:
+        """Whether the lease still is what this watcher took: asked before what can't be taken back."""
+        return self.epoch is not None and leases.holds(leases.WATCHER, self.holder, self.epoch)
 
     def stop(self) -> None:
         """Let the thread end, and the lease go."""
@@ -77,11 +88,17 @@ class Watcher:
         left = Run.objects.filter(state=RunState.ENDED, removed_at=None, ended_at__lt=now - SETTLE)
         for session in left.values_list("session_id", flat=True)[:100]:
             self._ask(session, clock, 10.0)
-        if AgentSession.objects.filter(queued_at__lt=now - timedelta(seconds=1)).exists():
+        waits = Q(retry_at__isnull=True, queued_at__lt=now - timedelta(seconds=1)) | Q(retry_at__lte=now)
+        if AgentSession.objects.filter(waits, queued_at__isnull=False).exists():
             self._admit(clock)
+        admission.drain()
+        signals.swept.send(type(self))
         if clock - self.orphans_at > ORPHANS:
             self.orphans_at = clock
-            self._orphans()
+            gc.remove_orphans(self.runtime, self.leads)
+        if clock - self.gc_at > GC:
+            self.gc_at = clock
+            async_task("sessions.tasks.gc") if gc.due() else None
         self.asked = {key: at for key, at in self.asked.items() if clock - at < 2 * LOOK_AGAIN}
 
     def _ask(self, session: uuid.UUID, clock: float, every: float) -> None:
@@ -94,13 +111,6 @@ class Watcher:
         if clock - self.asked.get(key, -5.0) >= 2.0:
             self.asked[key] = clock
             async_task("sessions.tasks.admit")
-
-    def _orphans(self) -> None:
-        """Remove what exists in the runtime for runs that ended or were deleted."""
-        for ref in self.runtime.owned():
-            if not Run.objects.filter(pk=ref.run).filter(Q(removed_at=None)).exists():
-                log.warning("orphan removed", run=ref.run, session=ref.session)
-                self.runtime.destroy(ref)
 
     def _follow(self) -> None:
         """The thread: from the runtime's changes to tasks."""

@@ -23,8 +23,10 @@ from playwright.sync_api import Browser, sync_playwright
 
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, Membership
-from sessions import intake, threads
+from sessions import beat, intake, threads
 from sessions.models import AgentSession
+
+beat.start = lambda: None  # a thread that outlives its test would write into the next one's database
 
 NEEDS = {
     "postgres": ("TEST_DATABASE_URL",),

@@ -16,6 +16,7 @@ const follow = new Follow({
 });
 const transcript = new Transcript(part("transcript"), {
   me: page.dataset.me,
+  onCancel: (number) => act("cancel", { number }),
   onShown: (count) => {
     if (count) part("empty").hidden = true;
     follow.grown(count);
@@ -41,7 +42,10 @@ function showSession(session) {
   setText("queued", session.queued ? `${session.queued} ${waits}` : "");
   part("stop").disabled = !(session.can_write && session.can_stop);
   part("close").disabled = !(session.can_write && session.can_close);
+  part("retry").hidden = !(session.can_write && session.can_retry);
+  part("retry").disabled = false;
   page.dataset.state = session.state;
+  transcript.tellMessages(session.messages, session.can_write);
   composer.allow(session.can_write, CANNOT_WRITE);
   document.title = `${visible(session.title)}: ${session.state_label} | Berth`;
 }
@@ -73,15 +77,16 @@ function showStatus({ state, seconds }) {
   composer.allow(false, why);
 }
 
-async function act(name) {
+// Do what the page's `data-NAME` is the address of; the button of that name, if there is one, waits for the answer.
+async function act(name, fields = {}) {
   const button = part(name);
-  button.disabled = true;
+  if (button) button.disabled = true;
   setText("notice", "");
   try {
-    await post(page.dataset[name], token);
+    await post(page.dataset[name], token, fields);
   } catch (error) {
     setText("notice", error.message);
-    button.disabled = false;
+    if (button) button.disabled = false;
   }
 }
 
@@ -90,6 +95,7 @@ part("confirm").addEventListener("close", () => {
   if (part("confirm").returnValue === "stop") act("stop");
   part("confirm").returnValue = "";
 });
+part("retry").addEventListener("click", () => act("retry"));
 part("close").addEventListener("click", () => act("close"));
 part("details").addEventListener("click", () => {
   const shown = page.classList.toggle("show-details");

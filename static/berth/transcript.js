@@ -14,8 +14,10 @@ const LABELS = {
 };
 
 export class Transcript {
-  // onShown(count) is called after each frame with the number of blocks or pieces of output that it added.
-  constructor(root, { onShown, me }) {
+  // onShown(count) is called after each frame with the number of blocks or pieces of output that it added, onCancel(number)
+  // when a person takes a message back or discards it.
+  constructor(root, { onShown, onCancel, me }) {
+    this.onCancel = onCancel;
     this.root = root;
     this.onShown = onShown;
     this.me = me;
@@ -27,7 +29,8 @@ export class Transcript {
     this.answer = ""; // parts of a result so far
     this.drafts = []; // what was written since the last result
     this.tools = new Map(); // blocks of tool calls without their result, by id
-    this.messages = new Map(); // bubbles that wait for their delivery, by number
+    this.messages = new Map(); // where bubbles tell how far their message came, by number
+    this.told = { states: {}, mayCancel: false }; // what the server last said of messages
     document.addEventListener("visibilitychange", () => this.queue.length && this.show());
   }
 
@@ -109,6 +112,32 @@ export class Transcript {
     place.title = `Message ${number}`;
     element.querySelector(".meta").append(place);
     this.messages.set(number, place);
+    this.tellMessage(number);
+  }
+
+  // How far messages came: {number: [state, how often an agent was handed it, why it failed]} of the latest ones.
+  tellMessages(states, mayCancel) {
+    this.told = { states: states ?? {}, mayCancel };
+    for (const number of Object.keys(this.told.states)) this.tellMessage(Number(number));
+  }
+
+  tellMessage(number) {
+    const place = this.messages.get(number);
+    const [state, attempts, why] = this.told.states[number] ?? [];
+    if (place === undefined || state === undefined) return;
+    const tries = attempts > 1 ? `, ${attempts} tries` : "";
+    const words = (state === "queued" ? "waits" : state) + tries;
+    if (place.dataset.told === `${words} ${this.told.mayCancel}`) return;
+    place.dataset.told = `${words} ${this.told.mayCancel}`;
+    place.dataset.state = state;
+    place.title = why ? visible(why) : `Message ${number}`;
+    place.textContent = words;
+    place.classList.toggle("done", state === "answered" || state === "delivered");
+    if (!this.told.mayCancel || (state !== "queued" && state !== "failed")) return;
+    const button = make("button", "cancel", state === "queued" ? "Take back" : "Discard");
+    button.type = "button";
+    button.addEventListener("click", () => this.onCancel(number));
+    place.append(button);
   }
 
   // Rendered markdown where the server gave it, plain text where not.
@@ -219,8 +248,7 @@ export class Transcript {
 
   deliver(number) {
     const place = this.messages.get(number);
-    if (place === undefined) return;
-    this.messages.delete(number);
+    if (place === undefined || this.told.states[number]) return;
     place.textContent = "delivered";
     place.classList.add("done");
   }

@@ -242,7 +242,7 @@ def test_the_header_gives_the_verdict_of_a_run_in_words(browse: Opener, talk: Ta
 
     lifecycle.end(talk.run, Observed(Phase.FINISHED, cause=Cause.OOM, exit_code=137))
 
-    expect(page.locator("[data-part=state]")).to_have_text("Failed")
+    expect(page.locator("[data-part=state]")).to_have_text("Retrying")
     expect(page.locator("[data-part=run]")).to_have_text("Run 1: out of memory")
     expect(page.locator("[data-part=reason]")).to_contain_text("memory")
     expect(page.locator(".entry.state").last).to_contain_text("memory")
@@ -363,3 +363,40 @@ def test_the_page_itself_makes_no_errors(browse: Opener, talk: Talk) -> None:
 
     expect(page.locator(".entry.result")).to_be_visible()
     assert page.problems == []  # type: ignore[attr-defined]
+
+
+def test_a_message_says_how_far_it_came_and_can_be_taken_back(browse: Opener, talk: Talk) -> None:
+    talk.starts()
+    page = live(browse())
+    first = page.locator(".entry.message .delivery").first
+    talk.says(("delivered", "", {"number": 1}), ("turn", "", {"state": "working"}))
+    expect(first).to_have_text("delivered")
+    talk.says(("turn", "", {"state": "idle"}))
+    expect(first).to_have_text("answered")
+
+    page.get_by_label("Message").fill("never mind")
+    page.keyboard.press("Enter")
+    second = page.locator(".entry.message .delivery").last
+    expect(second).to_contain_text("waits")
+    second.get_by_role("button", name="Take back").click()
+
+    expect(second).to_have_text("cancelled")
+    assert Message.objects.get(session=talk.session, number=2).state == "cancelled"
+
+
+def test_what_failed_for_good_is_retried_from_the_page(browse: Opener, talk: Talk) -> None:
+    talk.starts()
+    page = live(browse())
+    expect(page.locator("[data-part=retry]")).to_be_hidden()
+    talk.says(("delivered", "", {"number": 1}))
+    AgentSession.objects.filter(pk=talk.session.pk).update(attempts=lifecycle.tries())
+    lifecycle.end(Run.objects.get(session=talk.session), Observed(Phase.FINISHED, Cause.AGENT_ERROR, exit_code=3))
+    delivery = page.locator(".entry.message .delivery").first
+    expect(delivery).to_contain_text("failed")
+    expect(delivery.get_by_role("button", name="Discard")).to_be_visible()
+
+    page.locator("[data-part=retry]").click()
+
+    expect(delivery).to_contain_text("waits")
+    expect(page.locator("[data-part=state]")).to_have_text("Queued")
+    expect(page.locator("[data-part=retry]")).to_be_hidden()

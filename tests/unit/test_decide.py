@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,8 @@ from sessions.reconcile import Do, Wanted, decide
 from sessions.states import Intent, RunState
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-RUN = Wanted(RunState.WORKING, claimed_at=NOW - timedelta(seconds=60))
+JUST = NOW - timedelta(seconds=60)
+RUN = Wanted(RunState.WORKING, claimed_at=JUST, called_at=JUST, heard_at=JUST, door_since=NOW - timedelta(days=1))
 ABSENT, PENDING = Observed(Phase.ABSENT), Observed(Phase.PENDING)
 RUNNING, FINISHED = Observed(Phase.RUNNING), Observed(Phase.FINISHED)
 
@@ -23,8 +25,17 @@ def waiting(seconds: int) -> Wanted:
     return replace(RUN, state=RunState.WAITING, waiting_since=ago(seconds), claimed_at=ago(seconds + 1))
 
 
+def silent(seconds: int, **fields: Any) -> Wanted:
+    """Its courier calls, and has had nothing to tell for so long."""
+    return replace(RUN, called_at=ago(5), heard_at=ago(seconds), claimed_at=ago(seconds + 1), **fields)
+
+
 def asked(intent: Intent, seconds: int, state: RunState = RunState.ENDING) -> Wanted:
     return replace(RUN, state=state, intent=intent, intent_at=ago(seconds))
+
+
+def starting(seconds: int) -> Wanted:
+    return replace(RUN, state=RunState.STARTING, claimed_at=ago(seconds), called_at=None, heard_at=None)
 
 
 TABLE = [
@@ -58,6 +69,25 @@ TABLE = [
     ("waits too long: ask", waiting(1801), RUNNING, Do.ASK),
     ("waits too long, but a message came: nothing", replace(waiting(1801), has_messages=True), RUNNING, Do.NOTHING),
     ("past its deadline: ask", replace(RUN, claimed_at=ago(14401)), RUNNING, Do.ASK),
+    ("quota used up for long: wait", starting(4000), Observed(Phase.PENDING, Cause.QUOTA), Do.NOTHING),
+    ("the cluster was away: counts for nothing", replace(starting(4000), counted_from=ago(20)), PENDING, Do.NOTHING),
+    ("a mount that hangs: a new pod mounts at once", starting(11), Observed(Phase.PENDING, Cause.MOUNT), Do.END),
+    ("a mount that takes a moment: wait", starting(9), Observed(Phase.PENDING, Cause.MOUNT), Do.NOTHING),
+    ("its node is lost: over", RUN, Observed(Phase.RUNNING, Cause.NODE_LOST), Do.END),
+    ("silent in its turn, not too long: nothing", silent(1700), RUNNING, Do.NOTHING),
+    ("silent in its turn for too long: ask", silent(1801), RUNNING, Do.ASK),
+    ("waits for a follow-up in silence: nothing", silent(1801, state=RunState.WAITING), RUNNING, Do.NOTHING),
+    ("silent since nobody listened: nothing", silent(4000, door_since=ago(60)), RUNNING, Do.NOTHING),
+    ("nobody listens: nothing", silent(4000, door_since=None), RUNNING, Do.NOTHING),
+    ("closing, and silent in its turn for too long: ask", silent(1801, state=RunState.ENDING), RUNNING, Do.ASK),
+    ("its courier calls no more: ask", replace(RUN, called_at=ago(121)), RUNNING, Do.ASK),
+    (
+        "its courier calls no more, since it is done: wait",
+        replace(RUN, called_at=ago(121), exited=True),
+        RUNNING,
+        Do.NOTHING,
+    ),
+    ("hung: its courier hears nothing, so force it", asked(Intent.HUNG, 0), RUNNING, Do.FORCE),
     ("closing: wait for the turn", asked(Intent.CLOSE, 1000), RUNNING, Do.NOTHING),
     ("told to stop: wait for its grace", asked(Intent.STOP, 5), RUNNING, Do.NOTHING),
     ("would not stop: force it", asked(Intent.STOP, 25), RUNNING, Do.FORCE),
@@ -74,3 +104,8 @@ def test_a_start_that_times_out_says_what_held_it_up() -> None:
     late = replace(RUN, state=RunState.STARTING, claimed_at=ago(400))
     action = decide(late, Observed(Phase.PENDING, Cause.UNSCHEDULABLE, "0/3 nodes are available"), NOW)
     assert (action.cause, action.words) == (Cause.UNSCHEDULABLE, "0/3 nodes are available")
+
+
+def test_silence_has_two_names() -> None:
+    assert decide(silent(1801), RUNNING, NOW).intent is Intent.TURN_TIMEOUT
+    assert decide(replace(RUN, called_at=ago(121)), RUNNING, NOW).intent is Intent.HUNG

@@ -40,11 +40,11 @@ def code_of(page: Path) -> str:
 
 
 def settings_read() -> dict[str, ast.expr]:
-    """Name → default (an empty text if there is none) of every `env.…("NAME", …)` and `number("NAME", …)`."""
+    """Name → default (an empty text if there is none) of every `env.…("NAME", …)`, `number("NAME", …)`, `numbers(…)`."""
     tree = ast.parse((ROOT / "controlplane" / "settings.py").read_text())
     found = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and re.fullmatch(r"env(\.\w+)?|number", ast.unparse(node.func)) and node.args:
+        if isinstance(node, ast.Call) and re.fullmatch(r"env(\.\w+)?|numbers?", ast.unparse(node.func)) and node.args:
             name = node.args[0]
             if isinstance(name, ast.Constant):
                 named = [keyword.value for keyword in node.keywords if keyword.arg == "default"]
@@ -58,7 +58,7 @@ def plain(default: ast.expr) -> str | None:
     if any(isinstance(node, ast.Name) for node in ast.walk(default)):
         return None
     value = eval(ast.unparse(default), {})
-    return ",".join(value) if isinstance(value, list) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def anchors(page: Path) -> set[str]:
@@ -148,14 +148,15 @@ def test_every_verdict_is_told_with_its_words_and_advice() -> None:
     told = table("docs/operations.md", "verdict")
     assert set(told) == {str(cause) for cause in Cause}
     for cause, advice in verdicts.ADVICE.items():
-        words, following, retry, session = told[cause]
+        words, following, safe, again, session = told[cause]
         assert words.startswith(re.split(r"[{.]", advice.words)[0].rstrip()), cause
         assert following == advice.next
-        assert (retry, session) == ("yes" if advice.retry_safe else "no", "failed" if advice.failure else "idle")
+        assert (safe, again) == tuple("yes" if it else "no" for it in (advice.retry_safe, advice.retries)), cause
+        assert session == ("failed" if advice.failure else "idle")
 
 
 def test_the_log_lines_in_the_table_are_written_somewhere() -> None:
-    code = "".join(path.read_text() for app in ("sessions", "controlplane") for path in (ROOT / app).rglob("*.py"))
+    code = "".join(path.read_text() for app in ("sessions", "schedules", "controlplane") for path in (ROOT / app).rglob("*.py"))
     for row in table("docs/operations.md", "event"):
         for event in row.split("`, `"):
             assert f'"{event}"' in code, event

@@ -49,6 +49,7 @@ def test_a_group_at_its_limit_waits_and_says_so(
 def test_a_freed_slot_goes_to_the_next(session: AgentSession, group: AgentGroup, profile: AgentProfile) -> None:
     other = open_another(group, profile)
     admission.admit()
+    deliver(session.runs.get())
     lifecycle.end(session.runs.get(), finished())
     assert admission.admit() == [other.pk]
 
@@ -74,16 +75,19 @@ def test_a_good_end_answers_what_was_delivered(session: AgentSession, run: Run) 
 
 
 def test_a_bad_end_is_told_in_words(session: AgentSession, run: Run) -> None:
+    AgentSession.objects.update(attempts=lifecycle.tries())
+    Run.objects.update(attempt=lifecycle.tries())
     deliver(run)
     lifecycle.end(run, finished(3))
     session.refresh_from_db()
     assert session.state == SessionState.FAILED
-    assert session.reason.startswith("The agent ended with exit code 3.")
+    assert session.reason.startswith("Tried 6 times. The agent ended with exit code 3.")
     assert session.messages.get().state == MessageState.FAILED
     assert session.events.last().data == {"state": "ended", "verdict": "agent_error", "exit_code": 3}
 
 
 def test_a_run_ends_once(run: Run) -> None:
+    deliver(run)
     assert lifecycle.end(run, finished())
     assert not lifecycle.end(run, finished(9))
     run.refresh_from_db()
@@ -103,9 +107,9 @@ def test_a_message_that_came_too_late_gets_the_next_run(session: AgentSession, r
 def test_after_a_failure_waiting_messages_keep_their_places_until_somebody_acts(
     session: AgentSession, run: Run
 ) -> None:
-    lifecycle.end(run, Observed(Phase.ABSENT), Cause.IMAGE_PULL, "not found")
+    lifecycle.end(run, Observed(Phase.ABSENT), Cause.REJECTED, "not allowed")
     session.refresh_from_db()
-    assert session.state == SessionState.FAILED and "not found" in session.reason
+    assert session.state == SessionState.FAILED and "not allowed" in session.reason
     assert admission.admit() == []
     intake.post_message(session, "try again", sender=None)
     assert admission.admit() == [session.pk]
@@ -134,6 +138,6 @@ def test_the_next_run_resumes_the_conversation(session: AgentSession, run: Run) 
 def test_idle_close_loses_against_a_turn_that_began(run: Run) -> None:
     deliver(run)
     ingest.ingest(run.pk, ingest.parse([{"n": 2, "kind": "turn", "at": 1, "data": {"state": "working"}}]))
-    assert not lifecycle.ask(run.pk, Intent.IDLE, only_from=RunState.WAITING)
+    assert not lifecycle.ask(run.pk, Intent.IDLE, only_idle=True)
     run.refresh_from_db()
     assert run.state == RunState.WORKING

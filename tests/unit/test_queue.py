@@ -6,10 +6,12 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessions.queue import Holder, Share, Waiter, plan
+from sessions import queue
+from sessions.queue import AGE, Holder, Plan, Share, Waiter
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 A, B, C = UUID(int=1), UUID(int=2), UUID(int=3)
+NOW = START + timedelta(minutes=9)  # before anybody's priority has grown
 
 
 def waiter(number: int, group: UUID = A, minute: int | None = None, priority: int = 0) -> Waiter:
@@ -24,6 +26,10 @@ def holder(number: int, group: UUID = A, idle: int | None = None, ending: bool =
 
 def shares(**slots: int) -> dict[UUID, Share]:
     return {A: Share(slots.get("a", 1)), B: Share(slots.get("b", 1)), C: Share(slots.get("c", 1))}
+
+
+def plan(waiting: list[Waiter], holding: list[Holder], limits: dict[UUID, Share], slots: int) -> Plan:
+    return queue.plan(waiting, holding, limits, slots, NOW)
 
 
 def test_first_come_first_served_within_a_group() -> None:
@@ -86,25 +92,87 @@ holders = st.lists(
 )
 
 
-@given(
-    waiters,
-    holders,
-    st.builds(shares, a=st.integers(1, 4), b=st.integers(1, 4), c=st.integers(1, 4)),
-    st.integers(1, 8),
-)
+def test_a_group_that_is_held_keeps_its_place_and_says_why() -> None:
+    held = {A: Share(1, held="the group is paused by an operator"), B: Share(1)}
+    decision = plan([waiter(1, A), waiter(2, B)], [], held, 5)
+    assert decision.start == (waiter(2, B).session,)
+    assert decision.places[waiter(1, A).session].words == "the group is paused by an operator"
+
+
+def test_nobody_gives_way_for_a_group_that_is_held() -> None:
+    held = {A: Share(1, held="paused"), B: Share(1)}
+    assert plan([waiter(1, A)], [holder(1, B, idle=1)], held, 1).give_way == ()
+
+
+def test_a_limit_below_what_runs_closes_nobody_who_works() -> None:
+    decision = plan([waiter(1, A)], [holder(n, B) for n in range(5)], shares(b=5), 2)
+    assert (decision.start, decision.give_way) == ((), ())
+
+
+def test_places_go_round_among_groups() -> None:
+    decision = plan([waiter(n, A) for n in (1, 2)] + [waiter(5, B)], [holder(1, C)], shares(a=5, b=5), 1)
+    assert list(decision.places) == [waiter(1).session, waiter(5).session, waiter(2).session]
+
+
+def test_a_place_tells_how_many_have_to_end_first() -> None:
+    decision = plan([waiter(n, A) for n in (1, 2, 3)], [holder(1, A), holder(2, A)], shares(a=2), 5)
+    assert [(p.ahead, p.slots) for p in decision.places.values()] == [(1, 2), (2, 2), (3, 2)]
+
+
+def test_priority_grows_with_the_wait() -> None:
+    old, urgent = waiter(0, A, minute=0), waiter(1, B, minute=60, priority=2)
+    at = START + timedelta(minutes=60)
+    assert queue.plan([old, urgent], [], shares(), 1, at).start == (old.session,)
+    assert queue.plan([old, urgent], [], shares(), 1, START + 2 * AGE - timedelta(seconds=1)).start == (urgent.session,)
+
+
+def test_no_group_starves_whatever_the_others_send() -> None:
+    """One slot, and a group that sends something of the highest priority every minute."""
+    patient = waiter(0, A, minute=0, priority=-10)
+    flood: list[Waiter] = []
+    for minute in range(1, 20 * 10 + 30):
+        flood.append(waiter(minute, B, priority=10))
+        started = queue.plan([patient, *flood], [], shares(), 1, START + timedelta(minutes=minute)).start
+        if patient.session in started:
+            return
+        flood = [w for w in flood if w.session not in started]
+    raise AssertionError("the patient one never started")
+
+
+holds = st.sampled_from(["", "paused"])
+
+
+@st.composite
+def limits(draw: st.DrawFn) -> dict[UUID, Share]:
+    return {g: Share(draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(holds)) for g in (A, B, C)}
+
+
+@given(waiters, holders, limits(), st.integers(1, 8), st.integers(0, 300))
 def test_slots_are_never_exceeded_and_never_stand_empty(
-    waiting: list[Waiter], holding: list[Holder], limits: dict[UUID, Share], slots: int
+    waiting: list[Waiter], holding: list[Holder], limits: dict[UUID, Share], slots: int, minute: int
 ) -> None:
-    decision = plan(waiting, holding, limits, slots)
+    decision = queue.plan(waiting, holding, limits, slots, START + timedelta(minutes=minute))
     started = [w for w in waiting if w.session in decision.start]
     total = len(holding) + len(started)
     assert not started or total <= slots
     for group, share in limits.items():
         new = sum(w.group == group for w in started)
         held = new + sum(h.group == group for h in holding)
-        assert not new or held <= share.slots
+        assert not new or (held <= share.slots and not share.held)
         left = any(w.group == group for w in waiting if w.session not in decision.start)
-        assert not (left and total < slots and held < share.slots)
+        assert not (left and total < slots and held < share.slots and not share.held)
     assert set(decision.start) | set(decision.places) == {w.session for w in waiting}
     assert [p.number for p in decision.places.values()] == list(range(1, len(decision.places) + 1))
     assert all(h.idle_since and not h.ending for h in holding if h.run in decision.give_way)
+
+
+@given(waiters, limits(), st.integers(1, 8))
+def test_within_a_group_and_a_priority_nobody_is_overtaken(
+    waiting: list[Waiter], limits: dict[UUID, Share], slots: int
+) -> None:
+    decision = queue.plan(waiting, [], limits, slots, START)
+    order = {session: number for number, session in enumerate([*decision.start, *decision.places])}
+    for one in waiting:
+        for other in waiting:
+            if one.group == other.group and one.priority == other.priority and one.since < other.since:
+                assert order[one.session] < order[other.session]

@@ -4,7 +4,7 @@ import pytest
 
 from k8s_adapter.runtime import Cause, Observed, Phase
 from sessions.states import Intent
-from sessions.verdicts import ADVICE, judge, say
+from sessions.verdicts import ADVICE, Report, judge, say
 
 
 def over(cause: Cause | None = None, code: int | None = None, words: str = "") -> Observed:
@@ -20,8 +20,12 @@ TABLE = [
     ("killed by ours", over(code=143), Intent.DEADLINE, Cause.DEADLINE),
     ("stopped", over(code=143), Intent.STOP, Cause.STOPPED),
     ("stopped, whatever the processes did", over(Cause.OOM, 137), Intent.STOP, Cause.STOPPED),
+    ("closed", over(code=0), Intent.CLOSE, Cause.CLOSED),
+    ("closed, and ended badly with nothing open", over(Cause.AGENT_ERROR, 1), Intent.CLOSE, Cause.CLOSED),
     ("closed idle", over(code=0), Intent.IDLE, Cause.IDLE),
-    ("gave way", over(code=0), Intent.PREEMPT, Cause.IDLE),
+    ("gave way", over(code=0), Intent.PREEMPT, Cause.PREEMPTED),
+    ("worked too long in silence", over(code=143), Intent.TURN_TIMEOUT, Cause.TURN_TIMEOUT),
+    ("its courier fell silent", over(code=137), Intent.HUNG, Cause.HUNG),
     ("never there, or gone", Observed(Phase.ABSENT), Intent.NONE, Cause.VANISHED),
     ("evicted", over(Cause.EVICTED, 137), Intent.NONE, Cause.EVICTED),
 ]
@@ -47,4 +51,19 @@ def test_words_name_the_exit_code_the_person_and_the_detail() -> None:
 
 
 def test_the_couriers_report_counts_when_the_runtime_has_no_code() -> None:
-    assert judge(over(), Intent.NONE, reported_exit=7).exit_code == 7
+    assert judge(over(), Intent.NONE, Report(exit_code=7)).exit_code == 7
+
+
+def test_a_close_that_left_a_message_unanswered_is_no_close() -> None:
+    assert judge(over(Cause.AGENT_ERROR, 1), Intent.CLOSE, Report(unanswered=True)).cause is Cause.AGENT_ERROR
+    assert judge(over(Cause.EVICTED, 137), Intent.IDLE, Report(unanswered=True)).cause is Cause.EVICTED
+
+
+def test_out_of_memory_tells_the_limit_and_the_peak() -> None:
+    observed = over(Cause.OOM, 137, "it used more memory than its limit of 256Mi")
+    words = judge(observed, Intent.NONE, Report(peak_bytes=255 * 1024**2)).words
+    assert words.startswith("The agent ran out of memory: it used more memory than its limit of 256Mi (peak 255Mi).")
+
+
+def test_only_failures_are_tried_again() -> None:
+    assert all(advice.failure for advice in ADVICE.values() if advice.retries)

@@ -62,6 +62,45 @@ def test_a_holder_that_fell_silent_loses_it(db: None) -> None:
     assert leases.acquire("x", "a") is None
 
 
+def test_a_holder_that_slept_gets_a_new_epoch_and_its_old_one_is_worth_nothing(db: None) -> None:
+    leases.acquire("x", "a")
+    Lease.objects.update(renewed_at=timezone.now() - 2 * leases.LASTS)
+    assert not leases.holds("x", "a", 1)
+    assert leases.acquire("x", "a") == 2
+    assert leases.holds("x", "a", 2) and not leases.holds("x", "a", 1)
+
+
+def test_a_service_is_alive_since_its_last_silence(db: None) -> None:
+    assert leases.alive_since("web") is None
+    leases.beat("web")
+    first = leases.alive_since("web")
+    leases.beat("web")
+    assert first and leases.alive_since("web") == first
+    Lease.objects.update(renewed_at=timezone.now() - 2 * leases.LASTS)
+    assert leases.alive_since("web") is None
+    leases.beat("web")
+    assert leases.alive_since("web") != first
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_watcher_that_lost_its_lease_gives_up() -> None:
+    watcher = Watcher(Quiet(), "a")
+    watcher.step()
+    Lease.objects.update(renewed_at=timezone.now() - 2 * leases.LASTS)
+    with pytest.raises(RuntimeError, match="stale"):
+        watcher.step()
+    watcher.stop()
+
+
+def test_an_orphan_is_left_alone_by_a_watcher_that_leads_no_more(session: AgentSession) -> None:
+    runtime = Quiet(RunRef("11111111-1111-4111-8111-111111111111", "s", "g", "slug"))
+    watcher = Watcher(runtime, "a")
+    watcher.epoch = leases.acquire(leases.WATCHER, "a")
+    Lease.objects.update(epoch=9)
+    watcher.sweep()
+    assert runtime.destroyed == []
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_second_watcher_stands_by() -> None:
     first, second = Watcher(Quiet(), "a"), Watcher(Quiet(), "b")
@@ -77,6 +116,13 @@ def test_a_session_that_waits_brings_admission(session: AgentSession, tasks: Any
     watcher.sweep()
     watcher.sweep()
     assert tasks() == [("admit",)]
+
+
+def test_a_session_whose_next_try_is_not_due_brings_nothing(session: AgentSession, tasks: Any) -> None:
+    now = timezone.now()
+    AgentSession.objects.update(queued_at=now - timedelta(seconds=5), retry_at=now + timedelta(minutes=1))
+    Watcher(Quiet(), "a").sweep()
+    assert tasks() == []
 
 
 def test_a_start_whose_task_was_lost_is_taken_up(session: AgentSession, tasks: Any) -> None:
@@ -99,7 +145,9 @@ def test_what_the_database_does_not_want_is_removed(session: AgentSession, tasks
     assert run
     stranger = RunRef("11111111-1111-4111-8111-111111111111", "s", "g", "slug")
     runtime = Quiet(run.ref, stranger)
-    Watcher(runtime, "a").sweep()
+    watcher = Watcher(runtime, "a")
+    watcher.epoch = leases.acquire(leases.WATCHER, "a")
+    watcher.sweep()
     assert runtime.destroyed == [stranger]
 
 

@@ -1,0 +1,202 @@
+"""The admin of tasks: making and changing them, when they are due, what became of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from unfold.decorators import display
+
+from groups.admin import VisibleAdmin
+from groups.models import AgentGroup, AgentProfile
+from schedules import changes, cron, fire
+from schedules.choices import OUTCOME_COLOURS, STATE_COLOURS, Context, Kind
+from schedules.models import ScheduledTask
+from sessions.intake import Refused
+from sessions.models import AgentSession
+
+MOMENT = "%Y-%m-%d %H:%M:%S"
+WRITTEN = ["state", "reason", "coming", "last_shown", "outcome", "outcome_words", "failures", "skipped"]
+
+# Unfold shows a field while its expression, in the page's own language, is true. Whoever may only read has no form.
+SHOWN_IF = "typeof {0} == 'undefined' || {0} == '{1}'"
+NEEDS = {
+    "cron": ("kind", Kind.CRON),
+    "time_zone": ("kind", Kind.CRON),
+    "every_seconds": ("kind", Kind.INTERVAL),
+    "once_at": ("kind", Kind.ONCE),
+    "session": ("context", Context.SESSION),
+    "profile": ("context", Context.FRESH),
+}
+
+
+class TaskForm(forms.ModelForm):
+    """A task as people edit it. What its kind and context don't need may stay empty."""
+
+    def _post_clean(self) -> None:
+        """A group has room for so many tasks and no more."""
+        super()._post_clean()  # type: ignore[misc]
+        if not self.errors and self.instance._state.adding:
+            try:
+                changes.room(self.instance)
+            except Refused as refused:
+                self.add_error("group", str(refused))
+
+    class Meta:
+        model = ScheduledTask
+        fields = ["group", *changes.EDITABLE]
+
+
+@admin.register(ScheduledTask)
+class ScheduledTaskAdmin(VisibleAdmin):
+    """Tasks. Members of a group make and change them."""
+
+    form = TaskForm
+    list_display = [
+        "name_shown", "group", "told", "state_shown", "next_at", "last_at", "outcome_shown", "failures", "skipped",
+        "reason",
+    ]  # fmt: skip
+    list_filter = ["state", "outcome", "kind"]
+    list_select_related = ["group", "last_message"]
+    search_fields = ["name", "prompt", "group__slug", "group__name", "agents_id"]
+    autocomplete_fields = ["session"]
+    conditional_fields = {field: SHOWN_IF.format(*needs) for field, needs in NEEDS.items()}
+    actions = ["pause_selected", "resume_selected", "run_selected"]
+    fieldsets = [
+        (None, {"fields": ["group", "name", "prompt"]}),
+        ("When", {"fields": ["kind", "cron", "time_zone", "every_seconds", "once_at"]}),
+        ("Where", {"fields": ["context", "session", "profile"]}),
+        ("Failures", {"fields": ["max_failures"]}),
+    ]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """What Berth wrote stands first, once there is something."""
+        return [("Now", {"fields": WRITTEN}), *self.fieldsets] if obj else self.fieldsets
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """A task stays in its group."""
+        return [*WRITTEN, "group"] if obj else []
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Groups and sessions in which the person may write, profiles that are switched on."""
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if field is not None and db_field.name == "group":
+            field.queryset = AgentGroup.objects.writable_by(request.user).filter(deleted_at=None)
+        elif field is not None and db_field.name == "session":
+            field.queryset = AgentSession.objects.writable_by(request.user)
+        elif field is not None and db_field.name == "profile":
+            field.queryset = AgentProfile.objects.filter(active=True)
+        return field
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """Choosing a row is no occasion to change it."""
+        form = super().get_form(request, obj, change=change, **kwargs)
+        for name in {"group", "session", "profile"} & form.base_fields.keys():
+            widget = form.base_fields[name].widget
+            for chance in ("add", "change", "delete", "view"):
+                setattr(widget, f"can_{chance}_related", False)
+        return form
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """As any other change: its next time is counted anew, and the audit log knows."""
+        if not change:
+            obj.created_by = request.user
+        changes.store(obj, actor=request.user, by=request.user.get_username())
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        """As any other removal."""
+        changes.remove(obj, actor=request.user, by=request.user.get_username())
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """As any other removal."""
+        for task in queryset:
+            self.delete_model(request, task)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Whoever is member or owner of a group."""
+        return bool(request.user.is_superuser or AgentGroup.objects.writable_by(request.user).exists())
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever may write in its group."""
+        return obj is not None and ScheduledTask.objects.writable_by(request.user).filter(pk=obj.pk).exists()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """As for changing."""
+        return self.has_change_permission(request, obj)
+
+    @admin.action(description="Pause")
+    def pause_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """They are not due until they are resumed."""
+        self._each(request, queryset, changes.pause, "paused")
+
+    @admin.action(description="Resume")
+    def resume_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """They are due again, from now on."""
+        self._each(request, queryset, changes.resume, "resumed")
+
+    @admin.action(description="Run now")
+    def run_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """Each once, whatever its state."""
+        self._each(request, queryset, fire.run_now, "run")
+
+    def _each(self, request: HttpRequest, queryset: QuerySet[Any], do: Callable[..., Any], done: str) -> None:
+        """Do it to those that the person may change, and tell what happened."""
+        user = request.user
+        allowed = set(ScheduledTask.objects.writable_by(user).values_list("pk", flat=True))
+        count = 0
+        for task in queryset:
+            if task.pk not in allowed:
+                messages.error(request, f"{task}: you may read it only.")
+                continue
+            try:
+                count += bool(do(task, actor=user, by=user.get_username()))
+            except Refused as refused:
+                messages.error(request, f"{task}: {refused}")
+        messages.info(request, f"{count} of {len(queryset)} {done}.")
+
+    @display(description="task", ordering="name")
+    def name_shown(self, task: ScheduledTask) -> str:
+        """Its name, or how its prompt begins."""
+        return str(task)
+
+    @display(description="due")
+    def told(self, task: ScheduledTask) -> str:
+        """Its schedule."""
+        return task.told
+
+    @display(description="state", ordering="state", label=STATE_COLOURS)
+    def state_shown(self, task: ScheduledTask) -> tuple[str, str]:
+        """The state as a label."""
+        return task.state, task.get_state_display()
+
+    @display(description="outcome", ordering="outcome", label=OUTCOME_COLOURS)
+    def outcome_shown(self, task: ScheduledTask) -> tuple[str, str]:
+        """What became of its last run, as a label."""
+        return task.outcome, task.get_outcome_display()
+
+    @display(description="last")
+    def last_shown(self, task: ScheduledTask) -> str | SafeString:
+        """When it last ran, and the session where."""
+        if task.last_at is None:
+            return "never"
+        if task.last_message is None:
+            return f"{task.last_at:{MOMENT}} UTC"
+        page = reverse("admin:agent_sessions_agentsession_change", args=[task.last_message.session_id])
+        return format_html('{} UTC in <a href="{}">its session</a>', f"{task.last_at:{MOMENT}}", page)
+
+    @display(description="next times")
+    def coming(self, task: ScheduledTask) -> str | SafeString:
+        """The next five times, by its own clocks and in UTC."""
+        if task.next_at is None:
+            return "none"
+        times = [(at.astimezone(task.schedule.zone), at) for at in cron.coming(task.schedule, task.next_at)]
+        if task.time_zone == "UTC" or task.kind == Kind.INTERVAL:
+            return format_html_join("", "{} UTC<br>", ((f"{at:{MOMENT}}",) for _, at in times))
+        return format_html_join(
+            "", "{} ({} UTC)<br>", ((f"{here:{MOMENT} %Z}", f"{at:{MOMENT}}") for here, at in times)
+        )

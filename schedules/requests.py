@@ -1,0 +1,203 @@
+"""What an agent asks about tasks, in NanoClaw's words: `schedule_task`, `pause_task`, `resume_task`, `cancel_task`.
+
+A request is a row that was stored with its event. It is answered and deleted in one transaction, so it is handled once.
+Both answers are events that people see; a refusal is a message to the agent too, within bounds that no loop of
+requests and refusals gets past.
+"""
+
+import json
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from groups.models import AgentGroup
+from schedules import changes, cron
+from schedules.choices import Context, Kind
+from schedules.models import ScheduledTask, TaskRequest
+from sessions import ingest, intake
+from sessions.intake import Refused
+from sessions.models import AgentSession, Message
+from sessions.states import EventKind
+
+ANSWERS = 5  # refusals that a run is told of, and a session without anybody else's word between them
+TITLES = {
+    "schedule_task": "schedule a task",
+    "pause_task": "pause a task",
+    "resume_task": "resume a task",
+    "cancel_task": "cancel a task",
+}
+OWN_ONLY = "an agent may only do this for its own group"
+
+
+def handle(request_id: int) -> bool:
+    """Do what a request asks, or refuse it; say so. False if it was handled already."""
+    with transaction.atomic():
+        request = TaskRequest.objects.select_for_update(of=("self",)).filter(pk=request_id).first()
+        if request is None:
+            return False
+        try:
+            with transaction.atomic():
+                words, data = _do(request)
+        except Refused as refused:
+            _refuse(request, str(refused))
+        else:
+            ingest.record(request.session_id, [(EventKind.STATE, words, data)])
+        request.delete()
+    return True
+
+
+def give_up(request_id: int, words: str) -> None:
+    """Refuse a request that can't be handled at all."""
+    with transaction.atomic():
+        request = TaskRequest.objects.select_for_update().filter(pk=request_id).first()
+        if request:
+            _refuse(request, words)
+            request.delete()
+
+
+def _refuse(request: TaskRequest, words: str) -> None:
+    asked = TITLES.get(str(_read(request.text).get("type")), "change the scheduled tasks")
+    words = f"Your request to {asked} was refused: {words}"
+    ingest.record(request.session_id, [(EventKind.STATE, words.replace("Your", "The agent's", 1), {"refused": True})])
+    if _may_answer(request):
+        try:
+            with transaction.atomic():
+                intake.post_message(request.session, words, sender=None, key=f"task:{request.run_id}:{request.pk}")
+        except Refused:
+            return  # its profile can't run any more: there is nobody to tell
+
+
+def _may_answer(request: TaskRequest) -> bool:
+    """Whether the agent is told: not too often in one run, nor in a session to which nobody else speaks."""
+    messages = Message.objects.filter(session_id=request.session_id)
+    ours = Q(idempotency_key__startswith="task:")
+    last = messages.exclude(ours & Q(idempotency_key__isnull=False)).order_by("-number").first()
+    since = messages.filter(ours, number__gt=last.number if last else 0).count()
+    of_run = messages.filter(idempotency_key__startswith=f"task:{request.run_id}:").count()
+    return since < ANSWERS and of_run < ANSWERS
+
+
+def _do(request: TaskRequest) -> tuple[str, dict[str, Any]]:
+    """Carry a request out; return what to say. Raises Refused."""
+    asked = _read(request.text)
+    if not asked:
+        raise Refused("type", "it is no JSON object.")
+    session = request.session
+    if session.group.deleted_at:
+        raise Refused("group", "the group was deleted.")
+    by = f"the agent of {session}"[:150]
+    if asked.get("type") == "schedule_task":
+        task = changes.store(_task(asked, session), by=by)
+        words = f"Scheduled “{task}”: {task.told}, next at {task.next_at:%Y-%m-%d %H:%M:%S} UTC. Its id is {task.pk}."
+        return words, {"task": str(task.pk), "next_at": task.next_at.isoformat() if task.next_at else None}
+    if asked.get("type") not in TITLES:
+        raise Refused("type", f"there is no {asked.get('type')!r} here. Use {', '.join(TITLES)}.")
+    task = _named(asked.get("taskId"), session)
+    data = {"task": str(task.pk)}
+    if asked["type"] == "pause_task":
+        return f"{'Paused' if changes.pause(task, by=by) else 'Paused already:'} the task “{task}”.", data
+    if asked["type"] == "resume_task":
+        return f"{'Resumed' if changes.resume(task, by=by) else 'Active already:'} the task “{task}”.", data
+    changes.remove(task, by=by)
+    return f"Cancelled the task “{task}”.", data
+
+
+def _read(text: str) -> dict[str, Any]:
+    """A request as an object; empty if it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _task(asked: dict[str, Any], session: AgentSession) -> ScheduledTask:
+    """The task that an agent describes, not saved. Raises Refused."""
+    group, target = _target(asked, session)
+    prompt = asked.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise Refused("prompt", "it has no prompt.")
+    agents_id = str(asked.get("taskId") or "")[:100]
+    task = ScheduledTask(group=group, prompt=prompt, agents_id=agents_id, time_zone=_clock(session))
+    task.name = prompt.strip().partition("\n")[0][:80]
+    _when(task, asked.get("schedule_type"), str(asked.get("schedule_value") or "").strip())
+    if asked.get("context_mode", "group") == "group" and target:
+        task.context, task.session = Context.SESSION, target
+    elif asked.get("context_mode", "group") in ("group", "isolated"):
+        task.context, task.profile = Context.FRESH, session.profile
+    else:
+        raise Refused("context_mode", "context_mode is group or isolated.")
+    return task
+
+
+def _clock(session: AgentSession) -> str:
+    """The time zone of the agent's own clock."""
+    named = session.profile.environment.get("TZ", "")
+    return named if named in cron.zones() else "UTC"
+
+
+def _when(task: ScheduledTask, kind: Any, value: str) -> None:
+    """Set a task's schedule from NanoClaw's type and value. Raises Refused."""
+    if kind not in Kind.values:
+        raise Refused("schedule_type", "schedule_type is cron, interval or once.")
+    task.kind = Kind(kind)
+    if kind == Kind.CRON:
+        task.cron = value[:100]
+    elif kind == Kind.INTERVAL:
+        if not (value.isascii() and value.isdecimal() and len(value) < 15):
+            raise Refused(
+                "schedule_value", f"{value[:50]!r} is no interval. Use milliseconds, such as 3600000 for 1 h."
+            )
+        task.every_seconds = int(timedelta(milliseconds=int(value)).total_seconds())
+    else:
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            words = f"{value[:50]!r} is no time. Use a local time such as 2030-02-01T15:30:00."
+            raise Refused("schedule_value", words) from None
+        task.once_at = at if at.tzinfo else cron.instant(at, cron.zone(task.time_zone))
+        if task.once_at <= timezone.now():
+            raise Refused("schedule_value", f"{value} ({task.time_zone}) is over.")
+
+
+def _target(asked: dict[str, Any], session: AgentSession) -> tuple[AgentGroup, AgentSession | None]:
+    """The group that a task is for, and the session whose context it may use. Raises Refused.
+
+    NanoClaw names a chat, which is a session here; a group's slug will do too.
+    """
+    name = str(asked.get("targetJid") or asked.get("groupFolder") or session.pk)
+    if name in (str(session.pk), session.group.slug):
+        return session.group, session
+    found = AgentSession.objects.select_related("group").filter(pk=_uuid(name)).first()
+    group = found.group if found else AgentGroup.objects.filter(slug=name, deleted_at=None).first()
+    if not session.group.is_main and (group is None or group.pk != session.group_id):
+        raise Refused("targetJid", f"{OWN_ONLY}.")
+    if group is None:
+        raise Refused("targetJid", f"there is no group {name[:50]!r}.")
+    return group, found
+
+
+def _named(name: Any, session: AgentSession) -> ScheduledTask:
+    """The task of that id, Berth's or the agent's own. Raises Refused."""
+    tasks = ScheduledTask.objects.select_related("group")
+    if not session.group.is_main:
+        tasks = tasks.filter(group_id=session.group_id)
+    if isinstance(name, str) and name:
+        found = list(tasks.filter(Q(pk=_uuid(name)) | Q(agents_id=name))[:100])
+        # Groups choose their own names, so two may have the same.
+        found.sort(key=lambda task: (str(task.pk) != name, task.group_id != session.group_id))
+        if found:
+            return found[0]
+    raise Refused("taskId", f"there is no task {str(name)[:50]!r} here; {OWN_ONLY}.")
+
+
+def _uuid(text: str) -> uuid.UUID:
+    """The id that `text` is; if it is none, one that nothing has."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return uuid.UUID(int=0)

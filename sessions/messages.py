@@ -1,0 +1,69 @@
+"""What becomes of messages: taken back, handed over again, answered, given up. The caller holds the session's lock.
+
+A message is answered when its turn ended or its answer was stored: then it is never handed over again.
+"""
+
+from datetime import datetime
+
+from django.db.models import F
+from django.utils import timezone
+
+from sessions.models import AgentSession, Event, Message, MessageQuerySet, Run
+from sessions.states import EventKind, Intent, MessageState
+from sessions.verdicts import Verdict
+
+
+def unanswered(run: Run) -> MessageQuerySet:
+    """The messages that a run was handed and whose turn has not ended."""
+    return Message.objects.filter(run=run, state=MessageState.DELIVERED)
+
+
+def delivered(session: AgentSession, run: Run, number: int, at: datetime | None) -> None:
+    """A run was handed a message."""
+    one = Message.objects.filter(session=session, number=number)
+    one.move(MessageState.DELIVERED, run=run, delivered_at=at, attempts=F("attempts") + 1, reason="")
+
+
+def answered(run: Run, at: datetime | None) -> int:
+    """A run's turn ended; return how many messages that answered. It may be heard after they were given up."""
+    return Message.objects.filter(run=run).move(MessageState.ANSWERED, answered_at=at, reason="")
+
+
+def ignored(run: Run) -> bool:
+    """Whether a run took none of the messages that wait for it: the next one would not either."""
+    return (
+        Message.objects.filter(session=run.session_id, state=MessageState.QUEUED).exists()
+        and not Message.objects.filter(run=run).exists()
+    )
+
+
+def settle(session: AgentSession, run: Run, verdict: Verdict, *, again: bool) -> datetime | None:
+    """Settle the messages of a run that ended; `again` if there will be another try. Since when the oldest waits."""
+    handed = unanswered(run)
+    if not verdict.failure and run.intent not in (Intent.STOP, Intent.SHUTDOWN):
+        answered(run, timezone.now())
+    _answered_by_result(run)
+    if again or run.intent == Intent.SHUTDOWN:
+        handed.move(MessageState.QUEUED, run=None, reason=verdict.words)
+    else:
+        handed.move(MessageState.FAILED, reason=verdict.words)
+    left = Message.objects.filter(session=session, state=MessageState.QUEUED)
+    if run.intent == Intent.STOP and run.intent_at:
+        left.filter(created_at__lte=run.intent_at).move(MessageState.CANCELLED, reason=verdict.words)
+    return left.order_by("number").values_list("created_at", flat=True).first()
+
+
+def settle_late(session: AgentSession, run: Run) -> None:
+    """A journal that was found after its run had ended told of messages: whoever has no answer there waits again."""
+    _answered_by_result(run)
+    unanswered(run).move(MessageState.QUEUED, run=None)
+
+
+def _answered_by_result(run: Run) -> None:
+    """An answer that was stored has reached its reader, though the turn's end may be missing."""
+    said = Event.objects.filter(run=run)
+    handed = said.filter(kind=EventKind.DELIVERED)
+    for message in unanswered(run):
+        at = handed.filter(data__number=message.number).order_by("-seq").values_list("seq", flat=True).first()
+        if at is not None and said.filter(kind=EventKind.RESULT, seq__gt=at).exists():
+            unanswered(run).filter(pk=message.pk).move(MessageState.ANSWERED, answered_at=timezone.now())

@@ -1,0 +1,266 @@
+"""Failed starts and crashes are tried again; messages are delivered at least once and answered once."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from groups.models import AuditEntry
+from k8s_adapter.runtime import Cause, Observed, Phase
+from sessions import admission, ingest, intake, lifecycle, summary
+from sessions.intake import Refused
+from sessions.models import AgentSession, Run
+from sessions.states import Intent, MessageState, RunState, SessionState
+
+CRASH = Observed(Phase.FINISHED, Cause.AGENT_ERROR, exit_code=3)
+GONE = Observed(Phase.ABSENT)
+
+
+@pytest.fixture
+def run(session: AgentSession) -> Run:
+    return claim(session)
+
+
+def claim(session: AgentSession) -> Run:
+    """The session's next run, as if its time had come."""
+    AgentSession.objects.filter(pk=session.pk).update(retry_at=None)
+    found = lifecycle.claim(session.pk, "local")
+    assert found
+    return found
+
+
+def tell(run: Run, *said: tuple[str, dict[str, Any]]) -> None:
+    """What the run's courier ships next; late, if the run has ended."""
+    run.refresh_from_db()
+    first = run.last_number + 1
+    batch = [{"n": first + i, "kind": kind, "at": 1, "data": data} for i, (kind, data) in enumerate(said)]
+    ingest.ingest(run.pk, ingest.parse(batch), late=run.state == RunState.ENDED)
+
+
+DELIVERED, IDLE = ("delivered", {"number": 1}), ("turn", {"state": "idle"})
+RESULT: tuple[str, dict[str, Any]] = ("result", {})
+
+
+def messages(session: AgentSession) -> list[str]:
+    return [m.state for m in session.messages.order_by("number")]
+
+
+def shown(session: AgentSession) -> AgentSession:
+    session.refresh_from_db()
+    return session
+
+
+def test_a_crash_gives_its_message_back_and_waits_a_moment(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED)
+    lifecycle.end(run, CRASH)
+    assert messages(session) == [MessageState.QUEUED]
+    assert shown(session).state == SessionState.RETRYING
+    assert session.reason.startswith("Try 2 of 6 at ") and "exit code 3" in session.reason
+    assert session.retry_at and timedelta(0) < session.retry_at - timezone.now() <= timedelta(seconds=5)
+    assert admission.admit() == []
+
+
+def test_the_next_try_comes_when_it_is_due(session: AgentSession, run: Run) -> None:
+    lifecycle.end(run, CRASH)
+    AgentSession.objects.update(retry_at=timezone.now())
+    assert admission.admit() == [session.pk]
+    following = session.runs.get(number=2)
+    assert (following.attempt, shown(session).attempts, session.retry_at) == (2, 2, None)
+
+
+def test_the_pauses_grow_and_then_a_person_decides(session: AgentSession, run: Run, settings: Any) -> None:
+    pauses = []
+    for _ in settings.RETRY_SECONDS:
+        tell(run, DELIVERED)
+        lifecycle.end(run, CRASH)
+        pause = (shown(session).retry_at or timezone.now()) - timezone.now()
+        pauses.append(round(pause.total_seconds()))
+        run = claim(session)
+    assert pauses == [5, 10, 20, 40, 80]
+    tell(run, DELIVERED)
+    lifecycle.end(run, CRASH)
+    assert shown(session).state == SessionState.FAILED and session.queued_at is None
+    message = session.messages.get()
+    assert (message.state, message.attempts) == (MessageState.FAILED, 6)
+    assert message.reason.startswith("The agent ended with exit code 3.")
+
+
+def test_failed_starts_keep_the_messages_in_their_places(session: AgentSession, run: Run) -> None:
+    intake.post_message(session, "second", sender=None)
+    for _ in range(5):
+        lifecycle.end(run, GONE, Cause.IMAGE_PULL, "no such image")
+        run = claim(session)
+    lifecycle.end(run, GONE, Cause.IMAGE_PULL, "no such image")
+    assert shown(session).state == SessionState.FAILED and "Tried 6 times." in session.reason
+    assert messages(session) == [MessageState.QUEUED, MessageState.QUEUED]
+
+
+def test_a_refused_start_is_not_tried_again(session: AgentSession, run: Run) -> None:
+    lifecycle.end(run, GONE, Cause.REJECTED, "violates PodSecurity")
+    assert shown(session).state == SessionState.FAILED and session.queued_at is None
+
+
+def test_an_answer_starts_the_count_anew(session: AgentSession, run: Run) -> None:
+    lifecycle.end(run, CRASH)
+    run = claim(session)
+    tell(run, DELIVERED, RESULT, IDLE)
+    intake.post_message(session, "second", sender=None)
+    tell(run, ("delivered", {"number": 2}), ("turn", {"state": "working"}))
+    lifecycle.end(run, CRASH)
+    assert shown(session).attempts == 1 and session.reason.startswith("Try 2 of 6")
+    assert messages(session) == [MessageState.ANSWERED, MessageState.QUEUED]
+
+
+def test_an_answer_that_was_stored_is_not_asked_for_again(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED, RESULT)
+    lifecycle.end(run, CRASH)
+    assert messages(session) == [MessageState.ANSWERED]
+    assert shown(session).queued_at is None
+
+
+def test_a_message_that_came_after_the_answer_is_handed_over_again(session: AgentSession, run: Run) -> None:
+    intake.post_message(session, "second", sender=None)
+    tell(run, DELIVERED, RESULT, ("delivered", {"number": 2}))
+    lifecycle.end(run, CRASH)
+    assert messages(session) == [MessageState.ANSWERED, MessageState.QUEUED]
+
+
+def test_an_answer_found_in_a_lost_runs_journal_ends_the_waiting(session: AgentSession, run: Run) -> None:
+    lifecycle.end(run, Observed(Phase.FINISHED, Cause.NODE_LOST))
+    tell(run, DELIVERED, RESULT, IDLE)
+    assert messages(session) == [MessageState.ANSWERED]
+    assert shown(session).queued_at is None and session.runs.count() == 1
+
+
+def test_a_lost_runs_journal_without_an_answer_changes_nothing(session: AgentSession, run: Run) -> None:
+    lifecycle.end(run, Observed(Phase.FINISHED, Cause.NODE_LOST))
+    tell(run, DELIVERED)
+    assert messages(session) == [MessageState.QUEUED]
+    assert shown(session).queued_at is not None
+
+
+def test_a_start_that_nobody_needs_any_more_is_closed(session: AgentSession, run: Run) -> None:
+    lifecycle.end(run, Observed(Phase.FINISHED, Cause.NODE_LOST))
+    following = claim(session)
+    tell(run, DELIVERED, RESULT, IDLE)
+    following.refresh_from_db()
+    assert (following.state, following.intent) == (RunState.ENDING, Intent.PREEMPT)
+
+
+def test_an_agent_that_ends_without_taking_a_message_is_not_started_for_ever(session: AgentSession, run: Run) -> None:
+    lifecycle.end(run, Observed(Phase.FINISHED, Cause.COMPLETED, exit_code=0))
+    assert shown(session).state == SessionState.RETRYING and "before it took a message" in session.reason
+
+
+def test_a_shutdown_uses_up_no_try_and_loses_no_message(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED)
+    lifecycle.ask(run.pk, Intent.SHUTDOWN)
+    lifecycle.end(run, CRASH)
+    assert messages(session) == [MessageState.QUEUED]
+    assert shown(session).state == SessionState.QUEUED and session.attempts == 0
+
+
+def test_what_a_person_stopped_is_not_tried_again(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED)
+    intake.stop(session, by="ada")
+    lifecycle.end(Run.objects.get(), CRASH)
+    assert messages(session) == [MessageState.FAILED]
+    assert shown(session).state == SessionState.IDLE
+
+
+def test_a_start_that_waits_for_the_clusters_quota_gives_way_and_comes_back(session: AgentSession, run: Run) -> None:
+    Run.objects.update(state=RunState.STARTING, waits_cause=Cause.QUOTA, waits_for="exceeded quota")
+    assert lifecycle.ask(run.pk, Intent.PREEMPT, only_idle=True)
+    lifecycle.end(run, GONE)
+    assert shown(session).attempts == 0 and session.state == SessionState.QUEUED
+    assert session.retry_at and session.reason.startswith("Comes back at ")
+
+
+def test_a_new_message_while_the_next_try_waits_changes_nothing_of_it(session: AgentSession, run: Run) -> None:
+    lifecycle.end(run, CRASH)
+    before = shown(session).retry_at
+    intake.post_message(session, "and?", sender=None)
+    assert (shown(session).retry_at, session.attempts) == (before, 1)
+
+
+def test_retry_starts_at_once_and_counts_anew(session: AgentSession, run: Run, people: dict[str, Any]) -> None:
+    tell(run, DELIVERED)
+    AgentSession.objects.update(attempts=lifecycle.tries())
+    lifecycle.end(run, CRASH)
+    assert intake.retry(session, by="ada", actor=people["owner"]) == 1
+    assert messages(session) == [MessageState.QUEUED]
+    assert (shown(session).attempts, session.retry_at) == (0, None)
+    assert admission.admit() == [session.pk]
+    entry = AuditEntry.objects.get()
+    assert (entry.action, entry.by, entry.actor, entry.target) == (
+        "session.retry",
+        "ada",
+        people["owner"],
+        str(session.pk),
+    )
+
+
+def test_retry_needn_t_wait_for_the_pause(session: AgentSession, run: Run) -> None:
+    lifecycle.end(run, CRASH)
+    assert intake.retry(session, by="ada") == 0
+    assert admission.admit() == [session.pk]
+
+
+def test_a_failed_message_is_never_put_after_a_later_one(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED)
+    AgentSession.objects.update(attempts=lifecycle.tries())
+    lifecycle.end(run, CRASH)
+    intake.post_message(session, "second", sender=None)
+    run = claim(session)
+    tell(run, ("delivered", {"number": 2}), RESULT, IDLE)
+    lifecycle.end(run, Observed(Phase.FINISHED, Cause.COMPLETED, exit_code=0))
+    with pytest.raises(Refused, match="a later message was answered since; send it anew"):
+        intake.retry(session, by="ada")
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_there_is_not_always_something_to_retry(session: AgentSession, run: Run, alive: bool) -> None:
+    if not alive:
+        tell(run, DELIVERED, RESULT, IDLE)
+        lifecycle.end(run, Observed(Phase.FINISHED, Cause.COMPLETED, exit_code=0))
+    with pytest.raises(Refused, match="has a run" if alive else "nothing failed"):
+        intake.retry(session, by="ada")
+
+
+def test_a_message_is_taken_back_before_anybody_has_it(session: AgentSession) -> None:
+    assert intake.cancel(session, 1, by="ada").reason == "It was taken back by ada."
+    assert messages(session) == [MessageState.CANCELLED]
+    assert shown(session).state == SessionState.IDLE and session.queued_at is None
+
+
+def test_a_message_that_an_agent_has_is_not_taken_back(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED)
+    with pytest.raises(Refused, match="Message 1 is delivered already"):
+        intake.cancel(session, 1, by="ada")
+
+
+def test_a_failed_message_is_discarded(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED)
+    AgentSession.objects.update(attempts=lifecycle.tries())
+    lifecycle.end(run, CRASH)
+    assert intake.cancel(session, 1, by="ada").reason == "It was discarded by ada."
+
+
+def test_there_is_no_such_message(session: AgentSession) -> None:
+    with pytest.raises(Refused, match="no message 7"):
+        intake.cancel(session, 7, by="ada")
+
+
+def test_a_start_for_a_message_that_was_taken_back_is_closed(session: AgentSession, run: Run) -> None:
+    intake.cancel(session, 1, by="ada")
+    run.refresh_from_db()
+    assert run.intent == Intent.PREEMPT
+
+
+def test_when_a_try_is_due_and_no_slot_is_free_its_place_is_told(session: AgentSession, run: Run) -> None:
+    lifecycle.end(run, CRASH)
+    other = AgentSession.objects.create(group=session.group, profile=session.profile, queued_at=timezone.now())
+    assert admission.admit() == [other.pk]
+    AgentSession.objects.filter(pk=session.pk).update(retry_at=timezone.now())
+    assert summary.reason(shown(session)) == "1st of 1 in the queue: group at its limit of 1."
