@@ -207,7 +207,7 @@ class Courier:
         while sum(self._fill(fd) for fd in self.pipes.streams.values()) and time.monotonic() < until:
             self.transcript.step()
         self._collect_files()
-        self.transcript.end(code)
+        self.transcript.end(code, self.pipes.peak())
         self._after_exit()
         for fd in self.listening:
             self.poll.unregister(fd)
@@ -239,8 +239,8 @@ class Courier:
         if not self.known:
             self.known = True
             after = self.contract.state["delivered"]
-            self.home.start_inbox(after, None if not self.contract.once else 0 if after else 1)
             self.home.start_leftovers()
+            self.home.start_inbox(after, None if not self.contract.once else 0 if after else 1)
 
     def message(self, message: Message) -> None:
         """Queue a message for the agent. One that comes after its end waits in the inbox for the next run."""

@@ -16,6 +16,9 @@ from courier.journal import Journal
 from courier.log import log
 from courier.settings import Settings
 
+LOOK = 0.5  # seconds between two looks for a command while messages are held back
+LOOKS = 20  # after so many that the control plane answered, messages come in spite of leftovers
+
 
 class Loop(Protocol):
     """What the threads ask of the loop, which does it in its own thread."""
@@ -42,6 +45,7 @@ class Home:
         self.ended = threading.Event()
         self.news = threading.Event()  # the journal has grown
         self.wake_always = False  # the loop waits for `stored`
+        self.cleared = threading.Event()  # no leftovers are waited for
         self.tasks: deque[Callable[[], None]] = deque()
         self.wake_read, self.wake_write = os.pipe()
         os.set_blocking(self.wake_read, False)
@@ -59,13 +63,18 @@ class Home:
         self._start(self._ship, journal)
 
     def start_inbox(self, after: int, limit: int | None) -> None:
-        """Poll for messages after number `after`, at most `limit` of them, and for commands."""
+        """Poll for messages after number `after`, at most `limit` of them, and for commands.
+
+        Messages wait for `start_leftovers`, at most 10 s: what a lost run left may hold the answer to one of them.
+        """
         self._start(self._poll, after, limit)
 
     def start_leftovers(self) -> None:
         """Ship the journals of other runs, if there are any."""
         if any(path.name != self.settings.run for path in self.settings.journals.iterdir()):
             self._start(self._ship_leftovers)
+        else:
+            self.cleared.set()
 
     def end(self) -> None:
         """Have the threads end; does not wait for the calls that they are making."""
@@ -95,13 +104,19 @@ class Home:
         from courier.inbox import Inbox
 
         inbox = Inbox(Client(self.settings.url, self.settings.token_file), after, limit, self.ended)
+        message, command = partial(self._ask, self.loop.message), partial(self._ask, self.loop.command)
+        for _ in range(LOOKS):
+            if self.cleared.wait(LOOK) or self.ended.is_set():
+                break
+            inbox.look(command)
         while not self.ended.is_set():
-            inbox.step(partial(self._ask, self.loop.message), partial(self._ask, self.loop.command))
+            inbox.step(message, command)
 
     def _ship_leftovers(self) -> None:
         from courier.leftovers import ship_leftovers
 
         ship_leftovers(self.settings, self.ended)
+        self.cleared.set()
 
     def _start(self, work: Callable[..., None], *arguments: Any) -> None:
         threading.Thread(target=self._guarded, args=(work, *arguments), name=work.__name__, daemon=True).start()

@@ -33,9 +33,12 @@ class Until(NamedTuple):
 
 
 def ship_leftovers(settings: Settings, ended: Signal) -> None:
-    """Ship what other runs left and no living courier holds, then delete it. Raises Over if this run is over itself."""
+    """Ship what other runs left and no living courier holds, then delete it. Raises Over if this run is over itself.
+
+    The newest comes first, since messages wait for it: it is most likely that of the session's last run.
+    """
     client = Client(settings.url, settings.token_file)
-    for folder in sorted(settings.journals.iterdir()):
+    for folder in sorted(settings.journals.iterdir(), key=_changed, reverse=True):
         if folder.name == settings.run or not folder.is_dir() or ended.is_set():
             continue
         try:
@@ -53,7 +56,7 @@ def ship_leftovers(settings: Settings, ended: Signal) -> None:
 
 def _settle(folder: Path, settings: Settings, client: Client, until: Until) -> None:
     """Ship one folder. It stays, nearly empty, if its courier may come back, or the control plane won't have it now."""
-    age = time.time() - max(path.stat().st_mtime for path in folder.iterdir() if path.name != "wanted")
+    age = time.time() - _changed(folder)
     if not segments(folder):
         if age > SETTLED:
             remove(folder)
@@ -78,3 +81,11 @@ def _settle(folder: Path, settings: Settings, client: Client, until: Until) -> N
     log("leftover shipped", leftover=folder.name, last=transcript.journal.last)
     if over:
         remove(folder)
+
+
+def _changed(folder: Path) -> float:
+    """When something was last added to a folder, seconds since the epoch; now, if it can't be told."""
+    try:
+        return max(path.stat().st_mtime for path in folder.iterdir() if path.name != "wanted")
+    except (OSError, ValueError):  # deleted meanwhile, no folder, or empty
+        return time.time()

@@ -93,6 +93,14 @@ class Pipes:
             return VANISHED if code is None else code
         return code
 
+    def peak(self) -> int | None:
+        """Return the most memory that the agent's container used, in bytes; None if nobody knows."""
+        try:
+            peak = int(self._read("peak"))
+        except (OSError, ValueError):
+            return None
+        return peak if 0 < peak < 2**63 else None
+
     def quiet_bell(self) -> None:
         """Take what rang."""
         with suppress(BlockingIOError):
@@ -113,11 +121,19 @@ class Pipes:
 
     def _noted(self) -> int | None:
         try:
-            return int((self.folder / "exit").read_text())
+            return int(self._read("exit"))
         except FileNotFoundError:
             return None
-        except ValueError:
-            return VANISHED  # the tmpfs was full
+        except (ValueError, OSError):
+            return VANISHED  # the tmpfs was full, or the agent put something else there
+
+    def _read(self, name: str) -> bytes:
+        """Return what a small file holds. The folder is open to the agent, which could put a FIFO in its place."""
+        fd = os.open(self.folder / name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            return os.read(fd, 64)
+        finally:
+            os.close(fd)
 
     def _unread(self) -> int:
         return int.from_bytes(fcntl.ioctl(self.input or 0, termios.FIONREAD, bytes(4)), "little")

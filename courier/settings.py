@@ -21,6 +21,7 @@ class Settings(NamedTuple):
     resume: str
     group: str
     session: str
+    main: bool = False  # the group is the installation's main group
     drain_seconds: float = 45.0
     exit_when_done: bool = False
 
@@ -49,4 +50,5 @@ def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
         resume=env.get("BERTH_RESUME", ""),
         group=env.get("BERTH_GROUP", ""),
         session=env.get("BERTH_SESSION", ""),
+        main=env.get("BERTH_MAIN") == "1",
     )

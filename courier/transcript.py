@@ -57,14 +57,18 @@ class Transcript:
             # An answer that is repeated as a result is read from the beginning, which is still in the first file.
             self.spools[stream].forget(self.journal.state.get(stream, (0,))[0])
 
-    def end(self, code: int) -> None:
-        """Record the agent's exit, after all that it said. Does nothing when that has been done."""
+    def end(self, code: int, peak: int | None = None) -> None:
+        """Record the agent's exit, after all that it said, with the most memory that it used, in bytes, if known.
+
+        Does nothing when that has been done.
+        """
         if self.code is None:
             while self.step(final=True):
                 pass
             events = self.contract.finish(code, self._output)
             self.code = code
-            self.record([*events, Event("exit", data={"code": code})])
+            used = {"peak_bytes": peak} if peak else {}
+            self.record([*events, Event("exit", data={"code": code, **used})])
 
     def due(self) -> float:
         """Return when `step` has to be called without new bytes (monotonic seconds)."""

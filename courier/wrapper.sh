@@ -1,6 +1,8 @@
 # Runs an agent between four FIFOs: sh -c SCRIPT berth COMMAND... (dash, busybox ash, bash).
-# Environment: BERTH_PIPES, the folder of the FIFOs; BERTH_STOP_GRACE, seconds between SIGTERM and SIGKILL.
+# Environment: BERTH_PIPES, the folder of the FIFOs; BERTH_STOP_GRACE, seconds between SIGTERM and SIGKILL;
+# BERTH_CGROUP, where the container's own cgroup is mounted, empty if it has none of its own.
 p=$BERTH_PIPES
+cgroup=${BERTH_CGROUP-/sys/fs/cgroup}
 grace=${BERTH_STOP_GRACE:-10}
 agent='' status='' asked='' killer=''
 
@@ -80,6 +82,12 @@ trap : TERM INT HUP
 kill -s KILL -- "-$agent" 2>/dev/null # what the agent left behind
 [ -z "$killer" ] || kill -s TERM "$killer" 2>/dev/null
 kill -s KILL "$reader" 2>/dev/null
+
+# The most memory that was used, in bytes: version 2 of cgroups, version 1.
+peak=''
+[ -z "$cgroup" ] || read -r peak 2>/dev/null <"$cgroup/memory.peak" ||
+    read -r peak 2>/dev/null <"$cgroup/memory/memory.max_usage_in_bytes"
+[ -z "$peak" ] || echo "$peak" >"$p/peak"
 
 echo "$status" >"$p/exit.new" && mv -f "$p/exit.new" "$p/exit"
 [ -p "$p/bell" ] && echo 1<>"$p/bell"

@@ -5,6 +5,7 @@ led to (a signal's exit code), and what happened to the pod before what happened
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,6 +39,11 @@ def diagnose(job: Object | None, pods: Sequence[Object], events: Sequence[Object
     `job` is the run's batch/v1 Job, or None if there is none; `pods` its pods, of any age; `events` the core/v1 Events
     of both, in any order, and may be empty (see `needs_events`).
     """
+    seen = _diagnose(job, pods, events)
+    return replace(seen, words=seen.words.strip().removesuffix(" ."))  # a kubelet's and a log's words end as they like
+
+
+def _diagnose(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -> Observed:
     pod = max(pods, key=lambda each: str(each["metadata"].get("creationTimestamp", "")), default=None)
     if job is None:
         return _orphan(pod)
@@ -68,7 +74,9 @@ def _orphan(pod: Object | None) -> Observed:
     if pod is None or _over(pod):
         return Observed(Phase.ABSENT)
     phase = Phase.RUNNING if _started(_status(pod, names.AGENT)) else Phase.PENDING
-    return Observed(phase, words="its Job is deleted, its pod is ending", courier_alive=_courier_alive(pod))
+    lost = _lost(pod)
+    words = lost or "its Job is deleted, its pod is ending"
+    return Observed(phase, Cause.NODE_LOST if lost else None, words, courier_alive=_courier_alive(pod))
 
 
 def _running(pod: Object) -> Observed:
@@ -76,20 +84,12 @@ def _running(pod: Object) -> Observed:
     agent = _status(pod, names.AGENT)
     state = agent.get("state", {})
     started = (state.get("running") or state.get("terminated") or {}).get("startedAt")
-    disruption = _condition(pod, "DisruptionTarget")
-    lost = disruption.get("reason") in NODE_LOST_REASONS
-    ready = [_condition(pod, kind).get("status") for kind in ("Ready", "ContainersReady")]
-    words = ""
-    if lost:
-        words = disruption.get("message", "")
-    elif pod["metadata"].get("deletionTimestamp"):
-        words = "its pod is ending"
-    elif ready == ["False", "True"]:  # the node controller sets the first, the kubelet alone the second
-        words = f"node {pod['spec'].get('nodeName', '')} does not answer"
+    lost = _lost(pod)
+    ending = "its pod is ending" if pod["metadata"].get("deletionTimestamp") else ""
     return Observed(
         Phase.RUNNING,
         cause=Cause.NODE_LOST if lost else None,
-        words=words,
+        words=lost or ending or _silence(pod),
         courier_alive=_courier_alive(pod),
         started_at=_time(started),
     )
@@ -109,6 +109,8 @@ def _without_pod(events: Sequence[Object]) -> Observed:
 
 def _pending(pod: Object, events: Sequence[Object]) -> Observed:
     """The pod exists and the agent has not started: why?"""
+    if lost := _lost(pod):
+        return Observed(Phase.PENDING, Cause.NODE_LOST, lost)
     scheduled = _condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         words = scheduled.get("message", "")
@@ -170,7 +172,7 @@ def _end(job: Object, pod: Object | None, agent: Object, events: Sequence[Object
     if agent.get("exitCode") == 0 or (pod is None and "Complete" in conditions):
         return Cause.COMPLETED, ""
     if agent.get("reason") == "OOMKilled":
-        return Cause.OOM, "the agent used more memory than it may"
+        return Cause.OOM, _memory_words(pod)
     if pod is not None:
         target = _condition(pod, "DisruptionTarget")
         status = pod.get("status", {})
@@ -185,6 +187,14 @@ def _end(job: Object, pod: Object | None, agent: Object, events: Sequence[Object
     if agent and not (pod and _deleted_alive(pod, agent)):
         return Cause.AGENT_ERROR, f"the agent ended with exit code {agent.get('exitCode')}"
     return _vanished(events)
+
+
+def _memory_words(pod: Object | None) -> str:
+    """Of an agent that was killed for its memory. Where it has no limit of its own, it was the node's that ran out."""
+    containers: Iterable[Object] = (pod or {}).get("spec", {}).get("containers") or ()
+    agent = next((each for each in containers if each.get("name") == names.AGENT), {})
+    limit = (agent.get("resources", {}).get("limits") or {}).get("memory")
+    return f"it used more memory than its limit of {limit}" if limit else "its node ran out of memory"
 
 
 def _deleted_alive(pod: Object, agent: Object) -> bool:
@@ -204,6 +214,24 @@ def _vanished(events: Sequence[Object]) -> tuple[Cause, str]:
     if evicted := _newest(events, {"Evicted", "Preempted", "EvictionByEvictionAPI"}):
         return Cause.EVICTED, str(evicted.get("message", ""))
     return Cause.VANISHED, "somebody deleted the run's pod"
+
+
+def _lost(pod: Object) -> str:
+    """Why the node of a pod that is not over is taken for lost, "" if it is not.
+
+    The cluster has given it up, which takes it five minutes, or can't tell it to end the pod, as somebody asked.
+    """
+    target = _condition(pod, "DisruptionTarget")
+    if target.get("reason") in NODE_LOST_REASONS:
+        return str(target.get("message") or target["reason"])
+    return _silence(pod) if pod["metadata"].get("deletionTimestamp") else ""
+
+
+def _silence(pod: Object) -> str:
+    """In words, that the pod's node does not answer; "" if it does."""
+    ready = [_condition(pod, kind).get("status") for kind in ("Ready", "ContainersReady")]
+    # The node controller sets the first, the kubelet alone the second.
+    return f"node {pod['spec'].get('nodeName', '')} does not answer" if ready == ["False", "True"] else ""
 
 
 def _over(pod: Object) -> bool:

@@ -56,7 +56,7 @@ def fire(task_id: uuid.UUID) -> bool:
         if task.outcome == Outcome.PENDING:
             task.skipped += 1
         elif task.state != TaskState.PAUSED:
-            _send(task, f"schedule:{task.pk}:{due.isoformat()}", now)
+            _send(task, f"{intake.SCHEDULED}{task.pk}:{due.isoformat()}", now)
         task.save(update_fields=SAVED)
     return True
 
@@ -82,7 +82,7 @@ def run_now(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> M
         if row.outcome == Outcome.PENDING and row.last_message:
             state = row.last_message.get_state_display().lower()
             raise Refused("task", f"Its last run is not over: its message is {state}.")
-        message = _message(row, f"schedule:{row.pk}:now:{uuid.uuid4()}")
+        message = _message(row, f"{intake.SCHEDULED}{row.pk}:now:{uuid.uuid4()}")
         _begun(row, message, timezone.now())
         row.save(update_fields=SAVED)
         audit.record("task.run", actor=actor, by=by, target=row.pk, group=row.group)

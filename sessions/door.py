@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from sessions import doorbell, events, ingest, lifecycle, tokens
+from sessions import doorbell, events, ingest, intake, lifecycle, tokens
 from sessions.models import Message, Run
 from sessions.states import GRACEFUL, Intent, MessageState, RunState
 from sessions.threads import in_thread
@@ -202,8 +202,15 @@ def _look(run_id: uuid.UUID, after: int, limit: int) -> tuple[Caller, list[dict[
     if caller.command or limit <= 0:
         return caller, []
     queued = Message.objects.filter(session=caller.session, number__gt=after, state=MessageState.QUEUED)
-    rows = queued.order_by("number").values_list("number", "text", "sender__username", "created_at")[: min(limit, 100)]
+    fields = ("number", "text", "sender__username", "created_at", "idempotency_key")
+    rows = queued.order_by("number").values_list(*fields)[: min(limit, 100)]
     return caller, [
-        {"number": number, "text": text, "sender": sender or "", "at": at.timestamp()}
-        for number, text, sender, at in rows
+        {
+            "number": number,
+            "text": text,
+            "sender": sender or "",
+            "at": at.timestamp(),
+            "scheduled": (key or "").startswith(intake.SCHEDULED),
+        }
+        for number, text, sender, at, key in rows
     ]

@@ -17,7 +17,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from sessions.models import AgentSession, Event, Run
-from sessions.states import EventKind
+from sessions.states import OUTPUT, EventKind
 
 # A page: at most so many events and, but for one that is larger alone, so many characters. With JSON's escapes it stays
 # well under the frames that `web` may send (the Procfile's --websocket-max-frame-size).
@@ -112,6 +112,13 @@ def say(
 ) -> int:
     """Append one event of Berth's own to a session whose row is locked."""
     return append(session, [NewEvent(kind, text, data or {})], run)
+
+
+def tail(run: Run, lines: int = 12, characters: int = 2000) -> str:
+    """The last lines of what a run's agent printed and said: what people look at first when it failed."""
+    said = Event.objects.filter(run=run, number__isnull=False, kind__in=OUTPUT).order_by("-number")
+    text = "".join(reversed(said.values_list("text", flat=True)[:SLICE]))
+    return "\n".join(text[-characters:].splitlines()[-lines:])
 
 
 def instant(at: datetime) -> str:

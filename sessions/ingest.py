@@ -103,7 +103,7 @@ def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent], late: bool = False) -> 
         heard = Heard(held.last_number + len(fresh), next((e.at for e in fresh if e.kind in OUTPUT), None))
         events.store(held.session_id, held.last_seq, fresh, run_id, heard)
         meaningful = [event for event in fresh if event.kind in MEANINGFUL]
-        if meaningful:
+        if meaningful or held.state == RunState.ENDED:
             _apply(AgentSession.objects.get(pk=held.session_id), Run.objects.get(pk=run_id), meaningful)
     return heard.last_number, held.session_id
 

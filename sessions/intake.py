@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Person = AbstractBaseUser | AnonymousUser
 
 
+SCHEDULED = "schedule:"  # how the keys of messages begin that a scheduled task sends
+
+
 class Refused(Exception):
     """What was asked can't be: `field` names the input, `str()` says what to do instead."""
 
@@ -48,8 +51,8 @@ def open_session(
     return session
 
 
-def post_message(session: AgentSession, text: str, *, sender: "Person | None", key: str = "") -> Message:
-    """Accept a message. The same `key` again returns the message it made, and makes no second. Raises Refused."""
+def post_message(session: AgentSession, text: str, *, sender: "Person | None", key: str = "", by: str = "") -> Message:
+    """Accept a message; `by` names who sends it where there is no user. The same `key` again returns the message it made, and makes no second. Raises Refused."""
     if not text.strip():
         raise Refused("text", "Write a message first.")
     if len(text.encode("utf-8", "replace")) > settings.MESSAGE_MAX_KIB * 1024:
@@ -69,7 +72,7 @@ def post_message(session: AgentSession, text: str, *, sender: "Person | None", k
             sender_id=sender.pk if sender else None,
             idempotency_key=key or None,
         )
-        name = sender.get_username() if sender else "Berth"
+        name = sender.get_username() if sender else by or "Berth"
         events.say(locked, EventKind.MESSAGE, text, {"number": message.number, "sender": name})
         if locked.queued_at is None and not locked.runs.active().exists():
             lifecycle.begin_anew(locked)

@@ -44,7 +44,7 @@ def settle(session: AgentSession, run: Run, verdict: Verdict, *, again: bool) ->
         answered(run, timezone.now())
     _answered_by_result(run)
     if again or run.intent == Intent.SHUTDOWN:
-        handed.move(MessageState.QUEUED, run=None, reason=verdict.words)
+        handed.move(MessageState.QUEUED, reason=verdict.words)  # keeps its run, whose journal may yet tell of an answer
     else:
         handed.move(MessageState.FAILED, reason=verdict.words)
     left = Message.objects.filter(session=session, state=MessageState.QUEUED)
@@ -56,14 +56,15 @@ def settle(session: AgentSession, run: Run, verdict: Verdict, *, again: bool) ->
 def settle_late(session: AgentSession, run: Run) -> None:
     """A journal that was found after its run had ended told of messages: whoever has no answer there waits again."""
     _answered_by_result(run)
-    unanswered(run).move(MessageState.QUEUED, run=None)
+    unanswered(run).move(MessageState.QUEUED)
 
 
 def _answered_by_result(run: Run) -> None:
     """An answer that was stored has reached its reader, though the turn's end may be missing."""
     said = Event.objects.filter(run=run)
     handed = said.filter(kind=EventKind.DELIVERED)
-    for message in unanswered(run):
+    open_still = Message.objects.filter(run=run, state__in=[MessageState.DELIVERED, MessageState.QUEUED])
+    for message in open_still:
         at = handed.filter(data__number=message.number).order_by("-seq").values_list("seq", flat=True).first()
         if at is not None and said.filter(kind=EventKind.RESULT, seq__gt=at).exists():
-            unanswered(run).filter(pk=message.pk).move(MessageState.ANSWERED, answered_at=timezone.now())
+            open_still.filter(pk=message.pk).move(MessageState.ANSWERED, answered_at=timezone.now(), reason="")

@@ -107,7 +107,9 @@ RUN_MOVES: dict[RunState, frozenset[RunState]] = {
     RunState.ENDED: frozenset(),
 }
 MESSAGE_MOVES: dict[MessageState, frozenset[MessageState]] = {
-    MessageState.QUEUED: frozenset({MessageState.DELIVERED, MessageState.CANCELLED, MessageState.FAILED}),
+    MessageState.QUEUED: frozenset(
+        {MessageState.DELIVERED, MessageState.ANSWERED, MessageState.CANCELLED, MessageState.FAILED}
+    ),
     MessageState.DELIVERED: frozenset({MessageState.ANSWERED, MessageState.FAILED, MessageState.QUEUED}),
     MessageState.ANSWERED: frozenset(),
     MessageState.FAILED: frozenset({MessageState.QUEUED, MessageState.ANSWERED, MessageState.CANCELLED}),

@@ -14,12 +14,13 @@ from courier.settings import Settings
 
 
 class Message(NamedTuple):
-    """One message of the inbox. `at` is passed on as the control plane told it."""
+    """One message of the inbox. `at` is passed on as the control plane told it, `scheduled` if no person sent it."""
 
     number: int
     text: str
     sender: str = ""
     at: Any = None
+    scheduled: bool = False
 
 
 class Handover(NamedTuple):

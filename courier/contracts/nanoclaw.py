@@ -31,8 +31,8 @@ class Nanoclaw(Contract):
             "prompt": message.text,
             "groupFolder": self.settings.group,
             "chatJid": self.settings.session,
-            "isMain": False,
-            "isScheduledTask": False,
+            "isMain": self.settings.main,
+            "isScheduledTask": message.scheduled,
             "secrets": read_secrets(self.settings.secrets),
         }
         if self.settings.resume:

@@ -18,7 +18,7 @@ class Plain(Contract):
         return Handover(message.text.encode(errors="replace"), eof=True)
 
     def close(self) -> Handover:
-        return Handover()
+        return Handover(eof=not self.state["delivered"])  # else it has ended already, and the agent with it
 
     def finish(self, code: int, output: Callable[[], bytes | None]) -> list[Event]:
         if code:

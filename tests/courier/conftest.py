@@ -40,6 +40,7 @@ class Bench:
             "BERTH_JOURNAL": str(self.journals),
             "BERTH_IPC": str(folder / "ipc"),
             "BERTH_STOP_GRACE": "1",
+            "BERTH_CGROUP": "",
             "BERTH_GROUP": "demo",
             "BERTH_SESSION": "session",
         }

@@ -36,7 +36,9 @@ class Desk:
     posts: int = 0
     sizes: list[tuple[int, int]] = field(default_factory=list)
     over: bool = False
+    heard: list[str] = field(default_factory=list)  # what was asked, in order: "inbox LIMIT", "events RUN KIND…"
     refused: dict[str, int] = field(default_factory=dict)  # other runs, and the status that naming them gets
+    busy: set[str] = field(default_factory=set)  # runs whose events get 503
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def events(self, run: str = "") -> list[dict[str, Any]]:
@@ -102,6 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
         if self._refused():
             return
+        desk.heard.append(f"inbox {query['limit']}")
         answer = desk.inbox(int(query["after"]), float(query["wait"]), int(query["limit"]), query.get("command", ""))
         if desk.over:
             self._answer(410, {})
@@ -120,10 +123,11 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, {"run": desk.own, "session": "session", "stored": held[-1]["n"] if held else 0})
             return
         desk.posts += 1
+        desk.heard.append(f"events {content.get('run', desk.own)} {' '.join(e['kind'] for e in content['events'])}")
         if content.get("run") in desk.refused:
             self._answer(desk.refused[content["run"]], {})
             return
-        manner = desk.manner(desk.posts)
+        manner = "503" if content.get("run") in desk.busy else desk.manner(desk.posts)
         if manner in ("503", "401", "410"):
             self._answer(int(manner), {})
             return

@@ -1,7 +1,11 @@
 """A message goes in, events come out: each contract with a small agent of its kind, as processes."""
 
 import json
+import signal
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.courier.conftest import Make
 from tests.waiting import wait_for
@@ -186,3 +190,65 @@ def test_the_recorded_exchange_of_a_message_is_json(bench: Make) -> None:
     run.wait_for_kind("exit")
     sent = json.loads(run.desk.text("stdout").removeprefix("-> "))
     assert sent == {"type": "message", "number": 1, "text": "line\nbreak", "sender": "ada"}
+
+
+def test_a_plain_run_that_is_closed_before_it_got_a_message_ends(bench: Make) -> None:
+    run = bench("plain")
+    run.start_courier("--exit-when-done")
+    run.start_agent("cat")
+    run.desk.order("close")
+    assert run.courier is not None
+    assert run.courier.wait(10) == 0
+    assert run.desk.kinds() == ["result", "exit"]
+    assert run.desk.events()[-1]["data"] == {"code": 0}
+
+
+def test_a_plain_run_that_is_closed_at_work_finishes_it(bench: Make) -> None:
+    run = bench("plain")
+    run.desk.say("work")
+    run.start_courier()
+    run.start_agent("sh", "-c", "cat; until [ -e go ]; do sleep 0.05; done; echo ' done'; rm go")
+    run.wait_for_kind("text")
+    run.desk.order("close")
+    assert run.wrapper is not None
+    Path(f"/proc/{run.wrapper.pid}/cwd/go").touch()
+    run.wait_for_kind("exit")
+    assert run.desk.text("result") == "work done\n"
+
+
+@pytest.mark.parametrize(("trap", "code"), [("", 143), ("trap 'echo so far; exit 7' TERM; ", 7)])
+def test_a_pod_that_is_told_to_end_amid_a_turn_tells_the_agents_code(bench: Make, trap: str, code: int) -> None:
+    """SIGTERM reaches wrapper and courier at once where the courier is no native sidecar."""
+    run = bench("jsonl")
+    run.start_courier()
+    run.start_agent("sh", "-c", f"{trap}read line; echo working; while :; do sleep 0.05; done")
+    run.desk.say("hello")
+    run.wait_for_kind("stdout")
+    assert run.courier is not None and run.wrapper is not None
+    run.courier.send_signal(signal.SIGTERM)
+    run.wrapper.send_signal(signal.SIGTERM)
+    assert run.courier.wait(10) == 0
+    assert run.desk.text("stdout") == ("working\nso far\n" if trap else "working\n")
+    assert run.desk.events()[-1]["data"] == {"code": code}
+    assert "idle" not in [event["data"]["state"] for event in run.desk.of("turn")]
+
+
+def test_the_exit_tells_the_containers_peak_of_memory(bench: Make) -> None:
+    run = bench("plain")
+    cgroup = run.folder / "cgroup"
+    cgroup.mkdir()
+    (cgroup / "memory.peak").write_text("268435456\n")
+    run.environment["BERTH_CGROUP"] = str(cgroup)
+    run.start_courier()
+    run.start_agent("sh", "-c", "kill -KILL $$")
+    run.wait_for_kind("exit")
+    assert run.desk.events()[-1]["data"] == {"code": 137, "peak_bytes": 268435456}
+
+
+@pytest.mark.parametrize("spoil", ["mkfifo", "ln -s /etc/passwd", "echo a lot >", "printf '' >", "echo -5 >"])
+def test_a_peak_that_the_agent_forged_harms_nobody(bench: Make, spoil: str) -> None:
+    run = bench("plain")
+    run.start_courier()
+    run.start_agent("sh", "-c", f'{spoil} "$BERTH_PIPES/peak"')
+    run.wait_for_kind("exit")
+    assert run.desk.events()[-1]["data"] == {"code": 0}

@@ -292,6 +292,11 @@ class TestNanoclaw:
             "secrets": {"ANTHROPIC_API_KEY": "sk-1"},
         }
 
+    @pytest.mark.parametrize(("told", "main"), [({"BERTH_MAIN": "1"}, True), ({"BERTH_MAIN": ""}, False), ({}, False)])
+    def test_the_main_groups_agent_is_told_so(self, told: dict[str, str], main: bool) -> None:
+        handover = make("nanoclaw", settings(**told)).hand(Message(1, "hi"))
+        assert json.loads(handover.data)["isMain"] is main
+
     def test_follow_ups_are_files_in_the_order_of_their_names(self) -> None:
         contract = make("nanoclaw", settings())
         contract.delivered(1)
@@ -313,3 +318,9 @@ class TestNanoclaw:
         ]
         assert contract.file("tasks", b'{"type":"schedule_task"}') == [Event("task", '{"type":"schedule_task"}')]
         assert contract.file("messages", b"torn") == [Event("result", "torn", {"source": "ipc"})]
+
+
+def test_nanoclaw_is_told_that_a_task_speaks_and_no_person() -> None:
+    contract = make("nanoclaw", settings())
+    handed = json.loads(contract.hand(Message(1, "Tidy up", scheduled=True)).data)
+    assert handed["isScheduledTask"] is True

@@ -4,7 +4,12 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
+from courier import home
 from courier.claim import claim, insist, remove
+from courier.contracts.base import Message
+from courier.settings import read_settings
 from tests.courier.conftest import Bench, Make
 from tests.courier.server import Desk
 from tests.courier.test_nothing_lost import assert_numbered, spool_ends_with
@@ -88,7 +93,7 @@ def test_a_leftover_whose_run_is_over_is_deleted_and_one_that_is_unknown_stays(b
     second.start_courier()
     second.start_agent("sh", "-c", "echo alive; read line")
     wait_for(lambda: "exit" in desk.kinds("fourth") and not (second.journals / "fourth").exists())
-    assert not (second.journals / "first").exists()
+    wait_for(lambda: not (second.journals / "first").exists())
     assert (second.journals / "third").exists()
     second.wait_for_kind("stdout")
 
@@ -127,3 +132,104 @@ def test_removing_a_folder_leaves_what_is_not_the_couriers(tmp_path: Path) -> No
         (tmp_path / name).touch()
     remove(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["somebody's"]
+
+
+ANSWERING = """
+import json, sys
+for line in sys.stdin:
+    print(json.dumps({"type": "result", "text": "answer to " + json.loads(line)["text"]}), flush=True)
+    print(json.dumps({"type": "idle"}), flush=True)
+"""
+
+
+def test_what_a_lost_run_answered_is_told_before_the_next_one_asks_for_messages(bench: Make) -> None:
+    first = bench("jsonl", run="first")
+    first.start_courier()
+    first.python("input()\n" + ANSWERING)
+    first.desk.say("a question")
+    first.wait_for_kind("delivered")
+    first.server.stop()
+    first.pipes.joinpath("in").write_text('{"text": "a question"}\n')  # the agent takes its time, then answers
+    wait_for(lambda: spool_ends_with(first, b'"idle"}\n'))
+    first.kill_courier()
+    before = len(first.desk.heard)
+    desk = Desk(own="second", runs=first.desk.runs, messages=first.desk.messages, busy={"first"})
+    second = bench("jsonl", run="second", desk=desk)
+    second.start_courier()
+    wait_for(lambda: desk.heard.count("inbox 0") > 1, what="a look for commands alone")
+    assert len(first.desk.heard) == before and "result" not in desk.kinds("first")
+    desk.busy.clear()
+    wait_for(lambda: "inbox 20" in desk.heard, what="a call for messages")
+    assert "answer to a question" in desk.text("result", run="first")
+    told = next(index for index, call in enumerate(desk.heard) if call.startswith("events first") and "turn" in call)
+    assert told < desk.heard.index("inbox 20")
+
+
+def test_a_stop_is_obeyed_while_leftovers_are_shipped(bench: Make) -> None:
+    desk = Desk(own="second", busy={"first"}, command="stop")
+    leave_behind(bench, "first", desk)
+    second = bench("jsonl", run="second", desk=desk)
+    desk.say("too late")
+    second.start_courier()
+    second.start_agent("sh", "-c", "read line")
+    second.wait_for_kind("exit")
+    assert desk.kinds("second") == ["exit"]
+    assert set(desk.heard) & {"inbox 0", "inbox 20"} == {"inbox 0"}
+
+
+class Ears:
+    """A courier's loop that only listens."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def greeted(self, stored: int) -> None: ...
+
+    def message(self, message: Message) -> None:
+        self.messages.append(message.text)
+
+    def command(self, word: str) -> None: ...
+
+    def refused(self) -> None: ...
+
+
+def listen(bench: Bench) -> tuple[home.Home, Ears]:
+    """The threads of a courier that has just been greeted, without the courier."""
+    ears = Ears()
+    threads = home.Home(read_settings(bench.environment), ears)
+    threads.start_leftovers()
+    threads.start_inbox(0, None)
+    return threads, ears
+
+
+def heard(threads: home.Home, ears: Ears) -> list[str]:
+    threads.run_tasks()
+    return ears.messages
+
+
+def test_leftovers_that_nobody_takes_hold_messages_back_for_a_while_only(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home, "LOOK", 0.01)
+    desk = Desk(own="second", busy={"first"})
+    leave_behind(bench, "first", desk)
+    desk.say("hello")
+    threads, ears = listen(bench("jsonl", run="second", desk=desk))
+    wait_for(lambda: heard(threads, ears) == ["hello"])
+    threads.end()
+    assert desk.heard.count("inbox 0") == home.LOOKS
+    assert "exit" not in desk.kinds("first")
+
+
+def test_a_journal_that_a_living_courier_holds_delays_nothing(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home, "LOOKS", 10**9)  # who waits for it, waits for ever
+    first = bench("jsonl", run="first")
+    first.start_courier()
+    first.start_agent("sh", "-c", "echo one; read line")
+    first.wait_for_kind("stdout")
+    desk = Desk(own="second")
+    desk.say("hello")
+    threads, ears = listen(bench("jsonl", run="second", desk=desk))
+    wait_for(lambda: heard(threads, ears) == ["hello"])
+    threads.end()
+    assert desk.events("first") == []

@@ -19,10 +19,11 @@ DEAF = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
 class Held:
     """A wrapper with its FIFOs."""
 
-    def __init__(self, folder: Path, shell: list[str], *command: str, path: str = "") -> None:
+    def __init__(self, folder: Path, shell: list[str], *command: str, path: str = "", cgroup: str = "") -> None:
         self.folder = folder
         self.fds: dict[str, int] = {}
         environment = {"PATH": path or os.environ["PATH"], "BERTH_PIPES": str(folder), "BERTH_STOP_GRACE": "1"}
+        environment["BERTH_CGROUP"] = cgroup
         self.process = subprocess.Popen(
             [*shell, *wrap(command)[1:]], env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -70,8 +71,8 @@ def held(tmp_path: Path, shell: list[str]) -> Iterator[list[Held]]:
         one.clean_up()
 
 
-def start(held: list[Held], folder: Path, shell: list[str], *command: str, path: str = "") -> Held:
-    held.append(Held(folder, shell, *command, path=path))
+def start(held: list[Held], folder: Path, shell: list[str], *command: str, path: str = "", cgroup: str = "") -> Held:
+    held.append(Held(folder, shell, *command, path=path, cgroup=cgroup))
     held[-1].make_fifos()
     return held[-1]
 
@@ -90,6 +91,24 @@ def test_the_agents_status_is_noted(
     held: list[Held], tmp_path: Path, shell: list[str], program: str, status: int
 ) -> None:
     assert start(held, tmp_path, shell, "sh", "-c", program).status() == status
+
+
+@pytest.mark.parametrize("file", ["memory.peak", "memory/memory.max_usage_in_bytes"])
+def test_the_peak_of_memory_is_noted(held: list[Held], tmp_path: Path, shell: list[str], file: str) -> None:
+    peak = tmp_path / "cgroup" / file
+    peak.parent.mkdir(parents=True)
+    peak.write_text("1048576\n")
+    run = start(held, tmp_path, shell, "sh", "-c", "exit 3", cgroup=str(tmp_path / "cgroup"))
+    assert run.status() == 3
+    assert (tmp_path / "peak").read_text() == "1048576\n"
+
+
+@pytest.mark.parametrize("cgroup", ["", "/nowhere"])
+def test_without_a_cgroup_of_its_own_there_is_no_peak(
+    held: list[Held], tmp_path: Path, shell: list[str], cgroup: str
+) -> None:
+    assert start(held, tmp_path, shell, "sh", "-c", "exit 0", cgroup=cgroup).status() == 0
+    assert not (tmp_path / "peak").exists()
 
 
 def test_a_command_that_is_not_there_says_so(held: list[Held], tmp_path: Path, shell: list[str]) -> None:

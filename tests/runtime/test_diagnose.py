@@ -41,7 +41,7 @@ CASES = [
     ("agent_error", Phase.FINISHED, Cause.AGENT_ERROR, "exit code 3", 3),
     ("no_such_command", Phase.FINISHED, Cause.AGENT_ERROR, "exit code 127", 127),
     ("no_shell", Phase.FINISHED, Cause.REJECTED, '"sh": executable file not found', 128),
-    ("oom", Phase.FINISHED, Cause.OOM, "memory", 137),
+    ("oom", Phase.FINISHED, Cause.OOM, "it used more memory than its limit of 64Mi", 137),
     ("running", Phase.RUNNING, None, "", None),
     ("deadline", Phase.FINISHED, Cause.DEADLINE, "active longer than specified deadline", None),
     ("stopped", Phase.FINISHED, Cause.STOPPED, "", None),
@@ -49,6 +49,17 @@ CASES = [
     ("evicted_by_api", Phase.FINISHED, Cause.EVICTED, "", None),
     ("vanished", Phase.FINISHED, Cause.VANISHED, "somebody deleted", None),
     ("deleted_while_running", Phase.RUNNING, None, "its Job is deleted", None),
+    ("invalid_image_name", Phase.PENDING, Cause.IMAGE_PULL, "repository name (Not A Name) must be lowercase", None),
+    ("root_image", Phase.PENDING, Cause.REJECTED, "container has runAsNonRoot and image will run as root", None),
+    ("courier_crashes", Phase.PENDING, None, "the courier does not start", None),
+    ("admission_policy", Phase.PENDING, Cause.REJECTED, "denied request: every pod needs a label cost-centre", None),
+    ("kubelet_refused", Phase.FINISHED, Cause.UNSCHEDULABLE, "Node didn't have enough resource: cpu", None),
+    ("preempted_by_priority", Phase.FINISHED, Cause.EVICTED, "to accommodate a higher priority pod", 143),
+    ("node_silent", Phase.RUNNING, None, "node node-1 does not answer", None),
+    ("node_lost", Phase.RUNNING, Cause.NODE_LOST, "Taint manager: deleting due to NoExecute taint", None),
+    ("node_came_back", Phase.FINISHED, Cause.NODE_LOST, "Taint manager: deleting due to NoExecute taint", 143),
+    ("namespace_terminating", Phase.RUNNING, None, "its pod is ending", None),
+    ("namespace_deleted", Phase.FINISHED, Cause.VANISHED, "somebody deleted the run's pod", None),
 ]
 
 
@@ -120,28 +131,26 @@ def test_a_dead_courier_is_told() -> None:
     assert (seen.phase, seen.courier_alive) == (Phase.RUNNING, False)
 
 
-def test_a_node_that_does_not_answer_is_told() -> None:
-    """The node controller sets Ready to False; ContainersReady is the kubelet's, and stays as it was."""
-    objects = recorded("running")
-    for condition in objects["pods"][0]["status"]["conditions"]:
-        if condition["type"] == "Ready":
-            condition["status"] = "False"
+def test_a_pod_that_should_go_from_a_node_that_does_not_answer_is_lost() -> None:
+    """Such a node may never come back, and then the pod stays for ever."""
+    objects = recorded("node_silent")
+    objects["pods"][0]["metadata"]["deletionTimestamp"] = "2026-11-22T12:00:00Z"
     seen = diagnose(**objects)
-    assert seen.phase is Phase.RUNNING
-    assert "does not answer" in seen.words
+    assert (seen.phase, seen.cause, seen.words) == (Phase.RUNNING, Cause.NODE_LOST, "node node-1 does not answer")
 
 
-def test_a_pod_on_a_lost_node() -> None:
-    objects = recorded("running")
-    pod = objects["pods"][0]
-    pod["metadata"]["deletionTimestamp"] = "2026-11-22T12:00:00Z"
-    message = "Taint manager: deleting due to NoExecute taint"
-    target = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": message}
-    pod["status"]["conditions"].append(target)
-    assert diagnose(**objects).cause is Cause.NODE_LOST
-    pod["status"]["phase"] = "Failed"
+def test_a_lost_node_is_told_without_the_job_and_before_the_start() -> None:
+    objects = recorded("node_lost")
+    assert diagnose(None, objects["pods"], []).cause is Cause.NODE_LOST
+    objects["pods"][0]["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "ContainerCreating"}}
     seen = diagnose(**objects)
-    assert (seen.phase, seen.cause, seen.words) == (Phase.FINISHED, Cause.NODE_LOST, message)
+    assert (seen.phase, seen.cause) == (Phase.PENDING, Cause.NODE_LOST)
+
+
+def test_without_a_limit_it_was_the_nodes_memory() -> None:
+    objects = recorded("oom")
+    del objects["pods"][0]["spec"]["containers"][0]["resources"]["limits"]
+    assert diagnose(**objects).words == "its node ran out of memory"
 
 
 def test_of_several_pods_the_newest_counts() -> None:

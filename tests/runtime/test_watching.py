@@ -1,5 +1,7 @@
 """Following collections whose API server is slow, forgetful or away."""
 
+import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +10,8 @@ import pytest
 
 from k8s_adapter import names, watching
 from k8s_adapter.api import Expired, Object
-from k8s_adapter.runtime import Cause, RunRef, TransientFault
+from k8s_adapter.runtime import Cause, RunRef, RunSpec, TransientFault
+from tests.runtime.places import KubernetesPlace
 from tests.waiting import wait_for
 
 JOBS = "/apis/batch/v1/jobs"
@@ -133,3 +136,32 @@ def test_it_ends_when_told_to() -> None:
     thread.join(10)
     script.ended.set()
     assert not thread.is_alive()
+
+
+@pytest.mark.cluster
+def test_a_watch_goes_on_when_the_api_server_has_come_back(cluster: KubernetesPlace) -> None:
+    before, after = (cluster.spec("true", image="registry.local/no-such-image:1")[0] for _ in range(2))
+    until = threading.Event()
+    told: list[RunRef | None] = []
+    thread = threading.Thread(target=lambda: [told.append(each) for each in cluster.runtime.watch(until)])
+    thread.start()
+    try:
+        cluster.runtime.ensure(before)
+        wait_for(lambda: before.ref in told, 30)
+        for word in ("stop", "start"):
+            subprocess.run([os.environ["CLUSTER_TOOL"], word, "apiserver"], check=True, capture_output=True)
+        wait_for(lambda: made(cluster, after), 60, "an API server that takes orders")
+        wait_for(lambda: after.ref in told, 60, "news of a run that was made after the outage")
+        assert thread.is_alive()
+    finally:
+        until.set()
+        thread.join(10)
+
+
+def made(cluster: KubernetesPlace, spec: RunSpec) -> bool:
+    """Whether the run could be made now."""
+    try:
+        cluster.runtime.ensure(spec)
+    except TransientFault:
+        return False
+    return True

@@ -133,6 +133,23 @@ def test_an_answer_found_in_a_lost_runs_journal_ends_the_waiting(session: AgentS
     assert shown(session).queued_at is None and session.runs.count() == 1
 
 
+def test_an_answer_that_was_on_its_way_when_the_run_was_lost_is_found_too(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED)
+    lifecycle.end(run, Observed(Phase.FINISHED, Cause.NODE_LOST))
+    assert messages(session) == [MessageState.QUEUED]
+    tell(run, RESULT)
+    assert messages(session) == [MessageState.ANSWERED]
+    assert shown(session).queued_at is None
+
+
+def test_the_last_lines_of_a_failed_run_are_kept(session: AgentSession, run: Run) -> None:
+    batch = [{"n": n, "kind": "stderr", "text": f"line {n}\n", "at": 1} for n in range(1, 40)]
+    ingest.ingest(run.pk, ingest.parse(batch))
+    lifecycle.end(run, CRASH)
+    run.refresh_from_db()
+    assert run.last_lines.splitlines() == [f"line {n}" for n in range(28, 40)]
+
+
 def test_a_lost_runs_journal_without_an_answer_changes_nothing(session: AgentSession, run: Run) -> None:
     lifecycle.end(run, Observed(Phase.FINISHED, Cause.NODE_LOST))
     tell(run, DELIVERED)

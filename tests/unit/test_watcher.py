@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from k8s_adapter.runtime import Observed, Phase, RunRef, RunSpec
+from k8s_adapter.runtime import Observed, Phase, RunRef, RunSpec, Trace
 from sessions import leases, lifecycle
 from sessions.models import AgentSession, Lease, Run
 from sessions.states import RunState
@@ -34,6 +34,15 @@ class Quiet:
 
     def owned(self) -> Iterator[RunRef]:
         yield from self.refs
+
+    def traces(self) -> Iterator[Trace]:
+        yield from (Trace(ref, "Job", ref.run, ref.slug) for ref in self.refs)
+
+    def grounds(self) -> Iterator[Trace]:
+        yield from ()
+
+    def remove(self, trace: Trace) -> None:
+        self.destroy(trace.of)
 
     def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
         yield None
