@@ -1,9 +1,9 @@
 """What a new installation starts with: an administrator, a group, a profile, and a first conversation."""
 
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -14,6 +14,7 @@ from groups.models import AgentGroup, AgentProfile, Membership
 from sessions import events, intake
 from sessions.models import AgentSession
 from sessions.states import EventKind, SessionState
+from sessions.terminal import Paint, Transcript
 
 TITLE = "Demo"
 HELLO = "Hello! What are you, and where do you run?"
@@ -64,11 +65,13 @@ def converse(seconds: float = 60) -> tuple[AgentSession, bool]:
         session = intake.open_session(group=group, profile=profile, text=HELLO, sender=user, title=TITLE)
     else:
         intake.post_message(session, HELLO, sender=user)
+    transcript = Transcript(Paint(sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for event in events.read(session.pk, cursor):
             cursor = event["seq"]
-            show(event)
+            sys.stdout.write(transcript.put(event))
+            sys.stdout.flush()
             if event["kind"] == EventKind.RESULT:
                 return session, True
         session.refresh_from_db(fields=["state", "reason"])
@@ -76,16 +79,3 @@ def converse(seconds: float = 60) -> tuple[AgentSession, bool]:
             return session, False
         time.sleep(0.1)  # a terminal that follows: ten looks a second are enough
     return session, False
-
-
-MARKS = {"message": "you >", "state": "-", "result": "agent >", "stdout": "|", "stderr": "!", "error": "error >"}
-
-
-def show(event: dict[str, Any]) -> None:
-    """Print one event for a terminal; marks that say nothing to a person are left out."""
-    if event["kind"] in MARKS and event["text"].strip():
-        mark = MARKS[event["kind"]]
-        for line in event["text"].strip().splitlines():
-            sys.stdout.write(f"{mark:>8} {line}\n")
-            mark = ""
-        sys.stdout.flush()

@@ -13,15 +13,19 @@ from datetime import UTC, datetime
 
 from k8s_adapter import manifests, names, secretfiles
 from k8s_adapter.api import Api, Conflict, NotFound, Object
+from k8s_adapter.cluster_traces import Traces
 from k8s_adapter.config import KubernetesConfig as KubernetesConfig
+from k8s_adapter.describe import describe
 from k8s_adapter.diagnose import diagnose, needs_events
 from k8s_adapter.runtime import (
     Cause,
+    Description,
     Observed,
     PermanentFault,
     RunRef,
     RunSpec,
     RuntimeFault,
+    Trace,
     TransientFault,
 )
 from k8s_adapter.watching import Watcher
@@ -56,20 +60,24 @@ class KubernetesRuntime:
 
     def observe(self, ref: RunRef) -> Observed:
         """See `Runtime.observe`."""
-        namespace = self._namespace(ref)
-        job = self._read(f"{_jobs(namespace)}/{names.job(ref.run)}")
-        if job is not None and not self._is_ours(job, ref):
-            job = None
-        selector = names.selector(self.config.installation, ref.run)
-        pods = self._api.get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)["items"]
+        job, pods = self._look(ref)
         seen = diagnose(job, pods, [])
         if needs_events(job, seen, datetime.now(UTC)):
-            objects = [names.job(ref.run), *(pod["metadata"]["name"] for pod in pods)]
-            events = [event for name in objects for event in self._events(namespace, name)]
-            seen = diagnose(job, pods, events)
+            seen = diagnose(job, pods, self._all_events(ref, pods))
         if seen.cause is Cause.MOUNT:
             self._grounds.pop(ref.slug, None)  # look at the volume again before the next start
         return seen
+
+    def describe(self, ref: RunRef) -> Description:
+        """See `Runtime.describe`."""
+        job, pods = self._look(ref)
+        if job is None and not pods:
+            return Description()
+        return describe(job, pods, self._all_events(ref, pods))
+
+    def ping(self) -> None:
+        """See `Runtime.ping`. Asks for one Job: that takes the server, its storage, and the rights that runs need."""
+        self._api.get(self._everywhere("/apis/batch/v1", "jobs"), limit="1")
 
     def stop(self, ref: RunRef) -> None:
         """Suspend the Job: its controller deletes the pod, which gets SIGTERM and its grace; the Job tells of it."""
@@ -103,6 +111,19 @@ class KubernetesRuntime:
                 if not (more := page["metadata"].get("continue")):
                     break
                 query["continue"] = more
+
+    def traces(self) -> Iterator[Trace]:
+        """See `Runtime.traces`."""
+        return Traces(self._api, self.config).of_runs()
+
+    def grounds(self) -> Iterator[Trace]:
+        """See `Runtime.grounds`."""
+        return Traces(self._api, self.config).of_groups()
+
+    def remove(self, trace: Trace) -> None:
+        """See `Runtime.remove`."""
+        self._grounds.pop(trace.of.slug, None)
+        Traces(self._api, self.config).remove(trace)
 
     def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
         """See `Runtime.watch`. Raises TransientFault when the API server was away for `watch_patience_seconds`."""
@@ -198,6 +219,21 @@ class KubernetesRuntime:
             if found is None or key not in (found.get("data") or {}):
                 words = f"namespace {self._namespace(spec.ref)} has no Secret {name} with a key {key}"
                 raise PermanentFault(Cause.MOUNT, f"secret {secret.name!r}: {words}")
+
+    def _look(self, ref: RunRef) -> tuple[Object | None, list[Object]]:
+        """The run's Job, if there is one that is ours, and its pods."""
+        namespace = self._namespace(ref)
+        job = self._read(f"{_jobs(namespace)}/{names.job(ref.run)}")
+        if job is not None and not self._is_ours(job, ref):
+            job = None
+        selector = names.selector(self.config.installation, ref.run)
+        pods: list[Object] = self._api.get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)["items"]
+        return job, pods
+
+    def _all_events(self, ref: RunRef, pods: list[Object]) -> list[Object]:
+        """The events of a run's Job and of its pods."""
+        objects = [names.job(ref.run), *(pod["metadata"]["name"] for pod in pods)]
+        return [event for name in objects for event in self._events(self._namespace(ref), name)]
 
     def _events(self, namespace: str, name: str) -> list[Object]:
         """The events of an object. What can't be read is left out: they only add words."""

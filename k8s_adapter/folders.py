@@ -4,10 +4,12 @@
 <data>/runs/<run>/spec.json     the run, without its token and secrets: a folder always tells whose it is
                  token, secrets/, pipes/, agent.pid, agent.log, courier.pid, courier.log, stopped
 <data>/groups/<slug>/           what is the group's volume on a cluster: group/, ipc/<session>/, state/<session>/,
-                                checkpoints/, journal/
+                                checkpoints/, journal/, owner.json (whose it is)
 """
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from k8s_adapter import manifests, names
-from k8s_adapter.runtime import RunRef, RunSpec
+from k8s_adapter.runtime import GroupRef, RunRef, RunSpec
+
+OWNER = "owner.json"
+RUN_NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\.new|\.lock)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +77,8 @@ class RunFolder:
         _write(new.token, spec.token.encode(), 0o600)
         for name, value in secrets.items():
             _write(new.secrets / name, value, 0o400)
-        about = {
-            "ref": asdict(spec.ref),
-            "hash": names.spec_hash(spec),
-            "number": spec.number,
-            "command": spec.command,
-            "stop_grace_seconds": spec.stop_grace_seconds,
-        }
+        about = {key: value for key, value in asdict(spec).items() if key != "token"}
+        about |= {"hash": names.spec_hash(spec)}
         _write(new.path / "spec.json", json.dumps(about, indent=2).encode(), 0o600)
         new.path.rename(self.path)
 
@@ -122,6 +122,37 @@ class Folders:
             complete = (each for each in sorted(self.runs.iterdir()) if not each.suffix)  # not .lock, not .new
             yield from (folder for each in complete if (folder := RunFolder(each)).exists())
 
+    def remnants(self) -> Iterator[str]:
+        """The ids of all runs of which anything is in the file system, be it half a folder or a lock."""
+        if self.runs.is_dir():
+            yield from sorted({match[1] for each in self.runs.iterdir() if (match := RUN_NAME.fullmatch(each.name))})
+
+    def every_group(self) -> Iterator[tuple[Path, GroupRef]]:
+        """The folders of all groups, and whose they are."""
+        groups = self.data / "groups"
+        for folder in sorted(groups.iterdir()) if groups.is_dir() else ():
+            if folder.is_dir() and not folder.is_symlink():
+                yield folder, _owner(folder) or GroupRef("", folder.name)
+
+    def owner(self, ref: RunRef) -> GroupRef | None:
+        """The group that a slug's folder was made for; None if there is none, or it doesn't tell."""
+        return _owner(self._group(ref))
+
+    def remove_group(self, folder: Path) -> None:
+        """Remove a group's folder. Whose it is goes last, so that a removal that was cut short can be finished."""
+        for root, inside, _ in os.walk(folder):
+            for name in inside:  # a folder without rights for its owner, as some package caches are, can't be emptied
+                path = Path(root, name)
+                if not path.is_symlink():
+                    path.chmod(0o700)
+        for child in folder.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            elif child.name != OWNER:
+                child.unlink()
+        (folder / OWNER).unlink(missing_ok=True)
+        folder.rmdir()
+
     def workspace(self, ref: RunRef) -> Path:
         """The folder that agents of the group work in."""
         return self._group(ref) / "group"
@@ -151,9 +182,20 @@ class Folders:
         folders = (self.workspace(ref), self.ipc(ref), self.journal(ref), self.checkpoints(ref), self.home(ref))
         for folder in (*folders, self.state(ref, state_folder), self.runs):
             folder.mkdir(parents=True, exist_ok=True)
+        if self.owner(ref) is None:
+            new = self._group(ref) / f"{OWNER}.{ref.run}"  # whole or not at all
+            _write(new, json.dumps({"group": ref.group, "slug": ref.slug}).encode(), 0o600)
+            new.rename(self._group(ref) / OWNER)
 
     def _group(self, ref: RunRef) -> Path:
         return self.data / "groups" / names.dns_label(ref.slug)
+
+
+def _owner(folder: Path) -> GroupRef | None:
+    try:
+        return GroupRef(**json.loads((folder / OWNER).read_text()))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return None
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,10 +24,21 @@ import psutil
 
 import courier
 from courier import contracts, wrapper
-from k8s_adapter import names, processes, secretfiles
+from k8s_adapter import local_traces, names, processes, secretfiles
+from k8s_adapter.describe import mask
 from k8s_adapter.folders import Folders, RunFolder
 from k8s_adapter.processes import Note
-from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, RunRef, RunSpec, TransientFault
+from k8s_adapter.runtime import (
+    Cause,
+    Description,
+    Observed,
+    PermanentFault,
+    Phase,
+    RunRef,
+    RunSpec,
+    Trace,
+    TransientFault,
+)
 
 # What an agent gets of the control plane's own environment; all the rest may hold secrets.
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
@@ -61,6 +73,7 @@ class LocalRuntime:
         files = _read_secrets(spec)
         folder = self._folders.run(spec.ref.run)
         with _outside():
+            self._check_owner(spec.ref)
             self._folders.make_group(spec.ref, spec.state_folder)
             self._check_command(spec)
             with processes.locked(folder.lock) as lock:
@@ -86,6 +99,24 @@ class LocalRuntime:
                 return Observed(Phase.RUNNING, words="its folder is gone") if strays else Observed(Phase.ABSENT)
             _tend(folder)
             return judge(_look(folder))
+
+    def describe(self, ref: RunRef) -> Description:
+        """See `Runtime.describe`. There are no notices: nobody here says anything but the run's own processes."""
+        with _outside():
+            folder = self._folders.run(ref.run)
+            about = folder.about()
+            if about is None:
+                return Description()
+            agent, beside = _notes(folder)
+        steps = {name: _utc(note.started) for name, note in (("courier", beside), ("started", agent)) if note}
+        return Description(steps=steps, manifest=mask(about))
+
+    def ping(self) -> None:
+        """See `Runtime.ping`. Writes a file to the data folder."""
+        with _outside():
+            self._folders.runs.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._folders.runs) as file:
+                file.write(b"ping")
 
     def stop(self, ref: RunRef) -> None:
         """See `Runtime.stop`. What doesn't end within its grace is killed by whoever looks at the run after that."""
@@ -117,9 +148,27 @@ class LocalRuntime:
         """See `Runtime.owned`. Finds processes, too, whose folder somebody deleted."""
         with _outside():
             refs = [ref for folder in self._folders.every_run() if (ref := folder.ref())]
-            strays = {_stray(environment) for _, environment in processes.marked(f"{self._folders.runs}/")}
+            strays = local_traces.strays(self._folders)
         yield from refs
-        yield from (ref for ref in strays - set(refs) if ref is not None)
+        yield from strays - set(refs)
+
+    def traces(self) -> Iterator[Trace]:
+        """See `Runtime.traces`."""
+        with _outside():
+            yield from list(local_traces.of_runs(self._folders))
+
+    def grounds(self) -> Iterator[Trace]:
+        """See `Runtime.grounds`."""
+        with _outside():
+            yield from list(local_traces.of_groups(self._folders))
+
+    def remove(self, trace: Trace) -> None:
+        """See `Runtime.remove`."""
+        if isinstance(trace.of, RunRef):
+            self.destroy(trace.of)
+            return
+        with _outside():
+            local_traces.remove_group(self._folders, trace, trace.of)
 
     def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
         """See `Runtime.watch`. Looks at every run four times a second."""
@@ -142,6 +191,13 @@ class LocalRuntime:
             if ref := folder.ref():
                 yield ref, _look(folder)
 
+    def _check_owner(self, ref: RunRef) -> None:
+        """A group that was made anew under an old slug must not get the old one's workspace."""
+        owner = self._folders.owner(ref)
+        if owner is not None and owner.group != ref.group:
+            words = f"the folder groups/{ref.slug} is of a group that is gone; `manage.py gc` removes it"
+            raise PermanentFault(Cause.REJECTED, words)
+
     def _check_command(self, spec: RunSpec) -> None:
         """A shell would only tell 127 later. Raises PermanentFault REJECTED."""
         environment = self._agent_environment(spec, self._folders.run(spec.ref.run))
@@ -160,6 +216,7 @@ class LocalRuntime:
             "BERTH_RESUME": spec.resume,
             "BERTH_TOKEN_FILE": str(folder.token),
             "BERTH_JOURNAL": str(self._folders.journal(spec.ref)),
+            **({"BERTH_MAIN": "1"} if spec.main else {}),
         }
         argv = [self._python, "-m", "courier", "--exit-when-done"]
         place = (folder.path, folder.pid_file("courier"), folder.log("courier"))
@@ -177,6 +234,7 @@ class LocalRuntime:
             **self._marks(spec, folder),
             "HOME": str(self._folders.home(spec.ref)),
             "BERTH_STOP_GRACE": str(spec.stop_grace_seconds),
+            "BERTH_CGROUP": "",  # it shares that of the control plane
             "BERTH_WORKSPACE": str(self._folders.workspace(spec.ref)),
             "BERTH_STATE": str(self._folders.state(spec.ref, spec.state_folder)),
         }
@@ -285,16 +343,6 @@ def _read_secrets(spec: RunSpec) -> dict[str, bytes]:
         if secretfiles.cluster_key(secret):
             raise PermanentFault(Cause.MOUNT, f"secret {secret.name!r} is in a cluster, and this runtime has none")
     return secretfiles.read(spec.secrets)
-
-
-def _stray(environment: dict[str, str]) -> RunRef | None:
-    """The run that a marked process belongs to; None if it changed its own environment."""
-    try:
-        keys = ("BERTH_RUN", "BERTH_SESSION", "BERTH_GROUP_ID", "BERTH_GROUP")
-        run, session, group, slug = (environment[key] for key in keys)
-    except KeyError:
-        return None
-    return RunRef(run, session, group, slug)
 
 
 def _inherited() -> dict[str, str]:

@@ -45,7 +45,7 @@ def make_namespace(ref: RunRef, config: KubernetesConfig) -> Manifest:
 
 
 def make_pvc(ref: RunRef, storage_gib: int, config: KubernetesConfig) -> Manifest:
-    """The group's volume. It belongs to no run, so that nothing but a person ever deletes it."""
+    """The group's volume. It belongs to no run, so that it goes only with its group, after the grace."""
     spec: Manifest = {
         "accessModes": [config.access_mode],
         "resources": {"requests": {"storage": f"{storage_gib}Gi"}},
@@ -165,6 +165,7 @@ def _courier(spec: RunSpec, config: KubernetesConfig) -> Manifest:
         "BERTH_JOURNAL": JOURNAL,
         "BERTH_IPC": IPC,
         "BERTH_SECRETS": SECRETS,
+        **({"BERTH_MAIN": "1"} if spec.main else {}),
     }
     return {
         "name": names.COURIER,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 
-from k8s_adapter.runtime import RunRef, RunSpec
+from k8s_adapter.runtime import GroupRef, RunRef, RunSpec
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 INSTALLATION = "berth/installation"
@@ -58,7 +58,7 @@ def secret(run: str) -> str:
     return dns_label(f"berth-run-{run}")
 
 
-def group_labels(ref: RunRef, installation: str) -> dict[str, str]:
+def group_labels(ref: RunRef | GroupRef, installation: str) -> dict[str, str]:
     """Labels of what belongs to a group: its namespace and its volume."""
     return {MANAGED_BY: BERTH, INSTALLATION: installation, GROUP: ref.group, SLUG: ref.slug}
 
@@ -74,6 +74,29 @@ def ref_of(labels: Mapping[str, str]) -> RunRef | None:
         return RunRef(run=labels[RUN], session=labels[SESSION], group=labels[GROUP], slug=labels[SLUG])
     except KeyError:
         return None
+
+
+def group_of(labels: Mapping[str, str]) -> GroupRef | None:
+    """Read a group back from the labels of its namespace or volume; None if they name none."""
+    try:
+        return GroupRef(group=labels[GROUP], slug=labels[SLUG])
+    except KeyError:
+        return None
+
+
+def ground_selector(installation: str) -> str:
+    """The label selector for what belongs to the groups of an installation, and to no run."""
+    return f"{MANAGED_BY}={BERTH},{INSTALLATION}={installation},{GROUP},!{RUN}"
+
+
+def group_runs_selector(installation: str, group: str) -> str:
+    """The label selector for what belongs to the runs of one group."""
+    return f"{selector(installation)},{GROUP}={group}"
+
+
+def foreign_selector(installation: str) -> str:
+    """The label selector for what belongs to any other installation."""
+    return f"{INSTALLATION},{INSTALLATION}!={installation}"
 
 
 def selector(installation: str, run: str = "") -> str:

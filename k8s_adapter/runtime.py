@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,24 @@ class RunRef:
     session: str
     group: str
     slug: str  # the group's slug: names its namespace or folder
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRef:
+    """Names a group to a runtime."""
+
+    group: str  # UUID; empty if only the slug could be read back
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One thing that stands in a runtime for a run or a group: an object of a cluster, a folder, processes."""
+
+    of: RunRef | GroupRef
+    kind: str  # Job, Pod, Secret, PersistentVolumeClaim, Namespace; run folder, processes, group folder
+    name: str
+    place: str = ""  # the namespace that it is in
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +80,7 @@ class RunSpec:
     deadline_seconds: int = 4 * 3600  # hard wall clock
     stop_grace_seconds: int = 10  # between SIGTERM and SIGKILL
     storage_gib: int = 10  # size of the group's volume, when it has to be made
+    main: bool = False  # the group is the installation's main group
 
 
 class Phase(StrEnum):
@@ -112,6 +131,26 @@ class Observed:
     finished_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the runtime itself said of a run, `count` times, the last time `at`."""
+
+    at: datetime | None
+    reason: str  # one word, such as Scheduled
+    text: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a runtime knows of a run beyond what `observe` tells: for people, nothing is decided by it."""
+
+    # What of scheduled, pulled, courier and started was reached, and when.
+    steps: Mapping[str, datetime] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()  # oldest first
+    manifest: Mapping[str, Any] = field(default_factory=dict)  # what the run was made of, as JSON; secrets are masked
+
+
 class RuntimeFault(Exception):
     """A runtime could not do what it was asked. `cause` is for programs, `str()` for people."""
 
@@ -147,6 +186,12 @@ class Runtime(Protocol):
     def observe(self, ref: RunRef) -> Observed:
         """Tell how the run is. A run that never was, or was destroyed, is ABSENT."""
 
+    def describe(self, ref: RunRef) -> Description:
+        """Tell how the run started, what was said of it, and of what it was made. Of an ABSENT run, nothing."""
+
+    def ping(self) -> None:
+        """Return if runs could be made and seen now, else raise. Costs one small call."""
+
     def stop(self, ref: RunRef) -> None:
         """End the run's processes (SIGTERM, SIGKILL after the grace) without waiting. Its traces stay observable."""
 
@@ -155,6 +200,19 @@ class Runtime(Protocol):
 
     def owned(self) -> Iterator[RunRef]:
         """Every run of this installation of which anything exists."""
+
+    def traces(self) -> Iterator[Trace]:
+        """All that stands for runs of this installation, piece by piece. What is being removed already is left out."""
+
+    def grounds(self) -> Iterator[Trace]:
+        """All that lasts of groups of this installation: volumes and namespaces, or folders, in the order to remove."""
+
+    def remove(self, trace: Trace) -> None:
+        """Remove one thing, if it still is what the trace says; that it is gone is success.
+
+        What a group's runs still use is refused with TransientFault; what holds something of another installation,
+        with PermanentFault.
+        """
 
     def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
         """Yield a run whenever what `observe` would tell of it may have changed, and None at least every 5 s.

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, RunRef, SecretFile
+from k8s_adapter.runtime import Cause, Description, Observed, PermanentFault, Phase, RunRef, SecretFile
 from tests.runtime.places import Crash, Place
 from tests.waiting import wait_for
 
@@ -247,3 +247,26 @@ def test_owned_lists_every_run(place: Place) -> None:
     assert set(place.runtime.owned()) == {spec.ref for spec in specs}
     place.runtime.destroy(specs[0].ref)
     wait_for(lambda: list(place.runtime.owned()) == [specs[1].ref], SECONDS)
+
+
+def test_a_run_is_described(place: Place) -> None:
+    spec, line = place.spec("echo up; sleep 60", environment={"API_KEY": "k-123", "COLOUR": "blue"})
+    place.runtime.ensure(spec)
+    running(place, spec.ref)
+    wait_for(lambda: "up" in line.output(), SECONDS)
+
+    seen = place.other_process().describe(spec.ref)
+    assert {"courier", "started"} <= seen.steps.keys()
+    assert "blue" in str(seen.manifest)
+    assert "k-123" not in str(seen.manifest) and spec.token not in str(seen.manifest)
+    place.runtime.destroy(spec.ref)
+
+
+def test_nothing_is_told_of_a_run_that_never_was(place: Place) -> None:
+    spec, _ = place.spec("true")
+    assert place.runtime.describe(spec.ref) == Description()
+
+
+def test_a_runtime_that_works_answers_a_ping(place: Place) -> None:
+    place.runtime.ping()
+    place.other_process().ping()

@@ -203,3 +203,10 @@ def test_what_outlives_its_stop_is_killed_by_whoever_looks_later(local: LocalPla
     os.utime(stopped, (0, 0))
     assert finished(local, spec.ref).cause is Cause.STOPPED
     assert not agents(spec.ref)
+
+
+def test_a_data_folder_that_cannot_be_written_answers_no_ping(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file in the folder's place")
+
+    with pytest.raises(TransientFault, match="data folder"):
+        LocalRuntime(tmp_path, "test").ping()

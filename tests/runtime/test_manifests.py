@@ -324,6 +324,13 @@ def test_a_long_stop_grace_leaves_the_courier_its_time() -> None:
     assert pod(replace(SPEC, stop_grace_seconds=300))["terminationGracePeriodSeconds"] == 330
 
 
+def test_only_the_main_groups_courier_is_told_that_it_is() -> None:
+    told = {main: pod(replace(SPEC, main=main)) for main in (False, True)}
+    assert {"name": "BERTH_MAIN", "value": "1"} in told[True]["initContainers"][0]["env"]
+    assert "BERTH_MAIN" not in str(told[False])
+    assert "BERTH_MAIN" not in str(told[True]["containers"])
+
+
 def test_the_job_becomes_the_secrets_owner() -> None:
     job = {"metadata": {"name": "berth-run-1", "uid": "u"}}
     assert manifests.owner_patch(job) == {

@@ -50,7 +50,7 @@ def test_it_answers_a_first_message_ends_everything_and_keeps_the_data(tmp_path:
     port = free_port()
     first = Up(tmp_path, port)
     wait_for(lambda: first.says("Berth is up"), 90, f"see {first.log}")
-    assert first.says("you > Hello!") and first.says("agent > Got message 1")
+    assert first.says("admin │ Hello!") and first.says("agent │ Got message 1")
     assert first.says("admin  pass-word") and first.says(f"http://localhost:{port}/admin/")
     assert first.end() == 0
     assert first.left() == []
@@ -58,7 +58,7 @@ def test_it_answers_a_first_message_ends_everything_and_keeps_the_data(tmp_path:
 
     second = Up(tmp_path, port)
     wait_for(lambda: second.says("Berth is up"), 90, f"see {second.log}")
-    assert second.says("agent > Got message 2")
+    assert second.says("agent │ Got message 2")
     assert second.end() == 0 and second.left() == []
 
 

@@ -1,0 +1,123 @@
+"""What stands on a cluster for runs and groups, object by object, and removing one of them.
+
+An object is read again before it is deleted: what meanwhile became another's, or never was this installation's, stays.
+"""
+
+from collections.abc import Iterator
+
+from k8s_adapter import names
+from k8s_adapter.api import Api, NotFound, Object
+from k8s_adapter.config import KubernetesConfig
+from k8s_adapter.runtime import Cause, GroupRef, PermanentFault, RunRef, Trace, TransientFault
+
+# Kind → the API and the plural under which its objects are. A Job comes before what goes with it.
+RUN_KINDS = {"Job": ("/apis/batch/v1", "jobs"), "Pod": ("/api/v1", "pods"), "Secret": ("/api/v1", "secrets")}
+GROUND_KINDS = {"PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"), "Namespace": ("/api/v1", "namespaces")}
+KINDS = RUN_KINDS | GROUND_KINDS
+OVER = ("Complete", "Failed")  # conditions of a Job that has ended
+ENDED = ("Succeeded", "Failed")  # phases of a pod that has
+
+
+class Traces:
+    """Lists and removes objects of one installation."""
+
+    def __init__(self, api: Api, config: KubernetesConfig) -> None:
+        self._api = api
+        self._config = config
+
+    def of_runs(self) -> Iterator[Trace]:
+        """See `Runtime.traces`."""
+        for kind in RUN_KINDS:
+            for item in self._list(self._collection(kind), names.selector(self._config.installation)):
+                ref = names.ref_of(item["metadata"]["labels"])
+                if ref is not None:
+                    yield _trace(ref, kind, item)
+
+    def of_groups(self) -> Iterator[Trace]:
+        """See `Runtime.grounds`. A namespace that groups share is none of theirs."""
+        for kind in GROUND_KINDS:
+            if kind == "Namespace" and self._config.shared_namespace:
+                continue
+            for item in self._list(self._collection(kind), names.ground_selector(self._config.installation)):
+                ref = names.group_of(item["metadata"]["labels"])
+                if ref is not None:
+                    yield _trace(ref, kind, item)
+
+    def remove(self, trace: Trace) -> None:
+        """See `Runtime.remove`."""
+        path = f"{self._collection(trace.kind, trace.place)}/{trace.name}"
+        try:
+            found = self._api.get(path)
+        except NotFound:
+            return
+        if _going(found) or not self._is(found, trace.of):
+            return
+        if isinstance(trace.of, GroupRef):
+            self._refuse_if_used(trace.of, trace.place or trace.name)
+        if trace.kind == "Namespace":
+            self._refuse_if_shared(trace.name)
+        self._api.delete(path)
+
+    def _refuse_if_used(self, ref: GroupRef, namespace: str) -> None:
+        """A volume must not go while a run of its group may write to it."""
+        selector = names.group_runs_selector(self._config.installation, ref.group)
+        for kind, over in (("Job", _job_over), ("Pod", _pod_over)):
+            for item in self._list(self._collection(kind, namespace), selector):
+                if not over(item):
+                    words = f"{kind} {item['metadata']['name']} of its group is still there"
+                    raise TransientFault(Cause.REJECTED, words, retry_after=5.0)
+
+    def _refuse_if_shared(self, namespace: str) -> None:
+        """A namespace takes along all that is in it."""
+        for kind in (*RUN_KINDS, "PersistentVolumeClaim"):
+            selector = names.foreign_selector(self._config.installation)
+            for item in self._list(self._collection(kind, namespace), selector):
+                other = item["metadata"]["labels"][names.INSTALLATION]
+                words = f"it holds {kind} {item['metadata']['name']} of the installation {other}"
+                raise PermanentFault(Cause.REJECTED, words)
+
+    def _is(self, found: Object, ref: RunRef | GroupRef) -> bool:
+        """Whether an object still bears the labels of what it was taken for."""
+        labels = found["metadata"].get("labels") or {}
+        installation = self._config.installation
+        if isinstance(ref, RunRef):
+            wanted = names.run_labels(ref, installation)
+        else:
+            wanted = names.group_labels(ref, installation)
+        return all(labels.get(key) == value for key, value in wanted.items())
+
+    def _list(self, path: str, selector: str) -> Iterator[Object]:
+        """The objects of a collection, page by page, but for those that are being deleted."""
+        query = {"labelSelector": selector, "limit": "500"}
+        while True:
+            page = self._api.get(path, **query)
+            yield from (item for item in page["items"] if not _going(item))
+            if not (more := page["metadata"].get("continue")):
+                return
+            query["continue"] = more
+
+    def _collection(self, kind: str, namespace: str = "") -> str:
+        """The path of all objects of a kind: in a namespace, or in every one that this installation uses."""
+        api, plural = KINDS[kind]
+        namespace = namespace or self._config.shared_namespace
+        return f"{api}/namespaces/{namespace}/{plural}" if namespace and kind != "Namespace" else f"{api}/{plural}"
+
+
+def _trace(ref: RunRef | GroupRef, kind: str, item: Object) -> Trace:
+    metadata = item["metadata"]
+    return Trace(ref, kind, metadata["name"], metadata.get("namespace", ""))
+
+
+def _going(item: Object) -> bool:
+    return bool(item["metadata"].get("deletionTimestamp"))
+
+
+def _job_over(job: Object) -> bool:
+    """Whether a Job will make no pod any more."""
+    conditions = job.get("status", {}).get("conditions") or ()
+    over = any(each["type"] in OVER and each.get("status") == "True" for each in conditions)
+    return over or bool(job["spec"].get("suspend"))
+
+
+def _pod_over(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in ENDED

@@ -1,0 +1,89 @@
+"""What every runtime tells of what stands in it for runs and groups, and removes: one suite, run against each."""
+
+from dataclasses import replace
+
+import pytest
+
+from k8s_adapter.runtime import GroupRef, Phase, RunRef, Trace, TransientFault
+from tests.runtime.places import Crash, Place
+from tests.runtime.test_contract import SECONDS, running
+from tests.waiting import wait_for
+
+
+def of(place: Place, ref: RunRef) -> list[Trace]:
+    """What stands for a run."""
+    return [trace for trace in place.runtime.traces() if trace.of == ref]
+
+
+def gone(place: Place, ref: RunRef) -> None:
+    """Wait until nothing of a run is left."""
+    wait_for(lambda: not place.leftovers(ref) and not of(place, ref), SECONDS, "nothing to be left")
+
+
+def test_a_run_can_be_removed_piece_by_piece(place: Place) -> None:
+    spec, line = place.spec("echo started; sleep 100")
+    place.runtime.ensure(spec)
+    wait_for(lambda: "started" in line.output(), SECONDS)
+    traces = of(place, spec.ref)
+    assert traces and all(spec.ref.run in trace.name for trace in traces)
+    for trace in traces:
+        place.runtime.remove(trace)
+        place.runtime.remove(trace)
+    gone(place, spec.ref)
+    assert place.runtime.observe(spec.ref).phase is Phase.ABSENT
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_what_a_killed_start_left_can_be_removed(place: Place, step: int) -> None:
+    spec, _ = place.spec("sleep 100")
+    with place.crash_after(step), pytest.raises(Crash):
+        place.runtime.ensure(spec)
+    for trace in of(place, spec.ref):
+        place.runtime.remove(trace)
+    gone(place, spec.ref)
+
+
+def test_what_lasts_of_a_group_is_told_apart_from_its_runs(place: Place) -> None:
+    spec, _ = place.spec("sleep 100")
+    assert list(place.runtime.grounds()) == []
+    place.runtime.ensure(spec)
+    grounds = list(place.runtime.grounds())
+    assert {trace.of for trace in grounds} == {GroupRef(place.group, place.slug)}
+    assert not {trace.name for trace in grounds} & {trace.name for trace in place.runtime.traces()}
+
+
+def test_a_group_in_use_is_refused(place: Place) -> None:
+    spec, line = place.spec("sleep 3; cat $BERTH_WORKSPACE/file || echo all is well; sleep 100")
+    place.runtime.ensure(spec)
+    running(place, spec.ref)
+    grounds = list(place.runtime.grounds())
+    for trace in grounds:
+        with pytest.raises(TransientFault, match="still there"):
+            place.runtime.remove(trace)
+    assert list(place.runtime.grounds()) == grounds
+    wait_for(lambda: "all is well" in line.output(), SECONDS)
+
+
+def test_a_group_goes_when_its_runs_have_gone(place: Place) -> None:
+    spec, line = place.spec("echo kept > $BERTH_WORKSPACE/file; mkdir -m 0 $BERTH_WORKSPACE/closed; echo started")
+    place.runtime.ensure(spec)
+    wait_for(lambda: "started" in line.output(), SECONDS)
+    place.runtime.destroy(spec.ref)
+    gone(place, spec.ref)
+    grounds = list(place.runtime.grounds())
+    for trace in grounds:
+        place.runtime.remove(trace)
+    wait_for(lambda: not list(place.runtime.grounds()), SECONDS, "the group to be gone")
+    for trace in grounds:
+        place.runtime.remove(trace)
+
+
+def test_what_is_another_groups_by_now_stays(place: Place) -> None:
+    spec, _ = place.spec("true")
+    place.runtime.ensure(spec)
+    place.runtime.destroy(spec.ref)
+    gone(place, spec.ref)
+    grounds = list(place.runtime.grounds())
+    for trace in grounds:
+        place.runtime.remove(replace(trace, of=GroupRef("another", place.slug)))
+    assert list(place.runtime.grounds()) == grounds
