@@ -219,6 +219,28 @@ def menu_item(name: str, icon: str, model: str, needs: str = "") -> dict[str, An
     }
 
 
+menu: dict[str, list[tuple[str, ...]]] = {  # a section's title → its lines
+    "Work": [
+        ("Sessions", "forum", "agent_sessions_agentsession"),
+        ("Runs", "play_circle", "agent_sessions_run"),
+        ("Tasks", "schedule", "schedules_scheduledtask"),
+        ("Messages", "chat", "agent_sessions_message"),
+        ("Events", "list", "agent_sessions_event"),
+    ],
+    "Tenants": [
+        ("Groups", "groups", "groups_agentgroup"),
+        ("Memberships", "badge", "groups_membership"),
+        ("Profiles", "smart_toy", "groups_agentprofile", "groups.view_agentprofile"),
+    ],
+    "People": [
+        ("Users", "person", "auth_user", "auth.view_user"),
+        ("API tokens", "key", "groups_apitoken"),
+    ],
+    "Operations": [
+        ("Limits", "tune", "groups_limits", "groups.view_limits"),
+        ("Audit log", "fact_check", "groups_auditentry", "groups.view_auditentry"),
+    ],
+}
 UNFOLD = {
     "SITE_TITLE": "Berth",
     "SITE_HEADER": "Berth",
@@ -233,28 +255,7 @@ UNFOLD = {
                 "separator": True,
                 "items": [menu_item(*item) for item in items],
             }
-            for title, items in {
-                "Work": [
-                    ("Sessions", "forum", "agent_sessions_agentsession"),
-                    ("Runs", "play_circle", "agent_sessions_run"),
-                    ("Tasks", "schedule", "schedules_scheduledtask"),
-                    ("Messages", "chat", "agent_sessions_message"),
-                    ("Events", "list", "agent_sessions_event"),
-                ],
-                "Tenants": [
-                    ("Groups", "groups", "groups_agentgroup"),
-                    ("Memberships", "badge", "groups_membership"),
-                    ("Profiles", "smart_toy", "groups_agentprofile", "groups.view_agentprofile"),
-                ],
-                "People": [
-                    ("Users", "person", "auth_user", "auth.view_user"),
-                    ("API tokens", "key", "groups_apitoken"),
-                ],
-                "Operations": [
-                    ("Limits", "tune", "groups_limits", "groups.view_limits"),
-                    ("Audit log", "history", "groups_auditentry", "groups.view_auditentry"),
-                ],
-            }.items()
+            for title, items in menu.items()
         ]
     },
 }

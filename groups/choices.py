@@ -19,6 +19,10 @@ class Hold(models.TextChoices):
     DRAINING = "draining", "Draining"  # nothing new starts; what runs is closed when its turn ends
 
 
+# Unfold's label colours.
+HOLD_COLOURS = {Hold.NONE: "", Hold.PAUSED: "warning", Hold.DRAINING: "info"}
+
+
 class Contract(models.TextChoices):
     """How an agent speaks with the courier (docs/courier-protocol.md)."""
 

@@ -85,7 +85,9 @@ def _shown(session: AgentSession, run: Run | None) -> tuple[SessionState, str]:
     if run and verdicts.ADVICE[Cause(run.verdict)].failure:
         tried = f"Tried {run.attempt} times. " if run.attempt > 1 else ""
         return SessionState.FAILED, f"{tried}{run.verdict_words} Retry it, or send a new message."
-    return SessionState.IDLE, run.verdict_words if run else "Nothing was asked yet."
+    if run:
+        return SessionState.IDLE, run.verdict_words
+    return SessionState.IDLE, "Nothing waits to be done." if session.last_message else "Nothing was asked yet."
 
 
 @transaction.atomic

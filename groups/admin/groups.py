@@ -1,0 +1,170 @@
+"""The admin of groups: who may start what, holds, and groups that were deleted."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponse
+from unfold.admin import TabularInline
+from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
+from unfold.decorators import action, display
+
+from groups.admin import confirm
+from groups.admin.confirm import Question, ReasonForm
+from groups.admin.shared import HistoryAdmin, VisibleAdmin
+from groups.choices import HOLD_COLOURS, Hold
+from groups.models import AgentGroup, Limits, Membership
+
+DELETED = "deleted"
+STARTS_COLOURS: dict[str, str] = {**{str(hold): colour for hold, colour in HOLD_COLOURS.items()}, DELETED: "danger"}
+
+
+class MembershipInline(TabularInline):
+    """The people of a group, on the group's page."""
+
+    model = Membership
+    fields = ["user", "role"]
+    autocomplete_fields = ["user"]
+    extra = 0
+
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Whoever sees the group sees its people."""
+        return True
+
+
+class DeletedFilter(RadioFilter):
+    """Groups that were deleted are out of the way, unless one asks for them."""
+
+    title = "presence"
+    parameter_name = "presence"
+    all_option = ["", "In use"]
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """What one may ask for."""
+        return [("deleted", "Deleted"), ("all", "All")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """The groups of the choice."""
+        if self.value() == "all":
+            return queryset
+        return queryset.filter(deleted_at__isnull=self.value() != "deleted")
+
+
+@admin.register(AgentGroup)
+class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
+    """Tenants. Deleting one and taking that back are sessions' business, which adds its actions here."""
+
+    list_display = [
+        "name", "slug", "starts", "hold_reason", "people", "sessions_held", "slots_shown", "weight", "storage",
+        "is_main",
+    ]  # fmt: skip
+    list_filter = [DeletedFilter, ("hold", ChoicesRadioFilter), "is_main"]
+    list_filter_submit = True
+    search_fields = ["name", "slug"]
+    inlines = [MembershipInline]
+    fields = ["name", "slug", "is_main", ("max_runs", "weight"), "storage_gib", ("hold", "hold_reason")]
+    actions: list[Any] = ["pause", "drain", "open"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AgentGroup]:
+        """With the counts of the list, and what stands for a limit that is not set."""
+        return super().get_queryset(request).annotate(
+            people_count=_count("memberships"),
+            session_count=_count("sessions"),
+            default_runs=Subquery(Limits.objects.filter(pk=1).values("max_runs_per_group")),
+        )  # fmt: skip
+
+    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """As a subquery, so that a group stands here once."""
+        return rows.filter(pk__in=AgentGroup.objects.visible_to(request.user).order_by().values("pk"))
+
+    def get_prepopulated_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        """The slug follows the name only before it is in use."""
+        return {"slug": ["name"]} if obj is None else {}
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        """Names in the cluster are made of the slug, so it stays."""
+        return ["slug"] if obj else []
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """What was deleted is restored before it is changed."""
+        return super().has_change_permission(request, obj) and (obj is None or obj.deleted_at is None)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Never at once and for good: see the actions."""
+        return False
+
+    def has_remove_permission(self, request: HttpRequest) -> bool:
+        """Deleting with a way back, and going it: who has Django's permission to delete."""
+        return bool(request.user.has_perm("groups.delete_agentgroup"))
+
+    @action(description="Pause: nothing new starts", permissions=["change"])
+    def pause(self, request: HttpRequest, queryset: QuerySet[AgentGroup]) -> HttpResponse | None:
+        """Hold the chosen groups."""
+        words = (
+            "Nothing of theirs starts until they are opened again. What runs goes on, and what waits keeps its place."
+        )
+        question = Question("pause", "Pause groups?", words, "Pause")
+        return self._hold(request, queryset, Hold.PAUSED, question)
+
+    @action(description="Drain: nothing new starts, runs close after their turn", permissions=["change"])
+    def drain(self, request: HttpRequest, queryset: QuerySet[AgentGroup]) -> HttpResponse | None:
+        """Hold the chosen groups, and let what runs come to its end."""
+        words = "Nothing of theirs starts until they are opened again, and what runs is closed when its turn ends."
+        question = Question("drain", "Drain groups?", words, "Drain", danger=True)
+        return self._hold(request, queryset, Hold.DRAINING, question)
+
+    @action(description="Open: sessions start again", permissions=["change"])
+    def open(self, request: HttpRequest, queryset: QuerySet[AgentGroup]) -> None:
+        """Take a hold back."""
+        self._set(request, queryset, Hold.NONE, "")
+
+    def _hold(
+        self, request: HttpRequest, rows: QuerySet[AgentGroup], hold: Hold, question: Question
+    ) -> HttpResponse | None:
+        form = ReasonForm(request.POST if confirm.confirmed(request) else None)
+        if not form.is_valid():
+            return confirm.ask(self, request, rows, question, form)
+        self._set(request, rows, hold, form.cleaned_data["reason"])
+        return None
+
+    def _set(self, request: HttpRequest, rows: QuerySet[AgentGroup], hold: Hold, reason: str) -> None:
+        """One by one, so that each has it in its history."""
+        living = [group for group in rows if group.deleted_at is None]
+        for group in living:
+            group.hold, group.hold_reason = hold, reason
+            group.save(update_fields=["hold", "hold_reason"])
+        done = {Hold.PAUSED: "paused", Hold.DRAINING: "draining", Hold.NONE: "opened"}[hold]
+        confirm.tell(request, {done: len(living), "deleted, so nothing was done": len(rows) - len(living)})
+
+    @display(description="starts", ordering="hold", label=STARTS_COLOURS)
+    def starts(self, group: AgentGroup) -> tuple[str, str]:
+        """Whether its sessions may start."""
+        return (DELETED, "Deleted") if group.deleted_at else (group.hold, group.get_hold_display())
+
+    @display(description="members", ordering="people_count")
+    def people(self, group: Any) -> int:
+        """How many people are in it."""
+        return int(group.people_count)
+
+    @display(description="sessions", ordering="session_count")
+    def sessions_held(self, group: Any) -> int:
+        """How many sessions it has."""
+        return int(group.session_count)
+
+    @display(description="runs at a time")
+    def slots_shown(self, group: Any) -> str:
+        """Its limit, and whether that is the installation's."""
+        if group.max_runs:
+            return str(group.max_runs)
+        return f"{Limits(max_runs_per_group=group.default_runs).runs_per_group} (default)"
+
+    @display(description="storage", ordering="storage_gib")
+    def storage(self, group: AgentGroup) -> str:
+        """The size of its volume."""
+        return f"{group.storage_gib} GiB"
+
+
+def _count(relation: str) -> Subquery:
+    """How many rows of a relation a group has. Two joins at once would count their product."""
+    groups = AgentGroup.objects.filter(pk=OuterRef("pk")).order_by()
+    return Subquery(groups.values("pk").annotate(found=Count(relation)).values("found"))

@@ -1,0 +1,90 @@
+"""What all of Berth's admin pages share: who sees what, and who did what."""
+
+from typing import Any
+
+from django.db.models import ForeignKey, Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from simple_history.admin import SimpleHistoryAdmin
+from unfold.admin import ModelAdmin
+from unfold.views import ChangeList
+
+from groups.models import AgentGroup
+
+
+class VisibleAdmin(ModelAdmin):
+    """Pages of rows that people see by their membership of a group; what one may not see is not there (404).
+
+    Whoever may use the admin at all may look. Changing asks for Django's permissions as well.
+    """
+
+    list_per_page = 50
+
+    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """Those of `rows` that the request's user may see."""
+        return rows.visible_to(request.user)  # type: ignore[attr-defined]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """What every page, search and filter starts from."""
+        return self.visible(request, super().get_queryset(request))
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """The app stands in everybody's menu."""
+        return True
+
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """The queryset has decided already."""
+        return True
+
+    def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
+        raise Http404
+
+    def formfield_for_foreignkey(self, db_field: "ForeignKey[Any]", request: HttpRequest, **kwargs: Any) -> Any:
+        """Offer only groups that the person may see."""
+        if db_field.remote_field.model is AgentGroup:
+            kwargs["queryset"] = AgentGroup.objects.visible_to(request.user)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+
+class CountOnce(ChangeList):
+    """A list that is counted once, not a second time without its filters."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """The rows of this page."""
+        super().get_results(request)
+        if not self.has_active_filters and not self.query:
+            self.full_result_count = self.result_count
+
+
+class ReadOnlyAdmin(VisibleAdmin):
+    """Rows that only Berth writes."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Never."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Never."""
+        return False
+
+
+class HistoryAdmin(SimpleHistoryAdmin):
+    """Pages of who changed what of a row, for those who see the row; of rows that are gone, for superusers."""
+
+    history_list_per_page = 50
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """Every change of a row."""
+        self._must_be_visible(request, object_id)
+        return super().history_view(request, object_id, extra_context)
+
+    def history_form_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Not here: the list tells what changed, and a step back would undo more than a person sees there."""
+        raise Http404
+
+    def _must_be_visible(self, request: HttpRequest, object_id: str) -> None:
+        if not request.user.is_superuser and self.get_object(request, object_id) is None:
+            raise Http404

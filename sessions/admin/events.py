@@ -1,0 +1,37 @@
+"""The admin of events, to read."""
+
+from django.contrib import admin
+from unfold.decorators import display
+
+from sessions.admin.shared import KIND_COLOURS, OfSessionAdmin, shortened
+from sessions.models import Event
+
+
+@admin.register(Event)
+class EventAdmin(OfSessionAdmin):
+    """What came out. The table may hold hundreds of millions of rows, so nothing here counts or sorts them.
+
+    The primary key's order is the order of arrival.
+    """
+
+    list_display = ["seq", "kind_shown", "session", "run_number", "text_shown", "at"]
+    list_display_links = ["seq"]
+    list_filter = ["kind"]
+    list_select_related = ["session", "run"]
+    ordering = ["-pk"]
+    sortable_by: list[str] = []
+
+    @display(description="kind", label=KIND_COLOURS)
+    def kind_shown(self, event: Event) -> tuple[str, str]:
+        """The kind as a label."""
+        return event.kind, event.get_kind_display()
+
+    @display(description="run")
+    def run_number(self, event: Event) -> int | None:
+        """The run's number within the session."""
+        return event.run.number if event.run else None
+
+    @display(description="text")
+    def text_shown(self, event: Event) -> str:
+        """Its beginning."""
+        return shortened(event.text)

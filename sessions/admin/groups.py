@@ -1,0 +1,57 @@
+"""What the list of groups gets from here: deleting a group stops its sessions, so `groups` can't know how."""
+
+from typing import Any
+
+from django.conf import settings
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from unfold.decorators import action
+
+from groups.admin import confirm
+from groups.admin.confirm import Question
+from groups.admin.groups import AgentGroupAdmin
+from groups.deletion import TooLate
+from groups.models import AgentGroup
+from sessions.departed import delete_group, restore_group
+
+MAY = ["remove"]
+
+
+@action(description=f"Delete: everything is kept for {settings.GROUP_GRACE_DAYS} days", permissions=MAY)
+def delete_groups(
+    model_admin: AgentGroupAdmin, request: HttpRequest, queryset: QuerySet[AgentGroup]
+) -> HttpResponse | None:
+    """Stop what runs, let nothing start, and remove the groups' data when the grace is over."""
+    if not confirm.confirmed(request):
+        words = (
+            "What runs in them is stopped, and nothing starts any more. Everything is kept for "
+            f"{settings.GROUP_GRACE_DAYS} days, in which they can be restored; then workspaces and transcripts are "
+            "removed for good."
+        )
+        question = Question("delete_groups", "Delete these groups?", words, "Delete", danger=True)
+        return confirm.ask(model_admin, request, queryset, question)
+    living = [group for group in queryset if group.deleted_at is None]
+    for group in living:
+        delete_group(group, actor=request.user, by=request.user.get_username())
+    confirm.tell(request, {"deleted": len(living), "deleted before": len(queryset) - len(living)})
+    return None
+
+
+@action(description="Restore: take a deletion back", permissions=MAY)
+def restore_groups(model_admin: AgentGroupAdmin, request: HttpRequest, queryset: QuerySet[AgentGroup]) -> None:
+    """Take deletions back, as long as nothing was removed."""
+    counts = {"restored": 0, "not deleted": 0, "too late": 0}
+    for group in queryset:
+        counts[_restore(group, request)] += 1
+    confirm.tell(request, counts)
+
+
+def _restore(group: AgentGroup, request: HttpRequest) -> str:
+    user: Any = request.user
+    try:
+        return "restored" if restore_group(group, actor=user, by=user.get_username()) else "not deleted"
+    except TooLate:
+        return "too late"
+
+
+AgentGroupAdmin.actions += [delete_groups, restore_groups]

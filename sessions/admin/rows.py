@@ -1,0 +1,61 @@
+"""The rows of a page of sessions: what each waits for, and what was last said, with one query for all of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.models import Q
+from django.db.models.functions import Left
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.html import format_html
+
+from groups.admin.shared import CountOnce
+from sessions import admission, summary
+from sessions.admin.shared import shortened
+from sessions.models import AgentSession, Event
+from sessions.queue import Place
+from sessions.states import EventKind, SessionState
+
+WAITING = (SessionState.QUEUED, SessionState.RETRYING)
+SAID = 80  # characters of the last event
+
+
+class SessionList(CountOnce):
+    """A page of sessions: one look at the queue, and one at the last events, for all of them."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """The rows of this page, each with `why` and `last_said`."""
+        super().get_results(request)
+        rows: list[Any] = list(self.result_list)  # type: ignore[has-type]
+        places = admission.look().places if any(row.state in WAITING for row in rows) else {}
+        said = last_events(rows)
+        for session in rows:
+            words = why(session, places.get(session.pk))
+            session.why = format_html('<span class="berth-cell berth-why" title="{}">{}</span>', words, words)
+            session.last_said = said.get(session.pk, "")
+        self.result_list = rows
+
+
+def why(session: AgentSession, place: Place | None) -> str:
+    """Why a session is in its state, from what was read for the whole page."""
+    if place is not None:
+        return summary.reason(session, place)
+    later = session.retry_at and session.retry_at > timezone.now()
+    if session.state in WAITING and not later:
+        return "A slot is free: it starts at once."
+    return session.reason
+
+
+def last_events(sessions: Sequence[AgentSession]) -> dict[Any, str]:
+    """The last event of each session, its kind and beginning, by the session's id."""
+    of_them = Q(pk__in=[])
+    for session in sessions:
+        if session.last_seq:
+            of_them |= Q(session_id=session.pk, seq=session.last_seq)
+    found = Event.objects.filter(of_them).annotate(begin=Left("text", SAID * 2)).order_by()
+    return {
+        session: format_html(
+            '<span class="berth-cell berth-said"><b>{}</b> {}</span>', EventKind(kind).label, shortened(begin, SAID)
+        )
+        for session, kind, begin in found.values_list("session_id", "kind", "begin")
+    }

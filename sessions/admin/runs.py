@@ -1,0 +1,123 @@
+"""The admin of runs: the list, and a page that tells how a run started, why it ended, and of what it was made."""
+
+import json
+from typing import Any
+
+import structlog
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from unfold.contrib.filters.admin import ChoicesCheckboxFilter, ChoicesDropdownFilter
+from unfold.decorators import display
+
+from k8s_adapter.runtime import RuntimeFault
+from sessions import records, runtimes
+from sessions.admin.shared import RUN_COLOURS, OfSessionAdmin
+from sessions.models import Run, RunRecord
+from sessions.patience import within
+from sessions.states import Intent, RunState
+from sessions.verdicts import ADVICE
+from sessions.waterfall import Bar, bars
+
+log = structlog.get_logger(__name__)
+
+ASK_SECONDS = 3.0  # of the runtime, while somebody waits for the page
+Known = dict[str, Any]  # steps, notices, manifest: as a RunRecord holds them
+
+
+@admin.register(Run)
+class RunAdmin(OfSessionAdmin):
+    """Executions, with their verdicts."""
+
+    list_display = [
+        "__str__", "state_shown", "attempt", "verdict_shown", "verdict_words", "exit_code", "claimed_at", "ended_at",
+    ]  # fmt: skip
+    list_filter = [("state", ChoicesCheckboxFilter), ("verdict", ChoicesDropdownFilter), "runtime"]
+    list_filter_submit = True
+    list_fullwidth = True
+    ordering = ["-claimed_at"]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The run's page."""
+        visible = self.get_object(request, object_id)
+        if visible is None:
+            raise Http404
+        if request.method not in ("GET", "HEAD"):
+            raise PermissionDenied
+        run = Run.objects.select_related("session__group", "session__profile").get(pk=visible.pk)
+        known, trouble = know(run)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": str(run),
+            "opts": self.opts,
+            "original": run,
+            "object_id": object_id,
+            "media": self.media,
+            "run": run,
+            "colour": RUN_COLOURS[RunState(run.state)],
+            "failed": run.verdict in ADVICE and ADVICE[run.verdict].failure,  # type: ignore[index]
+            "asked": asked(run),
+            "bars": waterfall(run, known["steps"]),
+            "notices": known["notices"],
+            "manifest": json.dumps(known["manifest"], indent=2) if known["manifest"] else "",
+            "trouble": trouble,
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, "admin/agent_sessions/run/change_form.html", context)
+
+    @display(description="state", ordering="state", label=RUN_COLOURS)
+    def state_shown(self, run: Run) -> tuple[str, str]:
+        """The state as a label."""
+        return run.state, run.get_state_display()
+
+    @display(description="verdict", ordering="verdict")
+    def verdict_shown(self, run: Run) -> str:
+        """Why it ended."""
+        return run.get_verdict_display()
+
+
+def know(run: Run) -> tuple[Known, str]:
+    """What is known of a run's start, and a sentence if its runtime should be asked and can't be.
+
+    The runtime is asked for as long as the run has not ended, or its record was not kept.
+    """
+    record = RunRecord.objects.filter(run=run).first()
+    known: Known = {"steps": {}, "notices": [], "manifest": {}}
+    if record is not None:
+        known = {"steps": record.steps, "notices": record.notices, "manifest": record.manifest}
+    if run.removed_at or (run.state == RunState.ENDED and record is not None):
+        return known, ""
+    ref, name = run.ref, run.runtime
+    try:
+        told = records.shape(within(ASK_SECONDS, lambda: runtimes.get(name).describe(ref), "describe"))
+    except TimeoutError:
+        return (
+            known,
+            f"The runtime did not answer within {ASK_SECONDS:g} s, so what it knows of this run is missing here.",
+        )
+    except RuntimeFault as fault:
+        log.warning("run not described", session=str(run.session_id), run=str(run.pk), words=str(fault))
+        return known, "The runtime can't be reached now, so what it knows of this run is missing here."
+    return {key: value or known[key] for key, value in told.items()}, ""
+
+
+def waterfall(run: Run, steps: dict[str, str]) -> list[Bar]:
+    """The bars of a run's start, from its own row and from what its runtime told."""
+    own = {
+        "queued": run.queued_at,
+        "claimed": run.claimed_at,
+        "made": run.made_at,
+        "hello": run.started_at,
+        "output": run.first_output_at,
+    }
+    return bars({**own, **records.steps_of(steps)}, cluster=run.runtime == "kubernetes")
+
+
+def asked(run: Run) -> str:
+    """Who asked for the run's end, in words; empty if nobody did."""
+    if run.intent == Intent.NONE:
+        return ""
+    return f"{run.get_intent_display()}, asked by {run.intent_by or 'Berth'}"
