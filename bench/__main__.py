@@ -1,11 +1,12 @@
 """`python -m bench [NAME …]` (`make bench`): measures Berth on a real cluster, PostgreSQL and Redis.
 
-Names: cold_start, follow_up, relay, ingest, watchers, courier_cost; without one, all of them, about 15 minutes. Each is
+Names: cold_start, follow_up, relay, ingest, watchers, courier_cost, queue, reconcile, recovery, admin_list; without
+one, all of them, about half an hour. `soak` takes a quarter of an hour more, and is run only when it is named. Each is
 a module here, whose docstring says what it measures and how; each starts a Berth of its own and removes it. Wants the
-variables of tests/conftest.py (TEST_DATABASE_URL, TEST_REDIS_URL, KUBECONFIG, TEST_NODE_IP), the images of the courier
-and the workbench on the node (COURIER_IMAGE names another), and a machine that does nothing else. The status is 0
-unless something broke: a figure that misses its target is told, not punished. Results stand in bench/results.json, and
-docs/performance.md is made from them.
+variables of tests/conftest.py (TEST_DATABASE_URL, TEST_REDIS_URL, KUBECONFIG, TEST_NODE_IP; CLUSTER_TOOL for `soak`),
+the images of the courier and the workbench on the node (COURIER_IMAGE names another), and a machine that does nothing
+else. The status is 0 unless something broke: a figure that misses its target is told, not punished. Results stand in
+bench/results.json, and docs/performance.md is made from them.
 """
 
 import importlib
@@ -15,14 +16,19 @@ import traceback
 
 from bench import report
 
-NAMES = ("cold_start", "follow_up", "relay", "ingest", "watchers", "courier_cost")
+NAMES = (
+    "cold_start", "follow_up", "relay", "ingest", "watchers", "courier_cost",
+    "queue", "reconcile", "recovery", "admin_list",
+)  # fmt: skip
+BY_HAND = ("soak",)
 
 
 def main(names: list[str]) -> int:
     """Run the benches and write the report; returns the exit status."""
-    unknown = set(names) - set(NAMES)
+    known = (*NAMES, *BY_HAND)
+    unknown = set(names) - set(known)
     if unknown:
-        print(f"There is no bench {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.", file=sys.stderr)
+        print(f"There is no bench {', '.join(sorted(unknown))}; there are {', '.join(known)}.", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up, as after Ctrl-C
     broken = 0
@@ -37,7 +43,7 @@ def main(names: list[str]) -> int:
             broken = 1
             continue
         print(report.text(result), flush=True)
-    report.write({name: str(importlib.import_module(f"bench.{name}").__doc__) for name in NAMES})
+    report.write({name: str(importlib.import_module(f"bench.{name}").__doc__) for name in known})
     return broken
 
 

@@ -82,7 +82,8 @@ def _shown(session: AgentSession, run: Run | None) -> tuple[SessionState, str]:
         return SessionState.RETRYING, f"Try {session.attempts + 1} of {tries()} at {at}. {run.verdict_words}"
     if session.queued_at:
         return SessionState.QUEUED, "Waiting for a slot."
-    if run and verdicts.ADVICE[Cause(run.verdict)].failure:
+    undone = session.messages.filter(state__in=[MessageState.QUEUED, MessageState.FAILED])
+    if run and verdicts.ADVICE[Cause(run.verdict)].failure and undone.exists():
         tried = f"Tried {run.attempt} times. " if run.attempt > 1 else ""
         return SessionState.FAILED, f"{tried}{run.verdict_words} Retry it, or send a new message."
     if run:

@@ -4,6 +4,7 @@ A message is answered when its turn ended or its answer was stored: then it is n
 """
 
 from datetime import datetime
+from typing import Any
 
 from django.db.models import F
 from django.utils import timezone
@@ -60,11 +61,26 @@ def settle_late(session: AgentSession, run: Run) -> None:
 
 
 def _answered_by_result(run: Run) -> None:
-    """An answer that was stored has reached its reader, though the turn's end may be missing."""
-    said = Event.objects.filter(run=run)
-    handed = said.filter(kind=EventKind.DELIVERED)
+    """An answer that was stored has reached its reader, though the turn's end may be missing.
+
+    Several messages may have been handed over at once: each answer is that of the oldest one that has none.
+    """
     open_still = Message.objects.filter(run=run, state__in=[MessageState.DELIVERED, MessageState.QUEUED])
-    for message in open_still:
-        at = handed.filter(data__number=message.number).order_by("-seq").values_list("seq", flat=True).first()
-        if at is not None and said.filter(kind=EventKind.RESULT, seq__gt=at).exists():
-            open_still.filter(pk=message.pk).move(MessageState.ANSWERED, answered_at=timezone.now(), reason="")
+    if not open_still.exists():
+        return
+    told = Event.objects.filter(run=run, kind__in=[EventKind.DELIVERED, EventKind.TURN, EventKind.RESULT])
+    handed: list[Any] = []
+    answers: list[int] = []
+    for kind, data in told.order_by("seq").values_list("kind", "data"):
+        if kind == EventKind.DELIVERED:
+            handed.append(data.get("number"))
+        elif kind == EventKind.TURN and data.get("state") == "idle":
+            handed.clear()
+        elif kind == EventKind.RESULT and handed and _is_whole(data) and type(number := handed.pop(0)) is int:
+            answers.append(number)
+    open_still.filter(number__in=answers).move(MessageState.ANSWERED, answered_at=timezone.now(), reason="")
+
+
+def _is_whole(result: dict[str, Any]) -> bool:
+    """Whether a result ends an answer: the last of its parts, and no file that the agent left on the way."""
+    return result.get("part") == result.get("parts") and result.get("source") != "ipc"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 # One step of priority for each of these: from lowest to highest priority is 20 steps, some three hours.
@@ -87,8 +87,7 @@ def plan(
     levels = _levels(waiters, now)
     for level in levels:
         for waiter in _in_turn(level, held, shares):
-            share = shares[waiter.group]
-            if free > 0 and not share.held and held[waiter.group] < share.slots:
+            if free > 0 and not (share := shares[waiter.group]).held and held[waiter.group] < share.slots:
                 held[waiter.group] += 1
                 free -= 1
                 start.append(waiter.session)
@@ -115,16 +114,17 @@ def _in_turn(level: list[Waiter], held: Counter[UUID], shares: dict[UUID, Share]
     groups: dict[UUID, list[Waiter]] = defaultdict(list)
     for waiter in reversed(level):
         groups[waiter.group].append(waiter)
-    served: dict[UUID, int] = {group: held[group] for group in groups}
-    heap = [(served[g] / shares[g].weight, line[-1].since, line[-1].session, g) for g, line in groups.items()]
+    heap = []
+    for group, line in groups.items():
+        served, weight = held[group], shares[group].weight
+        heap.append((served / weight, line[-1].since, line[-1].session, served, weight, line))
     heapq.heapify(heap)
-    while heap:
-        group = heap[0][3]
-        line = groups[group]
+    while heap:  # each turn's own data is in the heap: hashing ids thousands of times would take longer than all else
+        *_, served, weight, line = heap[0]
         yield line.pop()
-        served[group] += 1
         if line:
-            heapq.heapreplace(heap, (served[group] / shares[group].weight, line[-1].since, line[-1].session, group))
+            served += 1
+            heapq.heapreplace(heap, (served / weight, line[-1].since, line[-1].session, served, weight, line))
         else:
             heapq.heappop(heap)
 
@@ -166,17 +166,18 @@ def _first(holders: list[Holder], group: UUID | None) -> Holder | None:
 def _places(waiting: list[Waiter], held: Counter[UUID], shares: dict[UUID, Share], slots: int) -> dict[UUID, Place]:
     """Each waiting session's place, in words that name the limit it waits for."""
     all_used, of = f"all {slots} slots in use", len(waiting)
-    limits = {group: _limit(shares[group], held[group]) for group in {waiter.group for waiter in waiting}}
-    before = dict.fromkeys(limits, 0)
+    limits: dict[UUID, list[Any]] = {}  # of each group: the words, its slots, how many of it stand before
     places = {}
     for number, waiter in enumerate(waiting, 1):
-        group = waiter.group
-        words, own = limits[group]
+        limit = limits.get(waiter.group)
+        if limit is None:
+            limit = limits[waiter.group] = [*_limit(shares[waiter.group], held[waiter.group]), 0]
+        words, own, before = limit
         if not words:
             places[waiter.session] = Place(number, of, all_used, number, slots)
         elif own:
-            before[group] = ahead = before[group] + 1
-            places[waiter.session] = Place(number, of, words, ahead, own)
+            limit[2] = before + 1
+            places[waiter.session] = Place(number, of, words, before + 1, own)
         else:
             places[waiter.session] = Place(number, of, words)
     return places

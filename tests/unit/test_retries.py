@@ -119,6 +119,14 @@ def test_an_answer_that_was_stored_is_not_asked_for_again(session: AgentSession,
     assert shown(session).queued_at is None
 
 
+def test_the_parts_of_one_answer_answer_one_message(session: AgentSession, run: Run) -> None:
+    intake.post_message(session, "second", sender=None)
+    parts = [("result", {"part": n, "parts": 2}) for n in (1, 2)]
+    tell(run, DELIVERED, ("delivered", {"number": 2}), *parts)
+    lifecycle.end(run, CRASH)
+    assert messages(session) == [MessageState.ANSWERED, MessageState.QUEUED]
+
+
 def test_a_message_that_came_after_the_answer_is_handed_over_again(session: AgentSession, run: Run) -> None:
     intake.post_message(session, "second", sender=None)
     tell(run, DELIVERED, RESULT, ("delivered", {"number": 2}))
