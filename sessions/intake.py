@@ -52,7 +52,10 @@ def open_session(
 
 
 def post_message(session: AgentSession, text: str, *, sender: "Person | None", key: str = "", by: str = "") -> Message:
-    """Accept a message; `by` names who sends it where there is no user. The same `key` again returns the message it made, and makes no second. Raises Refused."""
+    """Accept a message; `by` names who sends it where there is no user. Raises Refused.
+
+    The same `key` again returns the message that it made, and makes no second.
+    """
     if not text.strip():
         raise Refused("text", "Write a message first.")
     if len(text.encode("utf-8", "replace")) > settings.MESSAGE_MAX_KIB * 1024:

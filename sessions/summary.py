@@ -10,7 +10,6 @@ from sessions.models import AgentSession, Run
 from sessions.queue import Place
 from sessions.states import COLOURS, MessageState, RunState, SessionState
 
-
 SHOWN_MESSAGES = 50  # how many messages a page is told the states of
 
 

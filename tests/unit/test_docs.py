@@ -40,7 +40,7 @@ def code_of(page: Path) -> str:
 
 
 def settings_read() -> dict[str, ast.expr]:
-    """Name → default (an empty text if there is none) of every `env.…("NAME", …)`, `number("NAME", …)`, `numbers(…)`."""
+    """Name → default (an empty text if there is none) of every `env.…("NAME", …)`, `number(…)`, `numbers(…)`."""
     tree = ast.parse((ROOT / "controlplane" / "settings.py").read_text())
     found = {}
     for node in ast.walk(tree):
@@ -156,7 +156,8 @@ def test_every_verdict_is_told_with_its_words_and_advice() -> None:
 
 
 def test_the_log_lines_in_the_table_are_written_somewhere() -> None:
-    code = "".join(path.read_text() for app in ("sessions", "schedules", "controlplane") for path in (ROOT / app).rglob("*.py"))
+    apps = ("sessions", "schedules", "controlplane")
+    code = "".join(path.read_text() for app in apps for path in (ROOT / app).rglob("*.py"))
     for row in table("docs/operations.md", "event"):
         for event in row.split("`, `"):
             assert f'"{event}"' in code, event
