@@ -203,7 +203,8 @@ def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bo
 
 def _started(run: Run, runtime: Runtime) -> None:
     """The runtime has it. If the run was ended meanwhile, what was just made goes again."""
-    Run.objects.filter(pk=run.pk, made_at=None).update(made_at=timezone.now())
+    now = timezone.now()
+    Run.objects.filter(pk=run.pk, made_at=None).update(made_at=now, counted_from=now)  # it could not start before
     if Run.objects.filter(pk=run.pk, state=RunState.CLAIMED).update(state=RunState.STARTING, waits_for=""):
         with transaction.atomic():
             lifecycle.refresh(events.locked(run.session_id))
