@@ -52,7 +52,7 @@ def test_claude_uses_tools_follows_up_and_resumes(production: Stack, profile: st
     assert len(production.session(session)["runs"]) == 1
 
     production.post(f"sessions/{session}/close")
-    assert production.wait_verdict(session)["verdict"] == "idle"
+    assert production.wait_verdict(session)["verdict"] == "closed"
     production.send(session, "!say still here")
     third = production.wait_result(session, 120, after=second["seq"])
     assert third["text"] == "still here"
