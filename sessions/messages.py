@@ -9,6 +9,8 @@ from typing import Any
 from django.db.models import F
 from django.utils import timezone
 
+from groups.choices import Contract
+from k8s_adapter.runtime import Cause
 from sessions.models import AgentSession, Event, Message, MessageQuerySet, Run
 from sessions.states import EventKind, Intent, MessageState
 from sessions.verdicts import Verdict
@@ -31,9 +33,13 @@ def answered(run: Run, at: datetime | None) -> int:
 
 
 def ignored(run: Run) -> bool:
-    """Whether a run took none of the messages that wait for it: the next one would not either."""
+    """Whether a run took none of the messages that wait for it: the next one would not either.
+
+    With the contract `plain` a run is one message's, and exit 0 is success, whether the program has read it or not.
+    """
     return (
-        Message.objects.filter(session=run.session_id, state=MessageState.QUEUED).exists()
+        run.session.profile.contract != Contract.PLAIN
+        and Message.objects.filter(session=run.session_id, state=MessageState.QUEUED).exists()
         and not Message.objects.filter(run=run).exists()
     )
 
@@ -42,6 +48,8 @@ def settle(session: AgentSession, run: Run, verdict: Verdict, *, again: bool) ->
     """Settle the messages of a run that ended; `again` if there will be another try. Since when the oldest waits."""
     handed = unanswered(run)
     if not verdict.failure and run.intent not in (Intent.STOP, Intent.SHUTDOWN):
+        if verdict.cause is Cause.COMPLETED and run.session.profile.contract == Contract.PLAIN:
+            _take_unread(run)
         answered(run, timezone.now())
     _answered_by_result(run)
     if again or run.intent == Intent.SHUTDOWN:
@@ -52,6 +60,14 @@ def settle(session: AgentSession, run: Run, verdict: Verdict, *, again: bool) ->
     if run.intent == Intent.STOP and run.intent_at:
         left.filter(created_at__lte=run.intent_at).move(MessageState.CANCELLED, reason=verdict.words)
     return left.order_by("number").values_list("created_at", flat=True).first()
+
+
+def _take_unread(run: Run) -> None:
+    """The message of a `plain` run whose program ended well before it was handed over: it was for this run."""
+    if not Message.objects.filter(run=run).exists():
+        waiting = Message.objects.filter(session=run.session_id, state=MessageState.QUEUED)
+        first = waiting.order_by("number").values_list("pk", flat=True).first()
+        waiting.filter(pk=first).move(MessageState.DELIVERED, run=run, delivered_at=timezone.now())
 
 
 def settle_late(session: AgentSession, run: Run) -> None:

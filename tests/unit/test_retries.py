@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from groups.models import AuditEntry
+from groups.choices import Contract
+from groups.models import AgentProfile, AuditEntry
 from k8s_adapter.runtime import Cause, Observed, Phase
 from sessions import admission, ingest, intake, lifecycle, summary
 from sessions.intake import Refused
@@ -176,6 +177,14 @@ def test_a_start_that_nobody_needs_any_more_is_closed(session: AgentSession, run
 def test_an_agent_that_ends_without_taking_a_message_is_not_started_for_ever(session: AgentSession, run: Run) -> None:
     lifecycle.end(run, Observed(Phase.FINISHED, Cause.COMPLETED, exit_code=0))
     assert shown(session).state == SessionState.RETRYING and "before it took a message" in session.reason
+
+
+def test_a_plain_program_need_not_read_its_message(session: AgentSession, run: Run) -> None:
+    AgentProfile.objects.update(contract=Contract.PLAIN)
+    intake.post_message(session, "second", sender=None)
+    lifecycle.end(run, Observed(Phase.FINISHED, Cause.COMPLETED, exit_code=0))
+    assert messages(session) == [MessageState.ANSWERED, MessageState.QUEUED]
+    assert shown(session).state == SessionState.QUEUED
 
 
 def test_a_shutdown_uses_up_no_try_and_loses_no_message(session: AgentSession, run: Run) -> None:
