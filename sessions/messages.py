@@ -67,7 +67,8 @@ def _take_unread(run: Run) -> None:
     if not Message.objects.filter(run=run).exists():
         waiting = Message.objects.filter(session=run.session_id, state=MessageState.QUEUED)
         first = waiting.order_by("number").values_list("pk", flat=True).first()
-        waiting.filter(pk=first).move(MessageState.DELIVERED, run=run, delivered_at=timezone.now())
+        if first is not None:
+            waiting.filter(pk=first).move(MessageState.DELIVERED, run=run, delivered_at=timezone.now())
 
 
 def settle_late(session: AgentSession, run: Run) -> None:
