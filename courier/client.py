@@ -3,6 +3,7 @@
 import http.client
 import json
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -51,6 +52,7 @@ class Client:
         self.parts = urlsplit(url)
         self.token_file = token_file
         self.connection: http.client.HTTPConnection | None = None
+        self.slowed_at = float("-inf")  # when the control plane last said that this is too much (monotonic seconds)
 
     def call(self, method: str, path: str, body: bytes | None = None, wait: float = 0.0) -> Answer:
         """Make one call, whose answer may be held back `wait` seconds. Raises OSError, HTTPException or ValueError."""
@@ -78,6 +80,8 @@ class Client:
             connection.close()
             self.connection = None
             raise
+        if response.status == 429:
+            self.slowed_at = time.monotonic()
         retry_after = response.getheader("Retry-After") or ""
         value = json.loads(content) if content and response.status in {*range(200, 300), 409} else {}
         return Answer(

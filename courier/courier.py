@@ -17,6 +17,8 @@ from courier.settings import Settings
 from courier.transcript import STREAMS, Transcript
 
 LAST_WORDS = 10.0  # seconds for draining after the agent's end, should something else go on writing
+ENOUGH = 16 * 1024 * 1024  # bytes to be shipped; while the control plane takes less, an agent that says more waits
+SLOWED = 60.0  # seconds for which a control plane that said so counts as slow
 TICKS = {"waiting": 0.1, "handing": 0.05, "ipc": 0.5, "running": 1.0}  # seconds between looks at what can't call
 
 
@@ -48,7 +50,7 @@ class Courier:
         self.ipc = Ipc(settings.ipc) if self.contract.uses_ipc and settings.ipc else None
         self.letters: deque[Letter] = deque()
         self.words: list[str] = []  # for the wrapper
-        self.known = self.closing = self.closed = self.told = self.over = self.backlog = False
+        self.known = self.closing = self.closed = self.told = self.over = self.backlog = self.held = False
         self.deadline = float("inf")
         self.home = Home(settings, self)
         self.poll = select.poll()
@@ -78,6 +80,7 @@ class Courier:
         self.pipes.quiet_bell()
         if self.transcript.code is None:
             self._attach()
+            self._hold()
             hung = self._take(ready)
             if self.pipes.attached:
                 self._collect_files()
@@ -123,11 +126,27 @@ class Courier:
         if self.pipes.attached:
             self.words = [word for word in self.words if not self.pipes.control(word)]
 
+    def _hold(self) -> None:
+        """Leave the agent's output in its pipes while there is enough to ship already: a full pipe holds it up.
+
+        Only while the control plane says that it is too much. One that is away leads to a longer journal instead.
+        """
+        enough = min(ENOUGH, self.settings.journal_max // 2) // (2 if self.held else 1)
+        slow = time.monotonic() - self.home.slowed() < SLOWED
+        held = slow and self.transcript.unshipped() > enough
+        if held != self.held:
+            self.held = held
+            for fd in self.listening:
+                if held:
+                    self.poll.unregister(fd)
+                else:
+                    self.poll.register(fd, select.POLLIN)
+
     def _take(self, ready: list[tuple[int, int]]) -> bool:
         """Move and parse what has come; return whether a stream has lost its last writer."""
         hung = False
         for fd, events in ready:
-            if fd in self.listening and not self._fill(fd) and events & select.POLLHUP:
+            if fd in self.listening and not self.held and not self._fill(fd) and events & select.POLLHUP:
                 self.poll.unregister(fd)
                 del self.listening[fd]
                 hung = True
@@ -209,7 +228,7 @@ class Courier:
         self._collect_files()
         self.transcript.end(code, self.pipes.peak())
         self._after_exit()
-        for fd in self.listening:
+        for fd in self.listening if not self.held else ():
             self.poll.unregister(fd)
         self.listening.clear()
         self.letters.clear()

@@ -37,11 +37,15 @@ class Loop(Protocol):
 
 
 class Home:
-    """The control plane as the loop sees it. `stored` is the highest number that it holds, -1 before the greeting."""
+    """The control plane as the loop sees it. `stored` is the highest number that it holds, -1 before the greeting.
+
+    `slowed()` tells when it last said that the run says too much (monotonic seconds).
+    """
 
     def __init__(self, settings: Settings, loop: Loop) -> None:
         self.settings, self.loop = settings, loop
         self.stored = -1
+        self.slowed = lambda: float("-inf")
         self.ended = threading.Event()
         self.news = threading.Event()  # the journal has grown
         self.wake_always = False  # the loop waits for `stored`
@@ -86,6 +90,7 @@ class Home:
         from courier.ship import Shipper
 
         client = Client(self.settings.url, self.settings.token_file)
+        self.slowed = lambda: client.slowed_at
         shipper = Shipper(client, self.settings.folder, None, self.ended)
         shipper.hello()
         self.stored = shipper.stored

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import stat
 import termios
 from contextlib import suppress
 from pathlib import Path
@@ -27,8 +28,8 @@ class Pipes:
                 os.mkfifo(folder / name, 0o666)
         os.umask(mask)
         # Read-write: a bell that nobody else has open is neither an error nor at its end.
-        self.bell = os.open(folder / "bell", os.O_RDWR | os.O_NONBLOCK)
-        self.streams = {name: os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK) for name in ("out", "err")}
+        self.bell = _fifo(folder / "bell", os.O_RDWR)
+        self.streams = {name: _fifo(folder / name, os.O_RDONLY) for name in ("out", "err")}
         self.input: int | None = None
         self.attached = False  # the wrapper has been seen
 
@@ -108,14 +109,15 @@ class Pipes:
 
     def drained(self) -> None:
         """Tell the wrapper that it may end."""
-        (self.folder / "drained").touch()
+        with suppress(FileExistsError):
+            os.close(os.open(self.folder / "drained", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
 
     def _open(self, name: str) -> int | None:
-        """Open a FIFO for writing; None when nobody reads it."""
+        """Open a FIFO for writing; None when nobody reads it, or the agent has put something else in its place."""
         try:
-            return os.open(self.folder / name, os.O_WRONLY | os.O_NONBLOCK)
+            return _fifo(self.folder / name, os.O_WRONLY)
         except OSError as error:
-            if error.errno != errno.ENXIO:
+            if error.errno not in (errno.ENXIO, errno.ELOOP, errno.ENOENT, errno.EINVAL):
                 raise
             return None
 
@@ -137,3 +139,12 @@ class Pipes:
 
     def _unread(self) -> int:
         return int.from_bytes(fcntl.ioctl(self.input or 0, termios.FIONREAD, bytes(4)), "little")
+
+
+def _fifo(path: Path, flags: int) -> int:
+    """Open a FIFO. Raises OSError for anything else: the agent may put a link to a file of the courier's there."""
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a FIFO", str(path))
+    return fd

@@ -8,6 +8,7 @@ from courier.contracts.base import Contract, make
 from courier.events import TEXT_LIMIT, Event
 from courier.journal import Journal
 from courier.parser import Parser
+from courier.redact import Shield
 from courier.settings import Settings
 from courier.spool import Spool
 
@@ -24,6 +25,7 @@ class Transcript:
         self.name = state["name"]
         self.contract: Contract = make(self.name, settings, state.get("contract"))
         self.code: int | None = state.get("exit")
+        self.shield = Shield(settings.secrets, settings.token_file, state.get("redaction"), settings.run)
         out, out_inside = state.get("out", (0, False))
         err, err_inside = state.get("err", (0, False))
         self.spools = {"out": Spool(folder, "out", out), "err": Spool(folder, "err", err)}
@@ -32,6 +34,8 @@ class Transcript:
             "out": Parser(self.contract.kind, out, out_inside, read, self.contract.marks),
             "err": Parser("stderr", err, err_inside),
         }
+        if folder != settings.folder and self.shield.lacks():
+            self._leave_out()
 
     def fill(self, stream: str, fifo: int) -> int:
         """Move bytes from a FIFO to the spool of the stream; as `Spool.fill`."""
@@ -44,14 +48,23 @@ class Transcript:
             spool = self.spools[stream]
             parser.feed(spool.read())
             rest = spool.position < spool.end
+            before = [parser.offset, parser.inside], dict(self.contract.state)
             events = parser.events(time.monotonic(), final and not rest)
-            self.record(events)
+            self._append(self.shield.sift(stream, events, before, final and not rest))
             more = more or rest
         self.journal.close_gap(self.state())
         return more
 
+    def unshipped(self) -> int:
+        """Return about how many bytes wait to be shipped, in the spools and in the journal."""
+        return self.journal.total + sum(spool.end - spool.position for spool in self.spools.values())
+
     def record(self, events: list[Event]) -> None:
-        """Append the events and the present state to the journal, and drop what is no longer needed of the spools."""
+        """Append the events, after those that wait, and the present state to the journal."""
+        self._append(self.shield.all(events))
+
+    def _append(self, events: list[Event]) -> None:
+        """Append redacted events and the state after them, and drop what is no longer needed of the spools."""
         self.journal.append(events, self.state(), sum(parser.offset for parser in self.parsers.values()))
         for stream in STREAMS:
             # An answer that is repeated as a result is read from the beginning, which is still in the first file.
@@ -72,12 +85,17 @@ class Transcript:
 
     def due(self) -> float:
         """Return when `step` has to be called without new bytes (monotonic seconds)."""
-        return min(parser.due() for parser in self.parsers.values())
+        return min(self.shield.due(), *(parser.due() for parser in self.parsers.values()))
 
     def state(self) -> dict[str, Any]:
-        """Return what a restart needs, as of the events that the parsers have given so far."""
-        state: dict[str, Any] = {name: [parser.offset, parser.inside] for name, parser in self.parsers.items()}
-        state |= {"name": self.name, "contract": dict(self.contract.state)}
+        """Return what a restart needs, as of the last event that does not wait."""
+        state: dict[str, Any] = {"name": self.name, "redaction": self.shield.state()}
+        contract = dict(self.contract.state)
+        for name, parser in self.parsers.items():
+            before = self.shield.before(name)
+            state[name] = before[0] if before else [parser.offset, parser.inside]
+            contract = before[1] if before and name == "out" else contract
+        state["contract"] = contract
         if self.code is not None:
             state["exit"] = self.code
         return state
@@ -87,6 +105,15 @@ class Transcript:
         self.journal.close()
         for spool in self.spools.values():
             spool.close()
+
+    def _leave_out(self) -> None:
+        """Tell of, and pass over, what another run left unread: it may hold secrets that are not known here."""
+        left = sum(spool.end - spool.position for spool in self.spools.values())
+        for stream, spool in self.spools.items():
+            spool.position = self.parsers[stream].offset = spool.end
+        if left:
+            words = "it may hold secrets that the run which found it does not have"
+            self.record([Event("gap", words, {"events": 0, "bytes": left})])
 
     def _output(self) -> bytes | None:
         spool = self.spools["out"]

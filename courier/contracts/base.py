@@ -12,6 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 from courier.events import Event
 from courier.settings import Settings
 
+LEVELS = 200  # of JSON within JSON; Python's own reader ends at about 1,000, and the control plane adds a few
+
 
 class Message(NamedTuple):
     """One message of the inbox. `at` is passed on as the control plane told it, `scheduled` if no person sent it."""
@@ -91,12 +93,25 @@ def line(value: dict[str, Any]) -> bytes:
 
 
 def load(unit: bytes) -> dict[str, Any] | None:
-    """Return the JSON object that the bytes are, None if they are none."""
+    """Return the JSON object that the bytes are, None if they are none or nested beyond all sense."""
     try:
         value = json.loads(unit)
     except (ValueError, RecursionError):
         return None
+    if unit.count(b"[") + unit.count(b"{") > LEVELS and deep(value):
+        return None
     return value if isinstance(value, dict) else None
+
+
+def deep(value: Any) -> bool:
+    """Tell whether lists and objects stand in each other more than LEVELS deep: others might not be able to read it."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(LEVELS):
+        inner = [v for item in level for v in (item.values() if isinstance(item, dict) else item)]
+        level = [v for v in inner if isinstance(v, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def make(name: str, settings: Settings, state: dict[str, Any] | None = None) -> Contract:

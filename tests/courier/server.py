@@ -23,7 +23,7 @@ def well(number: int) -> str:
 class Desk:
     """What the server holds, and how it behaves. `manner` is asked before each post of events is stored.
 
-    It gets the number of the post and returns "" (as it should be), "503", "401", "410", "drop" (closes, stores
+    It gets the number of the post and returns "" (as it should be), "503", "429", "401", "410", "drop" (closes, stores
     nothing), "forget" (stores, closes without an answer), "torn" (stores, closes within the answer) or "delay".
     """
 
@@ -128,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(desk.refused[content["run"]], {})
             return
         manner = "503" if content.get("run") in desk.busy else desk.manner(desk.posts)
-        if manner in ("503", "401", "410"):
+        if manner in ("503", "429", "401", "410"):
             self._answer(int(manner), {})
             return
         if manner == "drop":
@@ -158,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
-        if status == 503:
+        if status in (429, 503):
             self.send_header("Retry-After", "1")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

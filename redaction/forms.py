@@ -1,0 +1,122 @@
+"""The forms in which a secret's value leaks: as it is, and as tools, logs and programs write it.
+
+Line ends are left out of all forms, as of the text in which they are looked for: so a value is also found where a
+terminal or `base64` has wrapped it.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from urllib.parse import quote
+
+SHORTEST = 6  # bytes; a shorter value would be found everywhere
+SHORTEST_LINE = 8  # bytes of a line of a value, to be looked for by itself
+SHORTEST_ASSIGNED = 16  # bytes of what is assigned to a name within a value
+LONGEST = 64 * 1024  # bytes of a value; what comes after is not looked for
+PIECE = 128  # bytes; a longer form is looked for in pieces, so that little has to be held back and parts are found too
+SMALLEST = 15  # bytes of a piece
+
+# NAME=value, name: value and "name": "value", in files of environment variables, YAML and JSON.
+ASSIGNED = re.compile(rb"""^\s*(?:export\s+)?["']?[\w.-]+["']?\s*[=:]\s*["']?([^\s"']+)["']?,?\s*$""")
+URL_SAFE = ("", "/", "!'()*", "!'()*;,/?:@&=+$#")  # as quote_plus, quote, encodeURIComponent and encodeURI have it
+HTML = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
+LINE_ENDS = b"\r\n"
+
+
+def squeeze(data: bytes) -> bytes:
+    """Return the data without its line ends."""
+    return data.translate(None, LINE_ENDS)
+
+
+def pieces(value: bytes) -> set[bytes]:
+    """Return what to look for, to find a value or a telling part of it: nothing if it is shorter than 6 bytes."""
+    found: set[bytes] = set()
+    for part in parts(value[:LONGEST]):
+        for form in forms(part):
+            found.update(cut(squeeze(form)))
+    return found
+
+
+def parts(value: bytes) -> set[bytes]:
+    """Return the value without space around it, its lines of 8 bytes or more, and what they assign to names.
+
+    What is assigned counts if it has 16 bytes or more and a digit, and is no address without a password.
+    """
+    value = value.strip()
+    found = {value}
+    for line in map(bytes.strip, value.splitlines()):
+        if len(line) >= SHORTEST_LINE and not line.startswith(b"-----"):
+            found.add(line)
+        assigned = ASSIGNED.match(line)
+        if assigned and len(word := assigned[1]) >= SHORTEST_ASSIGNED and re.search(rb"\d", word):
+            found.update({word} if b"://" not in word or b"@" in word else ())
+    return {part for part in found if len(part) >= SHORTEST}
+
+
+def forms(value: bytes) -> set[bytes]:
+    """Return the value as it is and in all encodings that are looked for."""
+    found = {value, value.hex().encode(), value.hex().upper().encode(), *_base64(value), *_url(value)}
+    found.add(repr(value)[2:-1].encode())
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return found
+    found.update(form.encode() for form in (*_json(text), *_shell(text), *_html(text), repr(text)[1:-1]))
+    return found
+
+
+def cut(form: bytes) -> Iterator[bytes]:
+    """Yield the form, in pieces where it is long; nothing if it is too short to be looked for."""
+    while len(form) >= PIECE + SMALLEST:
+        yield form[:PIECE]
+        form = form[PIECE:]
+    if len(form) >= SHORTEST:
+        yield form
+
+
+def _base64(value: bytes) -> Iterator[bytes]:
+    """Yield what is the same in the base64 of every text that has the value: it depends on the place, modulo three."""
+    for before in range(3):
+        whole = base64.b64encode(bytes(before) + value + bytes(2))
+        own = whole[-(-8 * before // 6) : 8 * (before + len(value)) // 6]
+        yield own
+        yield own.translate(bytes.maketrans(b"+/", b"-_"))
+
+
+def _url(value: bytes) -> Iterator[bytes]:
+    """Yield percent-encodings, with digits in upper and lower case, with + for a space, and encoded twice."""
+    for safe in URL_SAFE:
+        once = quote(value, safe=safe)
+        for form in (once, once.replace("%20", "+"), quote(once, safe=safe)):
+            yield form.encode()
+            yield re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), form).encode()
+
+
+def _json(text: str) -> Iterator[str]:
+    """Yield the insides of JSON strings, as different encoders write them, and of JSON within JSON."""
+    for plain in (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
+        html = re.sub("[<>&'+]", lambda match: f"\\u{ord(match[0]):04x}", plain)  # Go, Rails, .NET
+        for form in (plain, html, html.replace('\\"', "\\u0022")):
+            for slashed in (form, form.replace("/", "\\/")):  # PHP
+                yield slashed
+                yield re.sub(r"\\u[0-9a-f]{4}", lambda match: "\\u" + match[0][2:].upper(), slashed)
+        yield json.dumps(plain, ensure_ascii=False)[1:-1]
+
+
+def _shell(text: str) -> Iterator[str]:
+    """Yield what stands within quotes of a shell, or with backslashes."""
+    yield text.replace("'", "'\\''")
+    yield text.replace("'", "'\"'\"'")
+    yield text.replace("\\", "\\\\").replace("'", "\\'")
+    yield re.sub(r'([$`"\\])', r"\\\1", text)
+    yield re.sub(r"([^\w@%+=:,./-])", r"\\\1", text)
+
+
+def _html(text: str) -> Iterator[str]:
+    """Yield the text as HTML has it; quotes are written in three ways."""
+    for old, new in HTML:
+        text = text.replace(old, new)
+    yield text
+    for double, single in (("&quot;", "&#x27;"), ("&#34;", "&#39;"), ("&quot;", "'")):
+        yield text.replace('"', double).replace("'", single)

@@ -1,0 +1,210 @@
+"""No way to cut a text into pieces lets a secret through, and what holds none comes out as it went in."""
+
+import base64
+import json
+from itertools import pairwise
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from redaction.exact import shown
+from redaction.forms import forms, pieces, squeeze
+from redaction.known import STUBS
+from redaction.scanner import Scanner
+from redaction.stream import Stream
+
+VALUES = {
+    "plain": b"hunter2-is-no-good-password",
+    "prefix": b"hunter2",
+    "longer": b"hunter2-is-no-good-password-at-all, she said",
+    "odd": b"a/b+c\"d'e\\f <g>&=%20 \xc3\xa9\n\tend",
+    "lines": b"first line of it\nsecond line of it\nx\n",
+    "long": bytes(33 + index * 7 % 90 for index in range(400)),
+    "bytes": bytes(range(128, 170)),
+}
+SCANNER = Scanner(VALUES.items())
+FORMS = sorted((form, name) for name, value in VALUES.items() for form in forms(value.strip()))
+BEGIN_NONE = "".join(c for c in "XYZ0189 .;!|\t\n" if c.encode() not in SCANNER.exact.stubs and c not in STUBS)
+QUIET = st.text(BEGIN_NONE, max_size=40).map(str.encode)
+KEYS = [  # what may be seen of a key, and what may not
+    (b"sk-ant-", b"api03-" + b"Ab1_-Cd2" * 12 + b"AA"),
+    (b"ghp_", b"a1B2c3D4e5F6g7H8i9J0kLmNoPqRsTuVwXyZ"),
+    (b"AKIA", b"IOSFODNN7EXAMPLE"),
+    (b"eyJhbGciOiJIUzI1NiJ9.eyJ", b"zdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P"),
+    (b"-----BEGIN RSA PRIVATE KEY-----", b"\nMIIEpAIBAAKCAQEA75pmW\nx71Kq" * 20 + b"-----END RSA PRIVATE KEY-----"),
+    (b"https://user:", b"Passw0rd-of-the-user@example"),
+    (b"Authorization: Bearer ", b"mF_9.B5f-4.1JqM0123456789"),
+]
+
+
+def run(chunks: list[bytes], settled: frozenset[int] = frozenset()) -> bytes:
+    """What comes out of chunks, if time runs out after those with these numbers."""
+    stream, out = Stream(), []
+    for number, chunk in enumerate(chunks):
+        stream.push([chunk])
+        out += stream.take(SCANNER, number in settled)
+    return b"".join([*out, *stream.take(SCANNER, settle=True)])
+
+
+def chunked(text: bytes, borders: list[int]) -> list[bytes]:
+    places = sorted({0, len(text), *(border % (len(text) + 1) for border in borders)})
+    return [text[start:end] for start, end in pairwise(places)] or [text]
+
+
+def assert_not_in(form: bytes, out: bytes) -> None:
+    """No piece of the form is in the output, wrapped or not; a harmless beginning may be."""
+    for start in range(0, len(squeeze(form)), 128):
+        piece = squeeze(form)[start : start + 128]
+        if len(piece) >= 15 or start == 0:
+            assert piece[shown(piece) :] not in squeeze(out) or len(piece) - shown(piece) < 5
+
+
+BORDERS = st.lists(st.integers(0, 3000), max_size=30)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(FORMS), QUIET, QUIET, BORDERS)
+def test_no_chunking_lets_a_form_through(secret: tuple[bytes, str], before: bytes, after: bytes, at: list[int]) -> None:
+    out = run(chunked(before + secret[0] + after, at))
+    assert squeeze(secret[0]) not in squeeze(out)
+    assert b"[redacted:" in out
+    assert out.startswith(before.rstrip()[:-1])
+    assert out.endswith(after[len(after) - len(after.lstrip()) :])
+    assert_not_in(secret[0], out)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(FORMS), QUIET, QUIET, BORDERS, st.frozensets(st.integers(0, 30)))
+def test_nor_do_pauses_however_long(
+    secret: tuple[bytes, str], before: bytes, after: bytes, at: list[int], pauses: frozenset[int]
+) -> None:
+    assert_not_in(secret[0], run(chunked(before + secret[0] + after, at), pauses))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(FORMS).map(lambda form: form[0]), QUIET), max_size=8), BORDERS)
+def test_nor_do_several_secrets_side_by_side(parts: list[bytes], at: list[int]) -> None:
+    out = run(chunked(b"".join(parts), at))
+    for part in parts:
+        if any(form == part for form, _ in FORMS):
+            assert_not_in(part, out)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(list(VALUES.items())), st.lists(st.integers(1, 40), min_size=1, max_size=20), BORDERS)
+def test_nor_do_line_ends_within_it(secret: tuple[str, bytes], widths: list[int], at: list[int]) -> None:
+    wrapped, rest = b"", secret[1].strip()
+    for width in widths:
+        wrapped, rest = wrapped + rest[:width] + b"\r\n", rest[width:]
+    assert_not_in(secret[1].strip(), run(chunked(b"XYZ\n" + wrapped + rest + b"\nXYZ\n", at)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(KEYS), BORDERS, st.frozensets(st.integers(0, 30)))
+def test_no_chunking_lets_a_known_kind_through(key: tuple[bytes, bytes], at: list[int], pauses: frozenset[int]) -> None:
+    head, body = key
+    text = b"it is " + head + body + b".com \nit was"
+    out = run(chunked(text, at))
+    assert out == run([text])
+    assert body[:8] not in out
+    paused = run(chunked(text, at), pauses)
+    assert paused.startswith(b"it is ") and paused.endswith(b"it was")
+    secret = body.partition(b"-----")[0]
+    assert all(secret[place : place + 8] not in paused for place in range(8, len(secret) - 8))
+
+
+ANYTHING = st.one_of(st.binary(max_size=200), st.text("hunter2- skghp_A:/\n", max_size=200).map(str.encode))
+
+
+@settings(max_examples=400, deadline=None)
+@given(ANYTHING, BORDERS, st.frozensets(st.integers(0, 30)))
+@example(b"hunte hunter sk- ghp_ -----BEGIN https://a:", [3, 9, 14], frozenset({1}))
+def test_what_holds_no_secret_comes_out_as_it_went_in(text: bytes, at: list[int], pauses: frozenset[int]) -> None:
+    whole = run([text])
+    assert run(chunked(text, at)) == whole
+    if b"[redacted:" not in whole:
+        assert whole == text
+        assert b"[redacted:" in (out := run(chunked(text, at), pauses)) or out == text
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(BEGIN_NONE, max_size=200), BORDERS)
+def test_ordinary_text_never_waits(text: str, at: list[int]) -> None:
+    stream = Stream()
+    for chunk in chunked(text.encode(), at):
+        stream.push([chunk])
+        assert stream.take(SCANNER) == [chunk]
+
+
+def test_a_line_waits_only_for_a_telling_beginning() -> None:
+    stream = Stream()
+    stream.push([b"XYZ h\n"])
+    assert stream.take(SCANNER) == [b"XYZ h\n"]
+    stream.push([b"unter2-is-no-good-password!\n"])
+    assert stream.take(SCANNER) == [b"[redacted:plain]!\n"]
+    stream.push([b"XYZ hunter2-is\n"])
+    assert stream.take(SCANNER) == []
+
+
+def test_a_beginning_is_replaced_when_the_rest_does_not_come_and_the_rest_when_it_does() -> None:
+    stream = Stream()
+    stream.push([b"it is second line "])
+    assert stream.take(SCANNER) == []
+    assert stream.take(SCANNER, settle=True) == [b"it is [redacted:lines]"]
+    stream.push([b"of it, really "])
+    assert stream.take(SCANNER) == [b", really "]
+
+
+def test_a_stream_goes_on_from_its_memory() -> None:
+    secrets = [(b"", VALUES["plain"]), (b"", VALUES["odd"]), *KEYS]
+    for head, body in secrets:
+        whole = head + body
+        for place in range(1, len(head) + 16 if head else len(whole)):
+            stream = Stream()
+            stream.push([b"XYZ ", whole[:place]])
+            out = stream.take(SCANNER, settle=True)
+            memory = json.dumps(stream.memory)
+            again = Stream(json.loads(memory))
+            again.push([whole[place:] + b"! it was"])
+            told = b"".join([*out, *again.take(SCANNER, settle=True)])
+            assert told.endswith(b" it was")
+            assert told.count(b"[redacted:") == 1
+            assert len(told) < len(b"XYZ " + head + b"[redacted:huggingface-token].com! it was") + 9
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        lambda value: base64.b64encode(b"user:" + value),
+        lambda value: base64.b64encode(b"ab" + value + b"more"),
+        lambda value: base64.urlsafe_b64encode(b"x" + value),
+        lambda value: base64.encodebytes(b"some words before " + value),
+        lambda value: value.hex().encode(),
+        lambda value: value.hex().upper().encode(),
+        lambda value: quote(value, safe="").encode(),
+        lambda value: quote(value).lower().encode() if value.islower() else quote(value).encode(),
+        lambda value: json.dumps({"key": value.decode("latin-1")}).encode(),
+        lambda value: json.dumps(json.dumps([value.decode("latin-1")])).encode(),
+        lambda value: repr(value).encode(),
+    ],
+)
+def test_every_form_is_found(leak: object) -> None:
+    for value in (b"correct horse/battery+staple?=&%$'\"\\ok", b"0123456789abcdefABCDEF__"):
+        scanner = Scanner([("password", value)])
+        text = leak(value)  # type: ignore[operator]
+        redacted = scanner.redact(b"<" + text + b">")
+        assert b"[redacted:password]" in redacted
+        assert len(redacted) < len(b"<[redacted:password]>") + len(text) - 0.8 * len(value)
+
+
+def test_a_short_value_is_not_looked_for() -> None:
+    assert pieces(b"12345\n") == set()
+    assert Scanner([("pin", b"12345")]).redact(b"at 12345") == b"at 12345"
+
+
+def test_names_assigned_within_a_value_have_values_of_their_own() -> None:
+    scanner = Scanner([("env", b"export A=short1\nKEY='0123456789abcdefgh'\nURL=https://example.com/a1\n")])
+    assert scanner.redact(b"is 0123456789abcdefgh") == b"is [redacted:env]"
+    assert scanner.redact(b"at https://example.com/a1") == b"at https://example.com/a1"
