@@ -22,6 +22,11 @@ Object = dict[str, Any]
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 6.0
 MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"  # JSON is YAML
+
+
+# What admission says when a quota is used up, and when a new one does not count yet.
+QUOTA_MARKS = ("exceeded quota", "status unknown for quota")
 
 
 class NotFound(PermanentFault):
@@ -56,6 +61,14 @@ class Api:
     def patch(self, path: str, body: Object) -> Object:
         """Apply a JSON merge patch (RFC 7386) and return the object."""
         return self._call("PATCH", path, body=body, content_type=MERGE_PATCH)
+
+    def apply(self, path: str, body: Object, manager: str) -> Object:
+        """Make an object as `body` says, by server-side apply as `manager`, and return it; others' claims give way."""
+        return self._call("PATCH", path, {"fieldManager": manager, "force": "true"}, body, APPLY_PATCH)
+
+    def replace(self, path: str, body: Object) -> Object:
+        """Replace an object, whatever its version, and return it as stored."""
+        return self._call("PUT", path, body=body)
 
     def delete(self, path: str) -> None:
         """Delete an object and, in the background, what it owns. That it is gone already is success."""
@@ -151,7 +164,7 @@ def fault(status: int, body: Mapping[str, Any], retry_after: str | None = None) 
         return Conflict(Cause.REJECTED, words, wait)
     if status == 410:
         return Expired(Cause.UNREACHABLE, words, 0.0)
-    if status == 403 and "exceeded quota" in words:
+    if status == 403 and any(mark in words for mark in QUOTA_MARKS):
         return TransientFault(Cause.QUOTA, words, max(wait, 5.0))
     if status == 403 and "NamespaceTerminating" in reasons:
         return TransientFault(Cause.REJECTED, words, max(wait, 5.0))

@@ -7,35 +7,36 @@ the Job; then the Secret is handed over to the Job, which takes it along when it
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from k8s_adapter import manifests, names, secretfiles
+from k8s_adapter import manifests, mounts, names
 from k8s_adapter.api import Api, Conflict, NotFound, Object
+from k8s_adapter.cluster_secrets import ClusterSecrets
 from k8s_adapter.cluster_traces import Traces
 from k8s_adapter.config import KubernetesConfig as KubernetesConfig
 from k8s_adapter.describe import describe
 from k8s_adapter.diagnose import diagnose, needs_events
+from k8s_adapter.ground import Ground
+from k8s_adapter.patches import check_patch
+from k8s_adapter.reach import Resolver
 from k8s_adapter.runtime import (
     Cause,
     Description,
+    GroupRef,
+    GroupSpec,
     Observed,
     PermanentFault,
     RunRef,
     RunSpec,
     RuntimeFault,
+    SecretFile,
     Trace,
     TransientFault,
 )
 from k8s_adapter.watching import Watcher
 
 log = logging.getLogger(__name__)
-
-# A group's namespace and volume are looked at again after this long, though nothing says that they changed.
-GROUND_SECONDS = 600.0
-# How long an `ensure` waits for a new volume; a provisioner usually takes one or two seconds.
-BIND_SECONDS = 5.0
 
 
 class KubernetesRuntime:
@@ -44,19 +45,32 @@ class KubernetesRuntime:
     def __init__(self, config: KubernetesConfig) -> None:
         self.config = config
         self._api = Api(config)
-        self._grounds: dict[str, float] = {}  # slug → until when (monotonic) its namespace and volume are taken as good
+        self._resolver = Resolver()
+        self._ground = Ground(self._api, config, self._resolver)
+        self._secrets = ClusterSecrets(self._api, config)
 
     def ensure(self, spec: RunSpec) -> None:
         """See `Runtime.ensure`."""
-        files = secretfiles.read(spec.secrets)
-        self._check_cluster_secrets(spec)
+        _refuse(spec)
+        files = self._secrets.read(spec)
         try:
-            self._ensure_ground(spec)
-            self._ensure_run(spec, files)
+            self._make(spec, files)
         except NotFound:  # somebody deleted the group's namespace since we last looked
-            self._grounds.pop(spec.ref.slug, None)
-            self._ensure_ground(spec)
-            self._ensure_run(spec, files)
+            self._ground.forget(spec.ref.slug)
+            self._make(spec, files)
+
+    def keep(self, group: GroupSpec) -> None:
+        """See `Runtime.keep`."""
+        self._ground.forget(group.ref.slug)
+        self._ground.ensure(group)
+
+    def renew(self, ref: RunRef, secrets: tuple[SecretFile, ...]) -> bool:
+        """See `Runtime.renew`. The kubelet writes what changed into the pod, within a minute or so."""
+        return self._secrets.renew(ref, secrets)
+
+    def secret(self, group: GroupRef, secret: SecretFile) -> bytes:
+        """See `Runtime.secret`."""
+        return self._secrets.one(group.slug, secret)
 
     def observe(self, ref: RunRef) -> Observed:
         """See `Runtime.observe`."""
@@ -65,7 +79,7 @@ class KubernetesRuntime:
         if needs_events(job, seen, datetime.now(UTC)):
             seen = diagnose(job, pods, self._all_events(ref, pods))
         if seen.cause is Cause.MOUNT:
-            self._grounds.pop(ref.slug, None)  # look at the volume again before the next start
+            self._ground.forget(ref.slug)  # look at the volume again before the next start
         return seen
 
     def describe(self, ref: RunRef) -> Description:
@@ -122,7 +136,7 @@ class KubernetesRuntime:
 
     def remove(self, trace: Trace) -> None:
         """See `Runtime.remove`."""
-        self._grounds.pop(trace.of.slug, None)
+        self._ground.forget(trace.of.slug)
         Traces(self._api, self.config).remove(trace)
 
     def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
@@ -131,10 +145,14 @@ class KubernetesRuntime:
         selector = names.selector(self.config.installation)
         yield from Watcher(self._api, paths, selector, self.config.watch_patience_seconds).run(until)
 
-    def _ensure_run(self, spec: RunSpec, files: dict[str, bytes]) -> None:
+    def _make(self, spec: RunSpec, files: dict[str, bytes]) -> None:
+        """The group's berth, unless it was seen lately, then the run."""
+        self._ground.ensure(spec.group)
+        self._ground.ensure_volumes(spec.group, spec.mounts, spec.project if spec.main else None)
         namespace = self._namespace(spec.ref)
         secret = self._create(_secrets(namespace), manifests.make_secret(spec, files, self.config), spec)
-        job = self._create(_jobs(namespace), manifests.make_job(spec, self.config), spec)
+        hosts = self._resolver.hosts([spec.courier_url, *([spec.egress.proxy] if spec.egress else [])])
+        job = self._create(_jobs(namespace), manifests.make_job(spec, self.config, hosts), spec)
         if not secret["metadata"].get("ownerReferences"):
             path = f"{_secrets(namespace)}/{names.secret(spec.ref.run)}"
             self._api.patch(path, manifests.owner_patch(job))
@@ -152,73 +170,6 @@ class KubernetesRuntime:
         if not self._is_ours(found, spec.ref) or annotations.get(names.SPEC_HASH) != names.spec_hash(spec):
             raise PermanentFault(Cause.REJECTED, f"{name} exists and was made for another run or another spec")
         return found
-
-    def _ensure_ground(self, spec: RunSpec) -> None:
-        """Make sure of the group's namespace and volume, unless that was done lately."""
-        if self._grounds.get(spec.ref.slug, 0.0) > time.monotonic():
-            return
-        namespace = self._namespace(spec.ref)
-        if not self.config.shared_namespace:
-            self._adopt("/api/v1/namespaces", manifests.make_namespace(spec.ref, self.config), spec.ref)
-        claims = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
-        claim = self._adopt(claims, manifests.make_pvc(spec.ref, spec.storage_gib, self.config), spec.ref)
-        self._wait_for_volume(claims, claim)
-        self._grounds[spec.ref.slug] = time.monotonic() + GROUND_SECONDS
-
-    def _adopt(self, path: str, manifest: Object, ref: RunRef) -> Object:
-        """Return a group's object, made now if need be. One of another group or installation is refused."""
-        name = manifest["metadata"]["name"]
-        found = self._read(f"{path}/{name}")
-        if found is None:
-            try:
-                return self._api.create(path, manifest)
-            except Conflict:
-                found = self._api.get(f"{path}/{name}")
-        if found["metadata"].get("deletionTimestamp"):
-            raise TransientFault(Cause.REJECTED, f"{manifest['kind']} {name} is being deleted", retry_after=5)
-        labels = found["metadata"].get("labels") or {}
-        wanted = names.group_labels(ref, self.config.installation)
-        if any(labels.get(key) != value for key, value in wanted.items() if key != names.SLUG):
-            words = f"{manifest['kind']} {name} exists and is not labelled as this group's of this installation"
-            raise PermanentFault(Cause.REJECTED, words)
-        return found
-
-    def _wait_for_volume(self, path: str, claim: Object) -> None:
-        """Wait until a claim is bound, where that happens before a pod uses it.
-
-        A pod made sooner often fails its first mount, and is tried again only after ten seconds and more.
-        """
-        if claim.get("status", {}).get("phase") == "Bound" or not self._binds_at_once(claim):
-            return
-        query = {"fieldSelector": f"metadata.name={claim['metadata']['name']}", "timeoutSeconds": f"{BIND_SECONDS:.0f}"}
-        for event in self._api.watch(path, BIND_SECONDS * 2, **query):
-            if event["object"].get("status", {}).get("phase") == "Bound":
-                return
-        words = f"PersistentVolumeClaim {claim['metadata']['name']} is not bound yet"
-        raise TransientFault(Cause.MOUNT, words, retry_after=2)
-
-    def _binds_at_once(self, claim: Object) -> bool:
-        """Whether the claim's StorageClass binds without waiting for a pod. If we may not know, we don't wait."""
-        name = claim["spec"].get("storageClassName")
-        if not name:
-            return False
-        try:
-            storage_class = self._api.get(f"/apis/storage.k8s.io/v1/storageclasses/{name}")
-        except PermanentFault:
-            return False
-        return bool(storage_class.get("volumeBindingMode") == "Immediate")
-
-    def _check_cluster_secrets(self, spec: RunSpec) -> None:
-        """A pod that mounts a Secret which is not there would hang; find out before."""
-        for secret in spec.secrets:
-            source = secretfiles.cluster_key(secret)
-            if source is None:
-                continue
-            name, key = source
-            found = self._read(f"{_secrets(self._namespace(spec.ref))}/{name}")
-            if found is None or key not in (found.get("data") or {}):
-                words = f"namespace {self._namespace(spec.ref)} has no Secret {name} with a key {key}"
-                raise PermanentFault(Cause.MOUNT, f"secret {secret.name!r}: {words}")
 
     def _look(self, ref: RunRef) -> tuple[Object | None, list[Object]]:
         """The run's Job, if there is one that is ours, and its pods."""
@@ -263,6 +214,14 @@ class KubernetesRuntime:
         """The path of a collection over every namespace that this installation uses."""
         shared = self.config.shared_namespace
         return f"{api}/namespaces/{shared}/{kind}" if shared else f"{api}/{kind}"
+
+
+def _refuse(spec: RunSpec) -> None:
+    """Raise what no cluster needs to be asked about: a patch that would weaken the pod, mounts that can't be made."""
+    if refusals := check_patch(spec.pod.patch):
+        raise PermanentFault(Cause.REJECTED, f"the profile's patch of its pods: {'; '.join(refusals)}")
+    if refusals := mounts.problems(spec):
+        raise PermanentFault(Cause.MOUNT, "; ".join(refusals))
 
 
 def _jobs(namespace: str) -> str:

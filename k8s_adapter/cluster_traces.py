@@ -12,7 +12,13 @@ from k8s_adapter.runtime import Cause, GroupRef, PermanentFault, RunRef, Trace, 
 
 # Kind → the API and the plural under which its objects are. A Job comes before what goes with it.
 RUN_KINDS = {"Job": ("/apis/batch/v1", "jobs"), "Pod": ("/api/v1", "pods"), "Secret": ("/api/v1", "secrets")}
-GROUND_KINDS = {"PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"), "Namespace": ("/api/v1", "namespaces")}
+GROUND_KINDS = {
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
+    "PersistentVolume": ("/api/v1", "persistentvolumes"),  # of an NFS export
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
+    "Namespace": ("/api/v1", "namespaces"),
+}
+OF_NO_NAMESPACE = ("PersistentVolume", "Namespace")
 KINDS = RUN_KINDS | GROUND_KINDS
 OVER = ("Complete", "Failed")  # conditions of a Job that has ended
 ENDED = ("Succeeded", "Failed")  # phases of a pod that has
@@ -34,9 +40,9 @@ class Traces:
                     yield _trace(ref, kind, item)
 
     def of_groups(self) -> Iterator[Trace]:
-        """See `Runtime.grounds`. A namespace that groups share is none of theirs."""
+        """See `Runtime.grounds`. A namespace that groups share is none of theirs; policies go with one of their own."""
         for kind in GROUND_KINDS:
-            if kind == "Namespace" and self._config.shared_namespace:
+            if kind == ("Namespace" if self._config.shared_namespace else "NetworkPolicy"):
                 continue
             for item in self._list(self._collection(kind), names.ground_selector(self._config.installation)):
                 ref = names.group_of(item["metadata"]["labels"])
@@ -53,13 +59,14 @@ class Traces:
         if _going(found) or not self._is(found, trace.of):
             return
         if isinstance(trace.of, GroupRef):
-            self._refuse_if_used(trace.of, trace.place or trace.name)
+            self._refuse_if_used(trace.of)
         if trace.kind == "Namespace":
             self._refuse_if_shared(trace.name)
         self._api.delete(path)
 
-    def _refuse_if_used(self, ref: GroupRef, namespace: str) -> None:
-        """A volume must not go while a run of its group may write to it."""
+    def _refuse_if_used(self, ref: GroupRef) -> None:
+        """A volume must not go while a run of its group may write to it, nor a policy that holds the run."""
+        namespace = names.namespace(ref.slug, self._config.shared_namespace)
         selector = names.group_runs_selector(self._config.installation, ref.group)
         for kind, over in (("Job", _job_over), ("Pod", _pod_over)):
             for item in self._list(self._collection(kind, namespace), selector):
@@ -100,7 +107,8 @@ class Traces:
         """The path of all objects of a kind: in a namespace, or in every one that this installation uses."""
         api, plural = KINDS[kind]
         namespace = namespace or self._config.shared_namespace
-        return f"{api}/namespaces/{namespace}/{plural}" if namespace and kind != "Namespace" else f"{api}/{plural}"
+        everywhere = not namespace or kind in OF_NO_NAMESPACE
+        return f"{api}/{plural}" if everywhere else f"{api}/namespaces/{namespace}/{plural}"
 
 
 def _trace(ref: RunRef | GroupRef, kind: str, item: Object) -> Trace:

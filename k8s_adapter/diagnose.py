@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from k8s_adapter import names
+from k8s_adapter.api import QUOTA_MARKS
 from k8s_adapter.runtime import Cause, Observed, Phase
 
 Object = dict[str, Any]
@@ -100,7 +101,7 @@ def _without_pod(events: Sequence[Object]) -> Observed:
     failed = _newest(events, {"FailedCreate"})
     words = str(failed.get("message", ""))
     cause = None
-    if "exceeded quota" in words:
+    if any(mark in words for mark in QUOTA_MARKS):
         cause = Cause.QUOTA
     elif any(mark in words for mark in ("violates PodSecurity", "is forbidden", "denied the request", "is invalid")):
         cause = None if "is being terminated" in words else Cause.REJECTED
@@ -116,14 +117,15 @@ def _pending(pod: Object, events: Sequence[Object]) -> Observed:
         words = scheduled.get("message", "")
         volume = "persistentvolumeclaim" in words.lower()
         return Observed(Phase.PENDING, Cause.MOUNT if volume else Cause.UNSCHEDULABLE, words)
-    for name in (names.COURIER, names.AGENT):
+    for name in (names.MOUNTS, names.COURIER, names.AGENT):
         status = _status(pod, name)
         waiting = status.get("state", {}).get("waiting") or {}
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in PULL_REASONS:
             return Observed(Phase.PENDING, Cause.IMAGE_PULL, _pull_words(status, message, events))
         if reason in CREATE_REASONS:
-            missing = reason == "CreateContainerConfigError" and "not found" in message
+            # The second: a folder of a volume that can't be mounted, such as a link that leads out of it.
+            missing = reason == "CreateContainerConfigError" and ("not found" in message or "subPath" in message)
             return Observed(Phase.PENDING, Cause.MOUNT if missing else Cause.REJECTED, message or reason)
         if reason == "CrashLoopBackOff":
             words = f"the {name} does not start: {_last_message(status) or message}"
@@ -182,6 +184,9 @@ def _end(job: Object, pod: Object | None, agent: Object, events: Sequence[Object
             return Cause.EVICTED, str(status.get("message") or target.get("message", ""))
         if status.get("reason") and not agent:  # the kubelet refused the pod, such as OutOfcpu, NodeAffinity
             return Cause.UNSCHEDULABLE, str(status.get("message") or status["reason"])
+    looked = _terminated(_status(pod or {}, names.MOUNTS))
+    if looked.get("exitCode"):
+        return Cause.MOUNT, str(looked.get("message") or f"exit code {looked['exitCode']}")
     if agent.get("reason") in START_REASONS:
         return Cause.REJECTED, str(agent.get("message", ""))
     if agent and not (pod and _deleted_alive(pod, agent)):

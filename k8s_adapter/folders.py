@@ -2,7 +2,7 @@
 
 <data>/runs/<run>.lock          held while the run is being changed
 <data>/runs/<run>/spec.json     the run, without its token and secrets: a folder always tells whose it is
-                 token, secrets/, pipes/, agent.pid, agent.log, courier.pid, courier.log, stopped
+                 token, secrets/, extra/, project, pipes/, agent.pid, agent.log, courier.pid, courier.log, stopped
 <data>/groups/<slug>/           what is the group's volume on a cluster: group/, ipc/<session>/, state/<session>/,
                                 checkpoints/, journal/, owner.json (whose it is)
 """
@@ -47,6 +47,21 @@ class RunFolder:
         return self.path / "secrets"
 
     @property
+    def extra(self) -> Path:
+        """The links that are the run's mounts."""
+        return self.path / "extra"
+
+    @property
+    def project(self) -> Path:
+        """The link to the project, if the run sees it."""
+        return self.path / "project"
+
+    @property
+    def sockets(self) -> Path:
+        """Where a confined agent finds its way out."""
+        return self.path / "sockets"
+
+    @property
     def token(self) -> Path:
         return self.path / "token"
 
@@ -67,8 +82,17 @@ class RunFolder:
         """Whether the run was made here."""
         return (self.path / "spec.json").exists()
 
-    def make(self, spec: RunSpec, secrets: Mapping[str, bytes]) -> None:
-        """Make the folder with all that the run's processes read: whole, or not at all."""
+    def make(
+        self,
+        spec: RunSpec,
+        secrets: Mapping[str, bytes],
+        links: Mapping[str, Path] | None = None,
+        project: Path | None = None,
+    ) -> None:
+        """Make the folder with all that the run's processes read: whole, or not at all.
+
+        `links` are its mounts: a relative path under `extra` → the folder that it leads to.
+        """
         new = RunFolder(self.path.with_name(self.path.name + ".new"))
         shutil.rmtree(new.path, ignore_errors=True)
         new.path.mkdir(parents=True, mode=0o700)
@@ -77,10 +101,32 @@ class RunFolder:
         _write(new.token, spec.token.encode(), 0o600)
         for name, value in secrets.items():
             _write(new.secrets / name, value, 0o400)
+        new.extra.mkdir()
+        for name, target in (links or {}).items():
+            (new.extra / name).parent.mkdir(parents=True, exist_ok=True)
+            (new.extra / name).symlink_to(target)
+        if project:
+            new.project.symlink_to(project)
         about = {key: value for key, value in asdict(spec).items() if key != "token"}
-        about |= {"hash": names.spec_hash(spec)}
+        # It is shown on the run's page: where secrets are is for operators.
+        about["secrets"] = {secret.name: secret.source.partition(":")[0] for secret in spec.secrets}
+        about |= {"hash": names.spec_hash(spec), "egress": spec.egress and spec.egress.proxy}
         _write(new.path / "spec.json", json.dumps(about, indent=2).encode(), 0o600)
         new.path.rename(self.path)
+
+    def renew(self, secrets: Mapping[str, bytes]) -> bool:
+        """Write anew those secrets that the run was made with and that have changed, each whole or not at all."""
+        changed = False
+        for name, value in secrets.items():
+            path = self.secrets / name
+            if not path.exists() or path.read_bytes() == value:
+                continue
+            new = self.path / f"{name}.renewed"  # beside the folder: what looks at that sees whole files alone
+            new.unlink(missing_ok=True)
+            _write(new, value, 0o400)
+            new.rename(path)
+            changed = True
+        return changed
 
     def about(self) -> dict[str, Any] | None:
         """What `make` wrote of the run; None if it was not made here."""

@@ -3,7 +3,8 @@
 They belong to nobody: each is a session of its own and outlives whoever started it. There is no daemon either, so what
 a kubelet would see to (ending what is left when the agent is gone) is seen to whenever somebody looks, by `_tend`.
 
-Nothing is isolated: an agent runs as the same user as the control plane. For a laptop and for tests.
+Nothing is isolated, unless agents are put into a sandbox (`sandbox.py`): an agent runs as the same user as the control
+plane. For a laptop and for tests.
 """
 
 import contextlib
@@ -24,21 +25,26 @@ import psutil
 
 import courier
 from courier import contracts, wrapper
-from k8s_adapter import local_traces, names, processes, secretfiles
+from k8s_adapter import folder_mounts, local_traces, names, processes, sandbox, secretfiles
 from k8s_adapter.describe import mask
 from k8s_adapter.folders import Folders, RunFolder
 from k8s_adapter.processes import Note
 from k8s_adapter.runtime import (
     Cause,
     Description,
+    FolderSource,
+    GroupRef,
+    GroupSpec,
     Observed,
     PermanentFault,
     Phase,
     RunRef,
     RunSpec,
+    SecretFile,
     Trace,
     TransientFault,
 )
+from k8s_adapter.secretfiles import LEAST, Reach
 
 # What an agent gets of the control plane's own environment; all the rest may hold secrets.
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
@@ -63,14 +69,27 @@ class Look:
 class LocalRuntime:
     """Implements `k8s_adapter.runtime.Runtime` with processes of this machine, under the folder `data_dir`."""
 
-    def __init__(self, data_dir: Path, installation: str, python: str = sys.executable) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        installation: str,
+        python: str = sys.executable,
+        secrets: Reach = LEAST,
+        confined: bool = False,
+        masked: tuple[Path, ...] = (),
+    ) -> None:
+        """With `confined` every agent gets a sandbox, in which the files `masked` are empty."""
+        self._masked = masked
         self._folders = Folders(data_dir.resolve())
+        self._reach = secrets
+        self._confined = confined
         self.installation = installation
         self._python = python
 
     def ensure(self, spec: RunSpec) -> None:
         """See `Runtime.ensure`."""
-        files = _read_secrets(spec)
+        files = secretfiles.read(spec.secrets, self._reach)
+        mounts = folder_mounts.real_folders(spec)
         folder = self._folders.run(spec.ref.run)
         with _outside():
             self._check_owner(spec.ref)
@@ -79,7 +98,7 @@ class LocalRuntime:
             with processes.locked(folder.lock) as lock:
                 about = folder.about()
                 if about is None:
-                    folder.make(spec, files)
+                    folder.make(spec, files, *mounts)
                 elif about["hash"] != names.spec_hash(spec):
                     raise PermanentFault(Cause.REJECTED, f"run {spec.ref.run} exists and was made for another spec")
                 look = _look(folder)
@@ -87,8 +106,30 @@ class LocalRuntime:
                     return
                 if not look.courier_alive and (look.agent is None or look.agent_alive or not _drained(folder)):
                     self._start_courier(spec, folder, lock)
+                if self._confined:
+                    self._start_relay(spec, folder, lock)
                 if look.agent is None:
                     self._start_agent(spec, folder, lock)
+
+    def keep(self, group: GroupSpec) -> None:
+        """See `Runtime.keep`. A group's folders are made with its runs, and hold no rules that could be changed."""
+
+    def renew(self, ref: RunRef, secrets: tuple[SecretFile, ...]) -> bool:
+        """See `Runtime.renew`."""
+        values = secretfiles.read(secrets, self._reach)
+        folder = self._folders.run(ref.run)
+        with _outside():
+            if not values or not folder.exists():
+                return False
+            with processes.locked(folder.lock):
+                if not folder.exists():  # destroyed meanwhile; what is left is the lock that we just made
+                    folder.remove()
+                    return False
+                return folder.renew(values)
+
+    def secret(self, group: GroupRef, secret: SecretFile) -> bytes:
+        """See `Runtime.secret`. It is the same for every group."""
+        return secretfiles.read_one(secret, self._reach)
 
     def observe(self, ref: RunRef) -> Observed:
         """See `Runtime.observe`."""
@@ -223,20 +264,61 @@ class LocalRuntime:
         processes.start(argv, environment, *place, lock)
 
     def _start_agent(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
-        argv = wrapper.wrap(contracts.argv(spec.contract, spec.command, spec.resume))
+        command = contracts.argv(spec.contract, spec.command, spec.resume)
+        if self._confined:
+            if not sandbox.available():
+                raise PermanentFault(Cause.REJECTED, "agents are to be confined, but bubblewrap is not installed here")
+            command = sandbox.wrap(command, self._view(spec, folder), self._python)
         place = (self._folders.workspace(spec.ref), folder.pid_file("agent"), folder.log("agent"))
-        processes.start(argv, self._agent_environment(spec, folder), *place, lock)
+        processes.start(wrapper.wrap(command), self._agent_environment(spec, folder), *place, lock)
+
+    def _start_relay(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
+        """What stands between a sandbox and the proxy. It lives until the run is destroyed."""
+        pid_file = folder.pid_file("relay")
+        if not spec.egress or processes.living(processes.read_note(pid_file), str(folder.path)):
+            return
+        folder.sockets.mkdir(exist_ok=True)
+        environment = _inherited() | self._marks(spec, folder)
+        argv = sandbox.outside(spec.egress, self._python)
+        processes.start(argv, environment, folder.sockets, pid_file, folder.log("relay"), lock)
+
+    def _view(self, spec: RunSpec, folder: RunFolder) -> sandbox.View:
+        """What a confined agent sees: of the data folder nothing but what is its own."""
+        folders, ref = self._folders, spec.ref
+        links, project = folder_mounts.real_folders(spec)
+        written = {mount.path for mount in spec.mounts if not mount.read_only}
+        readable = [folder.secrets, folder.extra, *([folder.project] if project else [])]
+        return sandbox.View(
+            hidden=(folders.data, *self._kept_from(spec)),
+            masked=(Path(courier.__file__).resolve().parent.parent / ".env", *self._masked),
+            readable=(*readable, *([project] if project else []), *links.values()),
+            writable=(
+                folders.workspace(ref), folders.ipc(ref), folders.home(ref), folders.checkpoints(ref),
+                *(real for path, real in links.items() if path in written),
+            ),
+            folder=folders.workspace(ref),
+            sockets=folder.sockets if spec.egress else None,
+        )  # fmt: skip
+
+    def _kept_from(self, spec: RunSpec) -> list[Path]:
+        """Folders with what is others': keys, and what lies beside a mount under its root."""
+        roots = [mount.source.root for mount in spec.mounts if isinstance(mount.source, FolderSource)]
+        return [Path(each) for each in (self._reach.folder, *roots) if each and Path(each).is_dir()]
 
     def _agent_environment(self, spec: RunSpec, folder: RunFolder) -> dict[str, str]:
         return {
             **_inherited(),
+            **({"TMPDIR": "/tmp"} if self._confined else {}),
             **spec.environment,
+            **(sandbox.proxy_variables(spec.ref.run, spec.egress, inside=self._confined) if spec.egress else {}),
             **self._marks(spec, folder),
             "HOME": str(self._folders.home(spec.ref)),
             "BERTH_STOP_GRACE": str(spec.stop_grace_seconds),
             "BERTH_CGROUP": "",  # it shares that of the control plane
             "BERTH_WORKSPACE": str(self._folders.workspace(spec.ref)),
             "BERTH_STATE": str(self._folders.state(spec.ref, spec.state_folder)),
+            "BERTH_EXTRA": str(folder.extra),
+            **({"BERTH_PROJECT": str(folder.project)} if spec.main and spec.project else {}),
         }
 
     def _marks(self, spec: RunSpec, folder: RunFolder) -> dict[str, str]:
@@ -336,13 +418,6 @@ def _signal(folder: RunFolder, name: str, number: signal.Signals) -> None:
 def _drained(folder: RunFolder) -> bool:
     """Whether the courier had everything in its journal; what it had not sent, the group's next run sends."""
     return (folder.pipes / "drained").exists()
-
-
-def _read_secrets(spec: RunSpec) -> dict[str, bytes]:
-    for secret in spec.secrets:
-        if secretfiles.cluster_key(secret):
-            raise PermanentFault(Cause.MOUNT, f"secret {secret.name!r} is in a cluster, and this runtime has none")
-    return secretfiles.read(spec.secrets)
 
 
 def _inherited() -> dict[str, str]:

@@ -22,6 +22,12 @@ SPEC_HASH = "berth/spec-hash"  # annotation
 BERTH = "berth"  # the value of MANAGED_BY
 AGENT = "agent"  # the containers of a pod
 COURIER = "courier"
+MOUNTS = "mounts"  # looks at what is to be mounted, before the others start
+DNS = "berth/dns"  # label of pods that may ask the cluster's DNS
+OPEN = "open"  # its value
+MANAGER = "berth"  # of the fields that server-side apply owns
+EGRESS_KEY = "egress"  # in a run's Secret: the egress proxy's address, with the run's credential
+QUOTA = "berth"  # a group's ResourceQuota and LimitRange
 TOKEN_KEY = "token"  # in a run's Secret
 FILE_KEY_PREFIX = "file."  # in a run's Secret: values of secrets that the control plane read for the agent
 
@@ -46,6 +52,17 @@ def namespace(slug: str, shared: str = "") -> str:
 def claim(slug: str) -> str:
     """The group's PersistentVolumeClaim."""
     return dns_label(f"berth-workspace-{slug}")
+
+
+def policy(kind: str, slug: str, shared: str = "") -> str:
+    """A NetworkPolicy of a group: `deny`, `out` or `dns`."""
+    return dns_label(f"berth-{kind}-{slug}" if shared else f"berth-{kind}")
+
+
+def nfs(installation: str, group: str, server: str, path: str) -> str:
+    """The PersistentVolume of an NFS export for a group, and the claim on it."""
+    digest = hashlib.sha256("\n".join((installation, group, server, path)).encode()).hexdigest()
+    return f"berth-nfs-{digest[:16]}"
 
 
 def job(run: str) -> str:
@@ -108,11 +125,16 @@ def selector(installation: str, run: str = "") -> str:
 def spec_hash(spec: RunSpec) -> str:
     """Return 32 hex digits that are equal for equal specs.
 
-    Fields at their default are left out, so that a later version of Berth, with more fields, still knows its runs.
+    Fields at their default are left out, so that a later version of Berth, with more fields, still knows its runs; so
+    is the group's quota, which may change while a run lives.
     """
     values = asdict(spec)
+    for secret in values["secrets"]:
+        if not secret["value"]:  # as it was before there were any
+            del secret["value"]
+    del values["quota"]
     for field in fields(spec):
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        if default is not MISSING and getattr(spec, field.name) == default:
+        if field.name in values and default is not MISSING and getattr(spec, field.name) == default:
             del values[field.name]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]

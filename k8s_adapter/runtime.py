@@ -12,6 +12,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from k8s_adapter.surroundings import ClaimSource as ClaimSource
+from k8s_adapter.surroundings import EgressAccess as EgressAccess
+from k8s_adapter.surroundings import FolderSource as FolderSource
+from k8s_adapter.surroundings import Mount as Mount
+from k8s_adapter.surroundings import MountSource as MountSource
+from k8s_adapter.surroundings import NfsSource as NfsSource
+from k8s_adapter.surroundings import PodOptions as PodOptions
+from k8s_adapter.surroundings import Quota as Quota
+
 
 @dataclass(frozen=True, slots=True)
 class RunRef:
@@ -54,11 +63,23 @@ class Resources:
 class SecretFile:
     """A secret by reference, delivered as the file `/var/secrets/<name>`.
 
-    `source` is `kubernetes:SECRET/KEY` (in the group's namespace), `file:PATH` or `env:NAME` (of the control plane).
+    `source` is `kubernetes:SECRET/KEY` (in the group's namespace), `operators:NAMESPACE/SECRET/KEY`, `file:PATH` or
+    `env:NAME` (of the control plane): see `k8s_adapter.secretfiles`. With a `value` nothing is read: the control plane
+    has made it for this run.
     """
 
     name: str
     source: str
+    value: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """What lasts of a group, for all of its runs."""
+
+    ref: GroupRef
+    storage_gib: int = 10  # size of its volume, when it has to be made
+    quota: Quota = field(default_factory=Quota)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +102,16 @@ class RunSpec:
     stop_grace_seconds: int = 10  # between SIGTERM and SIGKILL
     storage_gib: int = 10  # size of the group's volume, when it has to be made
     main: bool = False  # the group is the installation's main group
+    mounts: tuple[Mount, ...] = ()
+    project: MountSource | None = None  # at /workspace/project, read-only; for the main group alone
+    egress: EgressAccess | None = None  # None: no way out
+    pod: PodOptions = field(default_factory=PodOptions)
+    quota: Quota = field(default_factory=Quota)  # the group's, which may change while the run lives
+
+    @property
+    def group(self) -> GroupSpec:
+        """What has to stand for the run's group."""
+        return GroupSpec(GroupRef(self.ref.group, self.ref.slug), self.storage_gib, self.quota)
 
 
 class Phase(StrEnum):
@@ -182,6 +213,21 @@ class Runtime(Protocol):
 
         Raises PermanentFault if something of the same name is not this run, or the spec can never be accepted.
         """
+
+    def keep(self, group: GroupSpec) -> None:
+        """Make what lasts of a group, and put right what somebody changed or deleted of it.
+
+        Raises PermanentFault if something of the same name is not this group's.
+        """
+
+    def renew(self, ref: RunRef, secrets: tuple[SecretFile, ...]) -> bool:
+        """Deliver anew what changed of a living run's secrets; whether anything had. Cheap when nothing did.
+
+        Raises PermanentFault MOUNT if one can't be read; all of them stay as they are then.
+        """
+
+    def secret(self, group: GroupRef, secret: SecretFile) -> bytes:
+        """Read one secret as a run of the group would get it. Raises PermanentFault MOUNT, without its value."""
 
     def observe(self, ref: RunRef) -> Observed:
         """Tell how the run is. A run that never was, or was destroyed, is ABSENT."""

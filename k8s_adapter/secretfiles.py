@@ -1,60 +1,213 @@
-"""Secrets by reference: what a source means, and reading those that the control plane itself can reach."""
+"""Secrets by reference: what a source means, how far it may reach, and reading it.
+
+A kind of source is a class with `read() -> bytes` and `check() -> str`, known by its scheme (`register`). What it is
+handed is the text after the scheme, and the `Reach` that this installation's settings give it.
+"""
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from k8s_adapter.runtime import Cause, PermanentFault, SecretFile
 
 # A name becomes a file and a key of a Secret: https://kubernetes.io/docs/concepts/configuration/secret/
 NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,200}")
+MAX_BYTES = 1024 * 1024  # of one value: a Secret of Kubernetes holds no more
+
+# From (namespace, Secret) to its keys and values; None if there is no such Secret.
+LookUp = Callable[[str, str], Mapping[str, bytes] | None]
 
 
-def split(secret: SecretFile) -> tuple[str, str]:
-    """Return a source as (scheme, rest), such as ("env", "API_KEY").
+class Unreadable(Exception):
+    """Why a secret can't be read, in words without its value."""
 
-    Raises PermanentFault MOUNT, which names the secret, for an unusable name or source.
-    """
-    scheme, _, rest = secret.source.partition(":")
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What the settings let sources reach. By default, nothing of the control plane's own."""
+
+    env_prefix: str = "BERTH_SECRET_"  # variables of the control plane; all others may hold its own secrets
+    folder: str = ""  # files of the control plane; empty for none
+    namespaces: tuple[str, ...] = ()  # of operators, from which Secrets may be copied
+    namespace: str = ""  # the group's own
+    look_up: LookUp | None = None  # None where there is no cluster
+
+
+LEAST = Reach()
+
+
+class Source:
+    """Where a value comes from. `scheme` is what stands before the colon."""
+
+    scheme: ClassVar[str]
+
+    def __init__(self, place: str, reach: Reach) -> None:
+        self.place, self.reach = place, reach
+
+    def read(self) -> bytes:
+        """The value, exactly as it is stored. Raises Unreadable."""
+        raise NotImplementedError
+
+    def check(self) -> str:
+        """Why the value can't be read now; empty if it can."""
+        try:
+            self.read()
+        except Unreadable as error:
+            return str(error)
+        return ""
+
+
+KINDS: dict[str, type[Source]] = {}
+
+
+def register(kind: type[Source]) -> type[Source]:
+    """Make a kind of source known by its scheme."""
+    KINDS[kind.scheme] = kind
+    return kind
+
+
+@register
+class Variable(Source):
+    """`env:NAME`: a variable of the control plane whose name begins as the settings say."""
+
+    scheme = "env"
+
+    def read(self) -> bytes:
+        """See `Source.read`."""
+        prefix = self.reach.env_prefix
+        if not prefix or not self.place.startswith(prefix):
+            raise Unreadable(f"of the control plane's environment only {prefix}… may be read, not {self.place}")
+        value = os.environb.get(self.place.encode())
+        if value is None:
+            raise Unreadable(f"the control plane has no environment variable {self.place}")
+        return value
+
+
+@register
+class File(Source):
+    """`file:/PATH`: a file of the control plane, in the folder that the settings name, links resolved."""
+
+    scheme = "file"
+
+    def read(self) -> bytes:
+        """See `Source.read`."""
+        if not self.reach.folder:
+            raise Unreadable("no files of the control plane may be read here")
+        try:
+            folder, path = Path(self.reach.folder).resolve(), Path(self.place).resolve()
+            if not path.is_relative_to(folder):
+                raise Unreadable(f"{self.place} is not in {self.reach.folder}, or is a link that leads out of it")
+            with path.open("rb") as file:
+                value = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise Unreadable(f"the control plane can't read {self.place} ({error.strerror})") from error
+        except ValueError as error:  # a NUL, which no words should have either
+            raise Unreadable("its path can't be one") from error
+        if len(value) > MAX_BYTES:
+            raise Unreadable(f"{self.place} has more than {MAX_BYTES} bytes")
+        return value
+
+
+@register
+class GroupSecret(Source):
+    """`kubernetes:SECRET/KEY`: a Secret in the group's namespace. The kubelet mounts it, and keeps it up to date."""
+
+    scheme = "kubernetes"
+
+    def read(self) -> bytes:
+        """See `Source.read`."""
+        return _key(self.reach, self.reach.namespace, *self.split())
+
+    def split(self) -> tuple[str, str]:
+        """The Secret's name and the key in it. Raises Unreadable."""
+        name, _, key = self.place.partition("/")
+        if not name or not key:
+            raise Unreadable("its source must read kubernetes:SECRET/KEY")
+        if name.startswith("berth-"):  # the tokens and secrets of other runs in the namespace
+            raise Unreadable("Secrets named berth-… are not for agents")
+        return name, key
+
+
+@register
+class OperatorsSecret(Source):
+    """`operators:NAMESPACE/SECRET/KEY`: a Secret that agents' namespaces don't have, copied to the run's own."""
+
+    scheme = "operators"
+
+    def read(self) -> bytes:
+        """See `Source.read`."""
+        namespace, _, rest = self.place.partition("/")
+        name, _, key = rest.partition("/")
+        if not namespace or not name or not key:
+            raise Unreadable("its source must read operators:NAMESPACE/SECRET/KEY")
+        if namespace not in self.reach.namespaces:
+            raise Unreadable(f"Secrets of the namespace {namespace} may not be copied")
+        return _key(self.reach, namespace, name, key)
+
+
+def source_of(secret: SecretFile, reach: Reach) -> Source:
+    """The source of a secret. Raises PermanentFault MOUNT, which names it, for an unusable name or source."""
+    scheme, _, place = secret.source.partition(":")
     if not NAME.fullmatch(secret.name):
-        raise PermanentFault(Cause.MOUNT, f"secret {secret.name!r}: not a usable file name")
-    if scheme not in ("kubernetes", "file", "env") or not rest:
-        raise PermanentFault(Cause.MOUNT, f"secret {secret.name!r}: its source must be kubernetes:, file: or env:")
-    return scheme, rest
+        raise fault(secret, "not a usable file name")
+    if scheme not in KINDS or not place:
+        known = ", ".join(f"{each}:" for each in KINDS)
+        raise fault(secret, f"its source must be one of {known}")
+    return KINDS[scheme](place, reach)
 
 
 def cluster_key(secret: SecretFile) -> tuple[str, str] | None:
-    """Return (Secret, key) of a `kubernetes:` source, None for another. Raises as `split` does."""
-    scheme, rest = split(secret)
-    if scheme != "kubernetes":
-        return None
-    name, _, key = rest.partition("/")
-    if not name or not key:
-        raise PermanentFault(Cause.MOUNT, f"secret {secret.name!r}: its source must read kubernetes:SECRET/KEY")
-    if name.startswith("berth-"):  # the tokens and secrets of other runs in the namespace
-        raise PermanentFault(Cause.MOUNT, f"secret {secret.name!r}: Secrets named berth-… are not for agents")
-    return name, key
+    """(Secret, key) of a secret that a pod mounts from its own namespace; None for what the control plane hands over.
 
-
-def read(secrets: Iterable[SecretFile]) -> dict[str, bytes]:
-    """Read the `file:` and `env:` secrets: name → value, exactly as it is stored.
-
-    Raises PermanentFault MOUNT, which names the secret and never its value, if one can't be read.
+    Raises as `read` does.
     """
-    values: dict[str, bytes] = {}
+    if secret.value:
+        return None
+    source = source_of(secret, LEAST)
+    if not isinstance(source, GroupSecret):
+        return None
+    try:
+        return source.split()
+    except Unreadable as error:
+        raise fault(secret, str(error)) from error
+
+
+def read_one(secret: SecretFile, reach: Reach) -> bytes:
+    """The value of one secret, from wherever it is. Raises PermanentFault MOUNT, which names it and not its value."""
+    if secret.value:
+        return secret.value.encode()
+    source = source_of(secret, reach)
+    try:
+        return source.read()
+    except Unreadable as error:
+        raise fault(secret, str(error)) from error
+
+
+def read(secrets: Iterable[SecretFile], reach: Reach) -> dict[str, bytes]:
+    """Read what the control plane hands over: name → value. The others are looked at: a pod would wait for them.
+
+    Raises PermanentFault MOUNT, which names the secret and never its value, for the first that can't be read.
+    """
+    values = {}
     for secret in secrets:
-        scheme, rest = split(secret)
-        if scheme == "env":
-            value = os.environb.get(rest.encode())
-            if value is None:
-                words = f"secret {secret.name!r}: the control plane has no environment variable {rest}"
-                raise PermanentFault(Cause.MOUNT, words)
+        value = read_one(secret, reach)
+        if cluster_key(secret) is None:
             values[secret.name] = value
-        elif scheme == "file":
-            try:
-                values[secret.name] = Path(rest).read_bytes()
-            except OSError as error:
-                words = f"secret {secret.name!r}: the control plane can't read {rest} ({error.strerror})"
-                raise PermanentFault(Cause.MOUNT, words) from error
     return values
+
+
+def fault(secret: SecretFile, words: str) -> PermanentFault:
+    """The fault that names a secret."""
+    return PermanentFault(Cause.MOUNT, f"secret {secret.name!r}: {words}")
+
+
+def _key(reach: Reach, namespace: str, name: str, key: str) -> bytes:
+    if reach.look_up is None:
+        raise Unreadable("it is in a cluster, and this runtime has none")
+    found = reach.look_up(namespace, name)
+    if found is None or key not in found:
+        raise Unreadable(f"namespace {namespace} has no Secret {name} with a key {key}")
+    return found[key]

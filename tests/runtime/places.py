@@ -15,8 +15,10 @@ import psutil
 from k8s_adapter import names, processes
 from k8s_adapter.api import Api
 from k8s_adapter.cluster import KubernetesConfig, KubernetesRuntime
+from k8s_adapter.config import pod_selector
 from k8s_adapter.local import LocalRuntime
 from k8s_adapter.runtime import Resources, RunRef, RunSpec, Runtime
+from k8s_adapter.secretfiles import Reach
 from tests.runtime.home import Home, Line
 
 IMAGE = "registry.local/python:3.13"
@@ -97,10 +99,10 @@ class LocalPlace(Place):
     def __init__(self, home: Home, data: Path) -> None:
         super().__init__(home)
         self.data = data
-        self.runtime = LocalRuntime(data, "test")
+        self.runtime = self.other_process()
 
     def other_process(self) -> Runtime:
-        return LocalRuntime(self.data, "test")
+        return LocalRuntime(self.data, "test", secrets=Reach(folder=str(self.data)))
 
     def crash_after(self, step: int) -> Any:
         real = processes.start
@@ -127,7 +129,12 @@ class KubernetesPlace(Place):
     def __init__(self, home: Home, courier_image: str) -> None:
         super().__init__(home)
         self.host = os.environ["TEST_NODE_IP"]
-        self.config = KubernetesConfig(installation=f"i-{self.slug}", courier_image=courier_image)
+        self.config = KubernetesConfig(
+            installation=f"i-{self.slug}",
+            courier_image=courier_image,
+            courier_url=f"http://{self.host}:{home.port}",
+            dns=pod_selector("kube-system/k8s-app=kube-dns:53"),
+        )
         self.runtime = KubernetesRuntime(self.config)
         self.namespace = names.namespace(self.slug)
 
@@ -139,9 +146,9 @@ class KubernetesPlace(Place):
         return mock.patch.object(Api, "_call", _crashing(Api._call, step, lambda method: method != "GET"))
 
     def make_ground(self) -> None:
-        """Make the group's namespace and volume, as an earlier run would have."""
+        """Make the group's berth, as an earlier run would have."""
         spec, _ = self.spec("true")
-        self.runtime._ensure_ground(spec)  # type: ignore[attr-defined]
+        self.runtime.keep(spec.group)
 
     def put_secret(self, name: str, key: str, value: str) -> str:
         self.make_ground()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s_adapter import manifests, names
+from k8s_adapter import names, pod
 from k8s_adapter.cluster import KubernetesConfig, KubernetesRuntime
 from k8s_adapter.runtime import (
     Cause,
@@ -56,7 +56,7 @@ def test_a_pod_that_no_node_has_room_for(cluster: KubernetesPlace) -> None:
 
 
 def test_pod_security_says_why_it_refuses(cluster: KubernetesPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "_container_security", dict)
+    monkeypatch.setattr(pod, "_container_security", dict)
     spec, _ = cluster.spec("true")
     cluster.runtime.ensure(spec)
     seen = caused(cluster, spec.ref)
@@ -125,7 +125,7 @@ def test_the_secret_goes_with_its_job(cluster: KubernetesPlace) -> None:
 
 def test_the_agent_is_confined(cluster: KubernetesPlace) -> None:
     script = """
-        id -u
+        id -u; id -g
         touch /file 2>/dev/null || echo root is read-only
         [ -e /var/run/secrets/kubernetes.io ] || echo no service account
         [ -e /var/lib/berth ] || echo neither token nor journal
@@ -135,6 +135,7 @@ def test_the_agent_is_confined(cluster: KubernetesPlace) -> None:
     cluster.runtime.ensure(spec)
     wait_for(lambda: line.exit_code() is not None, SECONDS)
     assert line.output().splitlines() == [
+        "1000",
         "1000",
         "root is read-only",
         "no service account",

@@ -98,13 +98,13 @@ def test_in_a_shared_namespace_a_groups_volume_goes_and_the_namespace_stays(clus
     runtime = KubernetesRuntime(replace(cluster.config, shared_namespace=cluster.namespace))
     spec, _ = cluster.spec("true")
     neighbour = replace(spec, ref=replace(spec.ref, slug=f"{cluster.slug}-b", group="b"))
-    runtime._ensure_ground(neighbour)
+    runtime.keep(neighbour.group)
     grounds = list(runtime.grounds())
-    assert {trace.kind for trace in grounds} == {"PersistentVolumeClaim"}
+    assert {trace.kind for trace in grounds} == {"PersistentVolumeClaim", "NetworkPolicy"}
     for trace in grounds:
         if trace.of.group == "b":
             runtime.remove(trace)
-    wait_for(lambda: [trace.of.slug for trace in runtime.grounds()] == [cluster.slug], SECONDS)
+    wait_for(lambda: {trace.of.slug for trace in runtime.grounds()} == {cluster.slug}, SECONDS)
     assert (
         "deletionTimestamp" not in json.loads(kubectl("get", "namespace", cluster.namespace, "-o", "json"))["metadata"]
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from k8s_adapter.runtime import Cause, Description, Observed, PermanentFault, Phase, RunRef, SecretFile
+from k8s_adapter.runtime import Cause, Description, GroupRef, Observed, PermanentFault, Phase, RunRef, SecretFile
 from tests.runtime.places import Crash, Place
 from tests.waiting import wait_for
 
@@ -160,10 +160,10 @@ def test_the_home_and_the_temporary_folder_can_be_written(place: Place) -> None:
 
 
 def test_an_agent_sees_its_secrets_and_not_the_token(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_SECRET", "from the environment")
+    monkeypatch.setenv("BERTH_SECRET_TEST", "from the environment")
     secrets = (
         SecretFile("stored", place.put_secret("keys", "api", "from a store")),
-        SecretFile("variable", "env:TEST_SECRET"),
+        SecretFile("variable", "env:BERTH_SECRET_TEST"),
     )
     script = "cat $BERTH_SECRETS/stored; echo; cat $BERTH_SECRETS/variable; echo; ls $BERTH_SECRETS; env"
     spec, line = place.spec(script, secrets=secrets)
@@ -172,16 +172,48 @@ def test_an_agent_sees_its_secrets_and_not_the_token(place: Place, monkeypatch: 
     values, variables = line.output().split("stored\nvariable\n")
     assert len(values.splitlines()) == 2  # the courier may have redacted them
     assert spec.token not in variables
-    assert "TEST_SECRET" not in variables
+    assert "BERTH_SECRET_TEST" not in variables
 
 
-@pytest.mark.parametrize("source", ["env:BERTH_TEST_NOT_SET", "file:/nonexistent/key", "nowhere"])
+@pytest.mark.parametrize(
+    "source",
+    ["env:BERTH_SECRET_NOT_SET", "env:PATH", "file:/nonexistent/key", "operators:vault/a/b", "nowhere"],
+)
 def test_a_missing_secret_is_named(place: Place, source: str) -> None:
     spec, _ = place.spec("true", secrets=(SecretFile("api-key", source),))
     with pytest.raises(PermanentFault, match="api-key") as fault:
         place.runtime.ensure(spec)
     assert fault.value.cause is Cause.MOUNT
     assert place.runtime.observe(spec.ref).phase is Phase.ABSENT
+
+
+def test_a_secret_that_changes_reaches_a_run_that_lives(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTH_SECRET_TEST", "the first")
+    made = SecretFile("made", "broker:model", "stand-in")
+    secrets = (SecretFile("variable", "env:BERTH_SECRET_TEST"), made)
+    # What is seen is told by its length: the value itself may be redacted on its way.
+    script = 'n=; while :; do m=$(wc -c < $BERTH_SECRETS/variable); [ $m = "$n" ] || echo $m; n=$m; sleep 0.2; done'
+    spec, line = place.spec(script, secrets=secrets)
+    place.runtime.ensure(spec)
+    wait_for(lambda: line.output() == "9\n", SECONDS, "the first value")
+    assert not place.runtime.renew(spec.ref, secrets)
+    assert not place.other_process().renew(spec.ref, secrets)
+    monkeypatch.setenv("BERTH_SECRET_TEST", "another, longer")
+    assert place.runtime.renew(spec.ref, secrets)
+    assert not place.runtime.renew(spec.ref, secrets)
+    wait_for(lambda: line.output() == "9\n15\n", 150, "the next value")  # a kubelet takes a minute and more
+    monkeypatch.delenv("BERTH_SECRET_TEST")
+    with pytest.raises(PermanentFault, match="variable"):
+        place.runtime.renew(spec.ref, secrets)
+    place.runtime.destroy(spec.ref)
+    assert not place.runtime.renew(spec.ref, (made,))
+
+
+def test_one_secret_can_be_read_for_a_group(place: Place) -> None:
+    secret = SecretFile("stored", place.put_secret("keys", "api", "from a store"))
+    assert place.runtime.secret(GroupRef(place.group, place.slug), secret) == b"from a store"
+    with pytest.raises(PermanentFault, match="'other'"):
+        place.runtime.secret(GroupRef(place.group, place.slug), SecretFile("other", "env:PATH"))
 
 
 def test_the_environment_is_the_specs_and_not_the_control_planes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The objects made on a cluster, compared whole: read the YAML here to know what Berth asks of a cluster."""
 
+import base64
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import yaml
 
 from k8s_adapter import manifests, names
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import Resources, RunRef, RunSpec, SecretFile
+from k8s_adapter.runtime import EgressAccess, PodOptions, Quota, Resources, RunRef, RunSpec, SecretFile
 
 REF = RunRef(
     run="0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01",
@@ -32,37 +33,6 @@ SPEC = RunSpec(
     deadline_seconds=600,
 )
 CONFIG = KubernetesConfig(installation="main", courier_image="courier:1")
-
-NAMESPACE = """
-apiVersion: v1
-kind: Namespace
-metadata:
-  name: berth-blue-team
-  labels:
-    app.kubernetes.io/managed-by: berth
-    berth/installation: main
-    berth/group: 31d4c2b0-1111-4222-8333-944455556666
-    berth/slug: blue-team
-    pod-security.kubernetes.io/enforce: restricted
-    pod-security.kubernetes.io/enforce-version: v1.33
-"""
-
-CLAIM = """
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata:
-  name: berth-workspace-blue-team
-  namespace: berth-blue-team
-  labels:
-    app.kubernetes.io/managed-by: berth
-    berth/installation: main
-    berth/group: 31d4c2b0-1111-4222-8333-944455556666
-    berth/slug: blue-team
-spec:
-  accessModes: [ReadWriteOnce]
-  resources:
-    requests: {storage: 10Gi}
-"""
 
 SECRET = """
 apiVersion: v1
@@ -116,6 +86,7 @@ spec:
       restartPolicy: Never
       automountServiceAccountToken: false
       enableServiceLinks: false
+      shareProcessNamespace: false
       terminationGracePeriodSeconds: 60
       securityContext:
         runAsNonRoot: true
@@ -142,8 +113,8 @@ spec:
         - {name: BERTH_IPC, value: /workspace/ipc}
         - {name: BERTH_SECRETS, value: /var/secrets}
         resources:
-          requests: {cpu: 10m, memory: 32Mi}
-          limits: {memory: 96Mi}
+          requests: {cpu: 10m, memory: 32Mi, ephemeral-storage: 16Mi}
+          limits: {memory: 96Mi, ephemeral-storage: 128Mi}
         terminationMessagePolicy: FallbackToLogsOnError
         securityContext:
           allowPrivilegeEscalation: false
@@ -151,6 +122,7 @@ spec:
           capabilities:
             drop:
             - ALL
+          runAsUser: 1001
         volumeMounts:
         - {name: pipes, mountPath: /run/berth}
         - {name: token, mountPath: /var/lib/berth/token, readOnly: true}
@@ -166,6 +138,7 @@ spec:
         command: COMMAND
         workingDir: /workspace/group
         env:
+        - {name: PYTHONUSERBASE, value: /home/node/.local}
         - {name: COLOUR, value: $$(blue)}
         - {name: HOME, value: /home/node}
         - {name: BERTH_PIPES, value: /run/berth}
@@ -178,8 +151,9 @@ spec:
         - {name: BERTH_STATE, value: /home/node/.claude}
         - {name: BERTH_SECRETS, value: /var/secrets}
         resources:
-          requests: {cpu: 50m, memory: 512Mi}
-          limits: {cpu: 500m, memory: 512Mi}
+          requests: {cpu: 50m, memory: 512Mi, ephemeral-storage: 16Mi}
+          limits: {cpu: 500m, memory: 512Mi, ephemeral-storage: 128Mi}
+        terminationMessagePath: /root/berth/termination-log
         terminationMessagePolicy: FallbackToLogsOnError
         securityContext:
           allowPrivilegeEscalation: false
@@ -209,6 +183,7 @@ spec:
           secretName: berth-run-0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01
           items:
           - {key: token, path: token}
+          defaultMode: 0400
       - name: pipes
         emptyDir: {medium: Memory, sizeLimit: 8Mi}
       - name: tmp
@@ -228,6 +203,9 @@ spec:
               name: berth-run-0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01
               items:
               - {key: file.other, path: other}
+          defaultMode: 0400
+      dnsPolicy: None
+      dnsConfig: {nameservers: [127.0.0.1]}
 """
 
 
@@ -237,25 +215,6 @@ def loaded(text: str) -> Any:
 
 def pod(spec: RunSpec, config: KubernetesConfig = CONFIG) -> Any:
     return manifests.make_job(spec, config)["spec"]["template"]["spec"]
-
-
-def test_the_namespace() -> None:
-    assert manifests.make_namespace(REF, CONFIG) == loaded(NAMESPACE)
-
-
-def test_the_claim() -> None:
-    assert manifests.make_pvc(REF, 10, CONFIG) == loaded(CLAIM)
-
-
-def test_the_claim_names_what_the_operator_chose() -> None:
-    config = replace(CONFIG, storage_class="fast", access_mode="ReadWriteMany", shared_namespace="agents")
-    claim = manifests.make_pvc(REF, 20, config)
-    assert claim["metadata"]["namespace"] == "agents"
-    assert claim["spec"] == {
-        "accessModes": ["ReadWriteMany"],
-        "resources": {"requests": {"storage": "20Gi"}},
-        "storageClassName": "fast",
-    }
 
 
 def test_the_secret() -> None:
@@ -311,13 +270,58 @@ def test_without_secrets_nothing_is_mounted() -> None:
 
 
 def test_openshift_chooses_the_user() -> None:
-    security = pod(SPEC, replace(CONFIG, openshift=True))["securityContext"]
-    assert security == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    made = pod(SPEC, replace(CONFIG, openshift=True))
+    assert made["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert "runAsUser" not in str(made) and "fsGroup" not in str(made)
 
 
-def test_hosts_can_be_named() -> None:
-    made = pod(SPEC, replace(CONFIG, host_aliases=(("10.0.0.1", "berth.example"),)))
+def test_a_quota_that_changes_leaves_a_run_what_it_was() -> None:
+    assert names.spec_hash(replace(SPEC, quota=Quota(cpu_millis=1))) == names.spec_hash(SPEC)
+    assert names.spec_hash(replace(SPEC, pod=PodOptions(dns=True))) != names.spec_hash(SPEC)
+
+
+def test_names_that_a_pod_needs_stand_in_its_hosts_file() -> None:
+    made = manifests.make_job(SPEC, CONFIG, (("10.0.0.1", "berth.example"),))["spec"]["template"]["spec"]
     assert made["hostAliases"] == [{"ip": "10.0.0.1", "hostnames": ["berth.example"]}]
+    assert made["dnsPolicy"] == "None"
+
+
+def test_a_profile_may_open_dns() -> None:
+    template = manifests.make_job(replace(SPEC, pod=PodOptions(dns=True)), CONFIG)["spec"]["template"]
+    assert template["metadata"]["labels"]["berth/dns"] == "open"
+    assert "dnsPolicy" not in template["spec"]  # ClusterFirst
+    assert "berth/dns" not in str(manifests.make_job(SPEC, CONFIG))
+
+
+def test_a_profile_chooses_its_nodes_and_its_runtime_class() -> None:
+    options = PodOptions("gvisor", {"pool": "agents"}, ({"key": "agents", "operator": "Exists"},))
+    made = pod(replace(SPEC, pod=options))
+    assert made["runtimeClassName"] == "gvisor"
+    assert made["nodeSelector"] == {"pool": "agents"}
+    assert made["tolerations"] == [{"key": "agents", "operator": "Exists"}]
+
+
+def test_the_way_out_comes_from_the_secret() -> None:
+    spec = replace(SPEC, egress=EgressAccess("http://berth-egress.berth.svc:3128", "p@ss/word"))
+    environment = {each["name"]: each for each in pod(spec)["containers"][0]["env"]}
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+        assert environment[name]["valueFrom"] == {
+            "secretKeyRef": {"name": names.secret(REF.run), "key": names.EGRESS_KEY}
+        }
+    assert environment["NODE_USE_ENV_PROXY"]["value"] == "1"
+    assert (
+        environment["no_proxy"]["value"] == environment["NO_PROXY"]["value"] == "localhost,127.0.0.1,::1,berth.example"
+    )
+    assert "p@ss" not in str(manifests.make_job(spec, CONFIG)) and "p%40ss" not in str(manifests.make_job(spec, CONFIG))
+    data = manifests.make_secret(spec, {}, CONFIG)["data"]
+    url = f"http://{REF.run}:p%40ss%2Fword@berth-egress.berth.svc:3128"
+    assert base64.b64decode(data[names.EGRESS_KEY]).decode() == url
+    assert "PROXY" not in str(pod(SPEC))
+
+
+def test_the_courier_does_not_get_the_way_out() -> None:
+    spec = replace(SPEC, egress=EgressAccess("http://berth-egress.berth.svc:3128", "word"))
+    assert "PROXY" not in str(pod(spec)["initContainers"])
 
 
 def test_a_long_stop_grace_leaves_the_courier_its_time() -> None:

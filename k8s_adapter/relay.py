@@ -1,0 +1,89 @@
+"""Passes connections through the wall of a local agent's sandbox (see `sandbox.py`). A program of its own.
+
+`relay.py outside SOCKET HOST PORT` listens on a UNIX socket and connects to the proxy. `relay.py inside SOCKET PORT --
+COMMAND…` listens on the sandbox's own loopback, connects to that socket, and becomes the command; with an empty
+SOCKET it only becomes the command.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Dial = Callable[[], Awaitable[Streams]]
+CHUNK = 64 * 1024
+AT_A_TIME = 64  # connections: the proxy takes so many of a run, and has room for more only once
+
+
+async def serve(listener: socket.socket, dial: Dial) -> None:
+    """Join every connection that comes with one that is dialled for it, for ever."""
+    turns = asyncio.Semaphore(AT_A_TIME)
+
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            try:
+                other, back = await dial()
+            except OSError:
+                return
+            with contextlib.closing(back):
+                await asyncio.gather(pump(reader, back), pump(other, writer))
+
+    async def in_turn(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with turns:
+            await join(reader, writer)
+
+    start = asyncio.start_unix_server if listener.family == socket.AF_UNIX else asyncio.start_server
+    async with await start(in_turn, sock=listener) as server:
+        await server.serve_forever()
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on what comes, no faster than it goes, and the end as well."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+    with contextlib.suppress(OSError):
+        writer.write_eof()
+
+
+def outside(path: str, host: str, port: int) -> None:
+    """Listen on a UNIX socket, whose path is relative to the folder: absolute ones may be too long for a socket."""
+    with contextlib.suppress(FileNotFoundError):
+        Path(path).unlink()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    asyncio.run(serve(listener, lambda: asyncio.open_connection(host, port)))
+
+
+def inside(path: str, port: int, command: list[str]) -> None:
+    """Listen on loopback in a process of its own; become the command."""
+    if path:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", port))
+        listener.listen(128)
+        if os.fork() == 0:
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):  # the agent's pipes are the agent's
+                os.dup2(null, number)
+            asyncio.run(serve(listener, lambda: asyncio.open_unix_connection(path)))
+            return
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.exit(f"{command[0]}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    place, name, *words = sys.argv[1:]
+    if place == "outside":
+        outside(name, words[0], int(words[1]))
+    else:
+        inside(name, int(words[0]), words[2:])
