@@ -11,7 +11,8 @@ class ControlPlaneConfig(AppConfig):
 
     def ready(self) -> None:
         """Runs once in every process, after the models are loaded."""
-        from controlplane import checks, logs
+        from controlplane import checks, logs, signin
 
         logs.configure(settings.LOG_FORMAT, settings.LOG_LEVEL)
         checks.register_all()
+        signin.listen()

@@ -22,21 +22,40 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 from django.urls import path  # noqa: E402
 
+from broker import door as broker  # noqa: E402
+from reach import door as proxies  # noqa: E402
 from sessions import beat, door  # noqa: E402
 from sessions.stream import SessionConsumer  # noqa: E402
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+DOORS: dict[str, Any] = {"/agent/v1/": door.app, "/egress/v1/": proxies.app, "/broker/v1/": broker.app}
+HEALTH = ("/healthz", "/readyz")
+
+
+async def nothing(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """What a `web` that is for pods alone (DOORS_ONLY) has of pages, the API and their sockets."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close"})
+        return
+    await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"This address is for couriers, proxies and agents.\n"})
 
 
 async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Couriers go to their own door, past Django's middleware."""
-    inner: Any = door.app if scope["path"].startswith("/agent/v1/") else django_app
+    """Couriers, egress proxies and agents' clients of models have doors of their own, past Django's middleware."""
+    others = nothing if settings.DOORS_ONLY and scope["path"] not in HEALTH else django_app
+    inner: Any = next((app for start, app in DOORS.items() if scope["path"].startswith(start)), others)
     await inner(scope, receive, send)
+
+
+async def sockets(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """The pages' websockets."""
+    await (nothing if settings.DOORS_ONLY else websockets)(scope, receive, send)
 
 
 websockets = AllowedHostsOriginValidator(
     AuthMiddlewareStack(URLRouter([path("ws/sessions/<uuid:session_id>/", SessionConsumer.as_asgi())]))
 )
 beat.start()
-application = ProtocolTypeRouter({"http": http, "websocket": websockets})
+application = ProtocolTypeRouter({"http": http, "websocket": sockets})

@@ -1,6 +1,8 @@
 """System checks: what is wrong with a setting, said before anything starts, with what to do about it."""
 
 import os
+import shutil
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,6 +10,8 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
+
+from k8s_adapter.config import pod_selector
 
 
 def secret_key(**_: Any) -> list[CheckMessage]:
@@ -44,16 +48,123 @@ def courier_url(**_: Any) -> list[CheckMessage]:
     return []
 
 
+def selectors(**_: Any) -> list[CheckMessage]:
+    """berth.E030: selectors of pods can be read. berth.W031: a Service needs one, since policies see its pods alone."""
+    found: list[CheckMessage] = []
+    for name in ("K8S_CONTROL_PLANE_SELECTOR", "K8S_EGRESS_SELECTOR", "K8S_DNS_SELECTOR"):
+        try:
+            pod_selector(getattr(settings, name))
+        except ValueError as error:
+            hint = "The port is the pods' own, which is not always their Service's."
+            found.append(Error(f"{name}: {error}.", hint=hint, id="berth.E030"))
+    pairs = {"COURIER_URL": "K8S_CONTROL_PLANE_SELECTOR", "EGRESS_PROXY_URL": "K8S_EGRESS_SELECTOR"}
+    for url, name in pairs.items() if settings.RUNTIME == "kubernetes" else ():
+        host = urlsplit(getattr(settings, url)).hostname or ""
+        if host.endswith((".svc", ".svc.cluster.local")) and not getattr(settings, name):
+            hint = f"Set {name} to the pods behind it, such as berth/app=web:8000."
+            words = f"{url} is a Service, to which no NetworkPolicy can open the way."
+            found.append(Warning(words, hint=hint, id="berth.W031"))
+    return found
+
+
+# The control plane's own secrets in its environment, which no agent's secret may be read from.
+OWN_SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "ADMIN_PASSWORD", "EGRESS_TOKEN", "OIDC_CLIENT_SECRET")
+
+
+def secrets_sources(**_: Any) -> list[CheckMessage]:
+    """berth.E020: agents' secrets can't be read from where the control plane keeps its own."""
+    prefix, folder = settings.SECRETS_ENV_PREFIX, settings.SECRETS_FOLDER
+    found: list[CheckMessage] = []
+    if not prefix or any(name.startswith(prefix) for name in OWN_SECRETS):
+        hint = "Use a prefix that no variable of the control plane's own has, such as BERTH_SECRET_."
+        found.append(Error(f"SECRETS_ENV_PREFIX is {prefix!r}.", hint=hint, id="berth.E020"))
+    if folder and (not Path(folder).is_absolute() or not Path(folder).is_dir()):
+        hint = "Use the absolute path of a folder that holds secrets for agents and nothing else, or leave it empty."
+        found.append(Error(f"SECRETS_FOLDER {folder} is no such folder.", hint=hint, id="berth.E020"))
+    return found
+
+
+def project(**_: Any) -> list[CheckMessage]:
+    """berth.E021: the main group's project folder is there, where this machine can know it."""
+    folder = settings.PROJECT_FOLDER
+    if settings.RUNTIME != "local" or not folder or (Path(folder).is_absolute() and Path(folder).is_dir()):
+        return []
+    hint = "Use the absolute path of a folder, or leave it empty."
+    return [Error(f"PROJECT_FOLDER {folder} is no such folder.", hint=hint, id="berth.E021")]
+
+
+TOKEN_LENGTH = 32  # characters of a token that guards every decision about the way out
+
+
+def egress(**_: Any) -> list[CheckMessage]:
+    """berth.E010: the proxies' token. berth.E011: the proxy's address. berth.W012: a proxy that nobody would answer."""
+    found: list[CheckMessage] = []
+    token, file, url = settings.EGRESS_TOKEN, settings.EGRESS_TOKEN_FILE, settings.EGRESS_PROXY_URL
+    hint = "`openssl rand -hex 32` makes one. Give it as EGRESS_TOKEN, or in a file that EGRESS_TOKEN_FILE names."
+    if token and file:
+        found.append(Error("EGRESS_TOKEN and EGRESS_TOKEN_FILE are both set.", hint="Set one.", id="berth.E010"))
+    elif file and not os.access(file, os.R_OK):
+        found.append(Error(f"EGRESS_TOKEN_FILE {file} can't be read.", hint=hint, id="berth.E010"))
+    elif (token or file) and len(token or Path(file).read_text().strip()) < TOKEN_LENGTH:
+        words = f"The egress proxies' token is shorter than {TOKEN_LENGTH} characters."
+        found.append(Error(words, hint=hint, id="berth.E010"))
+    parts = urlsplit(url)
+    if url and (parts.scheme != "http" or not parts.hostname or parts.path or parts.username):
+        hint = "Set it to where agents reach the egress proxy, such as http://berth-egress.berth.svc:3128."
+        found.append(Error(f"EGRESS_PROXY_URL is {url!r}.", hint=hint, id="berth.E011"))
+    if url and not token and not file:
+        words = "There is an egress proxy, but no token for it: it gets no answer, and lets nobody out."
+        found.append(Warning(words, hint=hint, id="berth.W012"))
+    return found
+
+
+def sandbox(**_: Any) -> list[CheckMessage]:
+    """berth.E013: what is to confine local agents is there."""
+    if not settings.LOCAL_BWRAP or settings.RUNTIME != "local" or shutil.which("bwrap"):
+        return []
+    hint = "Install bubblewrap (Linux only), or set LOCAL_BWRAP=false and let nobody run what they don't trust."
+    return [Error("LOCAL_BWRAP is set, but bwrap is not installed.", hint=hint, id="berth.E013")]
+
+
 def limits(**_: Any) -> list[CheckMessage]:
     """berth.E006: limits and times are positive."""
     names = ["MAX_RUNS", "MAX_RUNS_PER_GROUP", "IDLE_SECONDS", "DEADLINE_SECONDS", "START_SECONDS"]
     names += ["TURN_SECONDS", "HEARTBEAT_SECONDS", "MESSAGE_MAX_KIB", "SCHEDULES_PER_GROUP", "WORKERS", "DATABASE_POOL"]
+    names += ["GROUP_CPU_MILLIS", "GROUP_MEMORY_MIB", "GROUP_PODS", "GROUP_STORAGE_GIB"]
+    names += ["LOGIN_FAILURES", "LOGIN_LOCKOUT_SECONDS", "DOOR_EVENTS_PER_SECOND", "DOOR_KIB_PER_SECOND"]
     hint = "Use a whole number of at least 1."
     return [
         Error(f"{name} is {getattr(settings, name)}.", hint=hint, id="berth.E006")
         for name in names
         if getattr(settings, name) < 1
     ]
+
+
+def single_sign_on(**_: Any) -> list[CheckMessage]:
+    """berth.E040: single sign-on has all that it needs. berth.E041, W042: the proxies in front are known."""
+    found: list[CheckMessage] = []
+    if settings.OIDC_URL or settings.OIDC_CLIENT_ID or settings.OIDC_CLIENT_SECRET:
+        unset = [name for name in ("OIDC_URL", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET") if not getattr(settings, name)]
+        if unset:
+            hint = "Single sign-on needs all three; leave all empty to do without."
+            found.append(Error(f"{' and '.join(unset)} not set.", hint=hint, id="berth.E040"))
+        url = urlsplit(settings.OIDC_URL)
+        if settings.OIDC_URL and url.scheme != "https" and url.hostname not in ("127.0.0.1", "localhost", "::1"):
+            hint = "Use the provider's https address: who can read or change what it says can be anybody here."
+            found.append(Error(f"OIDC_URL is {settings.OIDC_URL!r}.", hint=hint, id="berth.E040"))
+    if settings.PROXIES < 0:
+        hint = "Say how many proxies stand in front of `web`; 0 for none."
+        found.append(Error(f"PROXIES is {settings.PROXIES}.", hint=hint, id="berth.E041"))
+    for network in settings.PROXY_NETWORKS:
+        try:
+            ip_network(network)
+        except ValueError as error:
+            hint = "List networks such as 10.1.2.0/24, separated by commas."
+            found.append(Error(f"PROXY_NETWORKS: {error}.", hint=hint, id="berth.E041"))
+    if settings.PROXIES > 0 and not settings.PROXY_NETWORKS and settings.RUNTIME == "kubernetes":
+        hint = "Set PROXY_NETWORKS to where your proxies are: a pod that calls `web` itself could claim any address."
+        found.append(Warning("X-Forwarded-For is believed from anybody.", hint=hint, id="berth.W042"))
+    return found
 
 
 def data_dir(**_: Any) -> list[CheckMessage]:
@@ -82,6 +193,19 @@ def log_format(**_: Any) -> list[CheckMessage]:
 
 def register_all() -> None:
     """Make Django run these with `manage.py check` and before every command."""
-    for check in (secret_key, runtime, courier_url, limits, data_dir, log_format):
+    for check in (
+        secret_key,
+        runtime,
+        courier_url,
+        selectors,
+        secrets_sources,
+        project,
+        limits,
+        single_sign_on,
+        egress,
+        sandbox,
+        data_dir,
+        log_format,
+    ):
         register(check, Tags.compatibility)
     register(embedded_on_a_cluster, Tags.compatibility, deploy=True)

@@ -32,5 +32,14 @@ def configure(form: str, level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # One line for every task, request and frame says nothing that our own lines don't.
-    for noisy in ("django-q", "daphne", "daphne.server", "django.channels.server", "urllib3", "kubernetes", "asyncio"):
+    for noisy in (
+        "django-q",
+        "daphne",
+        "daphne.server",
+        "django.channels.server",
+        "urllib3",
+        "kubernetes",
+        "asyncio",
+        "axes",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)

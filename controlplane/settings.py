@@ -4,11 +4,13 @@
 system checks in `controlplane/checks.py`.
 """
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -43,18 +45,46 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[:
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 ADMIN_PASSWORD = env.str("ADMIN_PASSWORD", default="")
 HTTPS = env.bool("HTTPS", default=False)
+PROXIES = number("PROXIES", default=1 if HTTPS else 0)
+PROXY_NETWORKS = env.list("PROXY_NETWORKS", default=[])
 LOG_FORMAT = env.str("LOG_FORMAT", default="text")
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 
 # --- where runs execute --------------------------------------------------------------------------------------------
 RUNTIME = env.str("RUNTIME", default="local")
 COURIER_URL = env.str("COURIER_URL", default=f"http://127.0.0.1:{PORT}").rstrip("/")
+DOORS_ONLY = env.bool("DOORS_ONLY", default=False)
 COURIER_IMAGE = env.str("COURIER_IMAGE", default="registry.local/courier:latest")
 WORKBENCH_IMAGE = env.str("WORKBENCH_IMAGE", default="registry.local/workbench:latest")
 K8S_NAMESPACE = env.str("K8S_NAMESPACE", default="")
 K8S_STORAGE_CLASS = env.str("K8S_STORAGE_CLASS", default="")
 K8S_OPENSHIFT = env.bool("K8S_OPENSHIFT", default=False)
 K8S_IMAGE_PULL_POLICY = env.str("K8S_IMAGE_PULL_POLICY", default="IfNotPresent")
+K8S_CONTROL_PLANE_SELECTOR = env.str("K8S_CONTROL_PLANE_SELECTOR", default="")
+K8S_EGRESS_SELECTOR = env.str("K8S_EGRESS_SELECTOR", default="")
+K8S_DNS_SELECTOR = env.str("K8S_DNS_SELECTOR", default="kube-system/k8s-app=kube-dns:53")
+PROJECT_FOLDER = env.str("PROJECT_FOLDER", default="")
+PROJECT_CLAIM = env.str("PROJECT_CLAIM", default="")
+LOCAL_BWRAP = env.bool("LOCAL_BWRAP", default=False)
+
+# --- the way out (docs/egress.md) ----------------------------------------------------------------------------------
+EGRESS_PROXY_URL = env.str("EGRESS_PROXY_URL", default="").rstrip("/")
+EGRESS_TOKEN = env.str("EGRESS_TOKEN", default="")
+EGRESS_TOKEN_FILE = env.str("EGRESS_TOKEN_FILE", default="")
+
+# --- secrets (docs/secrets.md) -------------------------------------------------------------------------------------
+SECRETS_FOLDER = env.str("SECRETS_FOLDER", default="").rstrip("/")
+SECRETS_ENV_PREFIX = env.str("SECRETS_ENV_PREFIX", default="BERTH_SECRET_")
+K8S_SECRETS_NAMESPACES = env.list("K8S_SECRETS_NAMESPACES", default=[])
+
+# --- people --------------------------------------------------------------------------------------------------------
+LOGIN_FAILURES = number("LOGIN_FAILURES", default=5)
+LOGIN_LOCKOUT_SECONDS = number("LOGIN_LOCKOUT_SECONDS", default=15 * 60)
+MFA = env.bool("MFA", default=False)
+OIDC_URL = env.str("OIDC_URL", default="").rstrip("/")
+OIDC_CLIENT_ID = env.str("OIDC_CLIENT_ID", default="")
+OIDC_CLIENT_SECRET = env.str("OIDC_CLIENT_SECRET", default="")
+OIDC_NAME = env.str("OIDC_NAME", default="single sign-on")
 
 # --- limits --------------------------------------------------------------------------------------------------------
 MAX_RUNS = number("MAX_RUNS", default=5)
@@ -69,6 +99,12 @@ RETENTION_DAYS = number("RETENTION_DAYS", default=90)
 GROUP_GRACE_DAYS = number("GROUP_GRACE_DAYS", default=7)
 MESSAGE_MAX_KIB = number("MESSAGE_MAX_KIB", default=256)
 SCHEDULES_PER_GROUP = number("SCHEDULES_PER_GROUP", default=100)
+GROUP_CPU_MILLIS = number("GROUP_CPU_MILLIS", default=16000)
+GROUP_MEMORY_MIB = number("GROUP_MEMORY_MIB", default=32768)
+GROUP_PODS = number("GROUP_PODS", default=50)
+GROUP_STORAGE_GIB = number("GROUP_STORAGE_GIB", default=100)
+DOOR_EVENTS_PER_SECOND = number("DOOR_EVENTS_PER_SECOND", default=5000)
+DOOR_KIB_PER_SECOND = number("DOOR_KIB_PER_SECOND", default=4096)
 
 # --- data ----------------------------------------------------------------------------------------------------------
 DATABASE_URL = env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'berth.sqlite3'}")
@@ -143,13 +179,22 @@ INSTALLED_APPS = [
     "ninja",
     "django_q",
     "simple_history",
+    "axes",
+    "allauth",
+    "allauth.account",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "allauth.mfa",
     "groups",
     "sessions",
     "schedules",
+    "reach",
+    "isolation",
     "controlplane",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "controlplane.csp.middleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -158,6 +203,8 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "simple_history.middleware.HistoryRequestMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "controlplane.urls"
 ASGI_APPLICATION = "controlplane.asgi.application"
@@ -196,9 +243,50 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 # Files are served as they stand in static/, also without a collectstatic, so that a laptop needs no build step.
 WHITENOISE_USE_FINDERS = True
 
+# --- logging in (controlplane/signin.py, controlplane/accounts.py) -------------------------------------------------
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+# A name and an address together: by the name alone anybody could lock anybody out.
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_FAILURE_LIMIT = LOGIN_FAILURES
+AXES_COOLOFF_TIME = timedelta(seconds=LOGIN_LOCKOUT_SECONDS)
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # who tries on during a lockout does not make it longer
+AXES_RESET_ON_SUCCESS = True
+AXES_CLIENT_IP_CALLABLE = "controlplane.signin.client_ip"
+AXES_LOCKOUT_CALLABLE = "controlplane.signin.locked_out"
+AXES_DISABLE_ACCESS_LOG = True  # the audit log has it
+AXES_ENABLE_ADMIN = AXES_VERBOSE = False
+SILENCED_SYSTEM_CHECKS = ["axes.W003"]
+
+ACCOUNT_ADAPTER = "controlplane.accounts.Accounts"
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_SIGNUP_FIELDS = ["username*"]
+ACCOUNT_LOGIN_METHODS = {"username"}
+SOCIALACCOUNT_ADAPTER = "controlplane.accounts.SingleSignOn"
+SOCIALACCOUNT_LOGIN_ON_GET = True  # a link: a form's policy (form-action) would not let the browser go to the provider
+SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": []}}
+if OIDC_URL:
+    SOCIALACCOUNT_PROVIDERS["openid_connect"]["APPS"] = [
+        {
+            "provider_id": "oidc",
+            "name": OIDC_NAME,
+            "client_id": OIDC_CLIENT_ID,
+            "secret": OIDC_CLIENT_SECRET,
+            "settings": {"server_url": OIDC_URL},
+        }
+    ]
+MFA_ADAPTER = "controlplane.accounts.SecondFactor"
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+if REDIS_URL:
+    # Failed second factors are counted, and used ones remembered, for all `web` together.
+    REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
+    CACHES = {"default": {"BACKEND": REDIS_CACHE, "LOCATION": REDIS_URL, "KEY_PREFIX": INSTALLATION}}
+
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_SSL_REDIRECT = HTTPS
 SECURE_REDIRECT_EXEMPT = [r"^agent/v1/", r"^healthz$", r"^readyz$"]
@@ -210,12 +298,14 @@ SIMPLE_HISTORY_REVERT_DISABLED = True
 
 
 def menu_item(name: str, icon: str, model: str, needs: str = "") -> dict[str, Any]:
-    """A line of the menu, for those who have the permission `needs`."""
+    """A line of the menu, for those who have the permission `needs`; "superuser" is one of superusers alone."""
     return {
         "title": name,
         "icon": icon,
         "link": reverse_lazy(f"admin:{model}_changelist"),
-        "permission": lambda request: not needs or request.user.has_perm(needs),
+        "permission": lambda request: (
+            request.user.is_superuser if needs == "superuser" else not needs or request.user.has_perm(needs)
+        ),
     }
 
 
@@ -232,16 +322,30 @@ menu: dict[str, list[tuple[str, ...]]] = {  # a section's title → its lines
         ("Memberships", "badge", "groups_membership"),
         ("Profiles", "smart_toy", "groups_agentprofile", "groups.view_agentprofile"),
     ],
+    "What they may use": [
+        ("Mounts", "folder_shared", "groups_groupmount"),
+        ("Mount roots", "hard_drive", "groups_mountroot", "groups.view_mountroot"),
+        ("Secrets", "vpn_key", "groups_secretreference"),
+        ("Brokered keys", "key_vertical", "groups_brokeredkey", "groups.view_brokeredkey"),
+        ("Use of models", "query_stats", "groups_brokerusage"),
+        ("Egress rules", "shield", "reach_egressrule"),
+        ("Asked for", "contact_support", "reach_egressrequest"),
+    ],
     "People": [
         ("Users", "person", "auth_user", "auth.view_user"),
+        ("Operators", "shield_person", "groups_operatorscope", "superuser"),
         ("API tokens", "key", "groups_apitoken"),
     ],
     "Operations": [
         ("Limits", "tune", "groups_limits", "groups.view_limits"),
+        ("Proofs of isolation", "verified_user", "isolation_proof", "isolation.view_proof"),
         ("Audit log", "fact_check", "groups_auditentry", "groups.view_auditentry"),
     ],
 }
 UNFOLD = {
+    "COLORS": lambda _: {},  # a style in the page, which its policy forbids: they are in colours.css
+    "STYLES": [lambda request: static("berth/colours.css")],
+    "SCRIPTS": [lambda request: static("berth/strict.js")],
     "SITE_TITLE": "Berth",
     "SITE_HEADER": "Berth",
     "SITE_SYMBOL": "anchor",
@@ -259,6 +363,8 @@ UNFOLD = {
         ]
     },
 }
+if MFA:
+    UNFOLD["ACCOUNT"] = {"navigation": [{"title": "Second factor", "link": reverse_lazy("mfa_index")}]}
 FORMAT_MODULE_PATH = ["controlplane.formats"]
 
 LOGGING_CONFIG = None  # controlplane.logs sets structlog up

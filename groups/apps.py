@@ -8,3 +8,7 @@ class GroupsConfig(AppConfig):
 
     name = "groups"
     verbose_name = "Groups"
+
+    def ready(self) -> None:
+        """Listen for changes of roles, limits and tokens."""
+        from groups import noticing as noticing

@@ -11,6 +11,13 @@ class Role(models.TextChoices):
     OWNER = "owner", "Owner"  # also changes the group
 
 
+class Scope(models.TextChoices):
+    """What an API token may do, least first. It never may more than its person."""
+
+    READ = "read", "Read"
+    WRITE = "write", "Read and write"
+
+
 class Hold(models.TextChoices):
     """Whether new runs may start. What is queued stays queued in any case."""
 
@@ -30,3 +37,43 @@ class Contract(models.TextChoices):
     JSONL = "jsonl", "JSON lines"
     CLAUDE = "claude", "Claude Code stream-json"
     NANOCLAW = "nanoclaw", "NanoClaw agent runner"
+
+
+class MountKind(models.TextChoices):
+    """What a mount root is. Each has words that fit into a sentence (`phrase`)."""
+
+    CLAIM = "claim", "PersistentVolumeClaim"  # in the group's namespace
+    NFS = "nfs", "NFS export"
+    FOLDER = "folder", "Folder of this machine"
+
+    @property
+    def phrase(self) -> str:
+        """The kind with its article."""
+        return {"claim": "a PersistentVolumeClaim", "nfs": "an NFS export", "folder": "a folder of this machine"}[self]
+
+
+class MountState(models.TextChoices):
+    """How far a group's wish for a mount is. Only an approved one is mounted."""
+
+    REQUESTED = "requested", "Requested"
+    APPROVED = "approved", "Approved"
+    REFUSED = "refused", "Refused"
+
+
+MOUNT_COLOURS = {MountState.REQUESTED: "warning", MountState.APPROVED: "success", MountState.REFUSED: "danger"}
+
+
+class SecretKind(models.TextChoices):
+    """Where a secret's value comes from. What reads it is in `k8s_adapter.secretfiles`."""
+
+    KUBERNETES = "kubernetes", "Secret in the group's namespace (SECRET/KEY)"
+    OPERATORS = "operators", "Secret in an operators' namespace (NAMESPACE/SECRET/KEY)"
+    FILE = "file", "File that the control plane reads (/PATH)"
+    ENV = "env", "Environment variable of the control plane (NAME)"
+
+
+class Provider(models.TextChoices):
+    """A model API that the credential broker speaks to."""
+
+    ANTHROPIC = "anthropic", "Anthropic (Messages)"
+    OPENAI = "openai", "OpenAI (Chat Completions, Responses)"

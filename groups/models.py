@@ -1,9 +1,6 @@
 """Tenants and what they may run."""
 
-import hashlib
-import secrets
 import uuid
-from typing import TYPE_CHECKING, Self
 
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -13,35 +10,36 @@ from django.utils import timezone
 from simple_history.models import HistoricalRecords
 
 from groups import validators
+from groups.access import Narrowed
+from groups.audit import AuditEntry
+from groups.berths import PodOptions, Quota, quota_constraint
 from groups.choices import Contract, Hold, Role
+from groups.keys import ApiToken
 
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
-
-MAY_WRITE = (Role.MEMBER, Role.OWNER)
-
-
-class GroupQuerySet(models.QuerySet["AgentGroup"]):
-    """Groups, narrowed to what somebody may see."""
-
-    def visible_to(self, user: "Person") -> Self:
-        """The groups of which `user` is a member; all of them for a superuser."""
-        if not user.is_active:
-            return self.none()
-        if getattr(user, "is_superuser", False):
-            return self
-        return self.filter(memberships__user_id=user.pk)
-
-    def writable_by(self, user: "Person") -> Self:
-        """The groups in which `user` may start sessions; all of them for a superuser."""
-        if not user.is_active or getattr(user, "is_superuser", False):
-            return self.visible_to(user)
-        return self.filter(memberships__user_id=user.pk, memberships__role__in=MAY_WRITE)
+__all__ = [
+    "AgentGroup",
+    "AgentProfile",
+    "ApiToken",
+    "AuditEntry",
+    "BrokerUsage",
+    "BrokeredKey",
+    "GroupMount",
+    "Limits",
+    "Membership",
+    "MountRoot",
+    "OperatorScope",
+    "SecretReference",
+    "SecretUse",
+]
 
 
-class AgentGroup(models.Model):
+class GroupQuerySet(Narrowed["AgentGroup"]):
+    """Groups, narrowed to what somebody may see or do."""
+
+    group_path = "pk"
+
+
+class AgentGroup(Quota):
     """A tenant: its members share a workspace, a quota, and what their agents may reach."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -66,6 +64,18 @@ class AgentGroup(models.Model):
     )
     hold_reason = models.CharField(
         "why", max_length=200, blank=True, db_default="", help_text="Shown to everybody who waits."
+    )
+    writes_mounts = models.BooleanField(
+        "may write mounts",
+        default=False,
+        db_default=False,
+        help_text="Its mounts may be written where the root allows it; without this they are all read-only.",
+    )
+    broker_requests = models.PositiveBigIntegerField(
+        "model requests a day", null=True, blank=True, help_text="Through the credential broker. Empty for no limit."
+    )
+    broker_tokens = models.PositiveBigIntegerField(
+        "model tokens a day", null=True, blank=True, help_text="In and out, as the answers tell. Empty for no limit."
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     deleted_at = models.DateTimeField(
@@ -97,6 +107,7 @@ class AgentGroup(models.Model):
                 violation_error_message="The weight is at least 1.",
             ),
             models.CheckConstraint(condition=Q(hold__in=Hold.values), name="group_hold_known"),
+            quota_constraint(),
         ]
 
     def __str__(self) -> str:
@@ -160,6 +171,10 @@ class Limits(models.Model):
         return self.max_runs_per_group or settings.MAX_RUNS_PER_GROUP
 
 
+class MembershipQuerySet(Narrowed["Membership"]):
+    """Memberships, narrowed to what somebody may see or do."""
+
+
 class Membership(models.Model):
     """A person's role in a group."""
 
@@ -168,6 +183,7 @@ class Membership(models.Model):
     role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
+    objects = MembershipQuerySet.as_manager()
     history = HistoricalRecords()
 
     class Meta:
@@ -185,6 +201,34 @@ class Membership(models.Model):
         return f"{self.user} in {self.group} ({self.get_role_display()})"
 
 
+class OperatorScope(models.Model):
+    """A person who operates a group without being one of its people. Superusers alone decide it.
+
+    They do what owners do, and to the group's rows what Django's permissions give them; nothing in other groups.
+    """
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="operator_scopes")
+    group = models.ForeignKey(AgentGroup, on_delete=models.CASCADE, related_name="operator_scopes")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    history = HistoricalRecords()
+
+    class Meta:
+        ordering = ["user", "group"]
+        verbose_name = "operator of a group"
+        verbose_name_plural = "operators of groups"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user", "group"],
+                name="one_scope_per_group",
+                violation_error_message="This person operates the group already.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} operates {self.group}"
+
+
 def limit(help_text: str) -> "models.PositiveIntegerField[int | None, int | None]":
     """A time limit of a profile, in seconds; empty for the installation's default."""
     return models.PositiveIntegerField(
@@ -195,7 +239,7 @@ def limit(help_text: str) -> "models.PositiveIntegerField[int | None, int | None
     )
 
 
-class AgentProfile(models.Model):
+class AgentProfile(PodOptions):
     """What runs: written by operators, chosen by name when a session starts."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -209,7 +253,7 @@ class AgentProfile(models.Model):
         default=dict,
         blank=True,
         validators=[validators.validate_secrets],
-        help_text="File under /var/secrets → kubernetes:SECRET/KEY, file:/PATH or env:NAME. Never a value.",
+        help_text="File under /var/secrets → ref:NAME, a secret that is granted to this profile. Never a value.",
     )
     state_folder = models.CharField(
         max_length=200,
@@ -240,56 +284,6 @@ class AgentProfile(models.Model):
         return self.slug
 
 
-class AuditEntry(models.Model):
-    """Who did what, when: appended by `groups.audit.record`, never changed.
-
-    Changes of rows that people edit are in the history tables; here is what they did otherwise.
-    """
-
-    at = models.DateTimeField(default=timezone.now, editable=False, db_index=True)
-    actor = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, editable=False, related_name="+"
-    )
-    by = models.CharField(max_length=150, editable=False, help_text="The actor's name at that time.")
-    action = models.CharField(max_length=40, editable=False, help_text="A verb and its object, such as session.stop.")
-    target = models.CharField(max_length=100, blank=True, editable=False, help_text="The id of what it was done to.")
-    group = models.ForeignKey(
-        AgentGroup, on_delete=models.SET_NULL, null=True, blank=True, editable=False, related_name="+"
-    )
-    details = models.JSONField(default=dict, blank=True, editable=False)
-
-    class Meta:
-        ordering = ["-pk"]
-        verbose_name_plural = "audit entries"
-        indexes = [models.Index(fields=["target"], name="audit_target")]
-
-    def __str__(self) -> str:
-        return f"{self.by}: {self.action} {self.target}".strip()
-
-
-class ApiToken(models.Model):
-    """A program's key to the API, which acts as `user`. Only its hash is kept."""
-
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
-    name = models.CharField(max_length=100, blank=True)
-    digest = models.CharField(max_length=64, unique=True, editable=False)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    class Meta:
-        ordering = ["-created_at"]
-        verbose_name = "API token"
-
-    def __str__(self) -> str:
-        return self.name or f"token of {self.user}"
-
-    @staticmethod
-    def hash(token: str) -> str:
-        """SHA-256 is enough for 256 random bits: there is nothing to guess that a slow hash would protect."""
-        return hashlib.sha256(token.encode()).hexdigest()
-
-    @classmethod
-    def issue(cls, user: "AbstractBaseUser", name: str = "") -> str:
-        """Make a token for `user` and return it. It can't be shown again."""
-        token = f"berth_{secrets.token_urlsafe(32)}"
-        cls.objects.create(user_id=user.pk, name=name, digest=cls.hash(token))
-        return token
+# They refer to the models above.
+from groups.models_mounts import GroupMount, MountRoot  # noqa: E402
+from groups.models_secrets import BrokeredKey, BrokerUsage, SecretReference, SecretUse  # noqa: E402

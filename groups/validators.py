@@ -1,10 +1,14 @@
 """What a profile's fields may hold: judged where they are typed, so that a start never meets a surprise."""
 
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
+
+from groups.choices import MountKind, SecretKind
 
 # A slug becomes part of a namespace's name: an RFC 1123 label, with room for the prefix `berth-` within 63 characters
 # (https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names).
@@ -15,8 +19,13 @@ validate_group_slug = RegexValidator(
 validate_state_folder = RegexValidator(
     r"^/[A-Za-z0-9._/-]+$", "Use an absolute path inside the container, such as /home/node/.claude."
 )
-SECRET_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
-SECRET_SOURCE = re.compile(r"^(kubernetes:[a-z0-9.-]+/[A-Za-z0-9._-]+|file:/.+|env:[A-Za-z_][A-Za-z0-9_]*)$")
+SECRET_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+SECRET_REFERENCE = re.compile(r"^ref:[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+# A Secret's name and a key in it: https://kubernetes.io/docs/concepts/configuration/secret/
+CLUSTER_SECRET = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9._-]{1,253}\Z")
+CLAIM = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
+# A host name or IPv4 address, which is what Kubernetes takes, and an absolute path.
+EXPORT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.-]*:/[^\s:]*\Z")
 VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 LOOKS_SECRET = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?$", re.IGNORECASE)
 
@@ -41,11 +50,61 @@ def validate_environment(value: Any) -> None:
 
 
 def validate_secrets(value: Any) -> None:
-    """Secrets are references: a file name under /var/secrets, and where its value comes from."""
+    """Secrets are references: a file name under /var/secrets, and the name of a secret that operators keep."""
     if not isinstance(value, dict):
-        raise ValidationError('Use a JSON object such as {"anthropic-api-key": "kubernetes:model-key/api-key"}.')
+        raise ValidationError('Use a JSON object such as {"anthropic-api-key": "ref:model-key"}.')
     for name, source in value.items():
-        if not SECRET_NAME.match(name) or name in (".", ".."):
+        if not SECRET_NAME.match(name) or name.startswith("."):
             raise ValidationError(f"{name!r} can't be a file's name under /var/secrets.")
-        if not isinstance(source, str) or not SECRET_SOURCE.match(source):
-            raise ValidationError(f"{name}: use kubernetes:SECRET/KEY, file:/PATH or env:NAME as its source.")
+        if not isinstance(source, str) or not SECRET_REFERENCE.match(source):
+            words = f"{name}: use ref:NAME, the name of a secret that is granted to this profile. "
+            raise ValidationError(f"{words}Where its value comes from is said there, no longer in the profile.")
+
+
+def source_problem(kind: SecretKind, place: str) -> str:
+    """What is wrong with where a secret is said to be, in words; empty if nothing is.
+
+    Reading it is bound by the same settings (`k8s_adapter.secretfiles`), should they change later.
+    """
+    match kind:
+        case SecretKind.KUBERNETES:
+            return "" if CLUSTER_SECRET.match(place) else "Use SECRET/KEY, both as the cluster has them."
+        case SecretKind.OPERATORS:
+            namespace, _, rest = place.partition("/")
+            if not CLUSTER_SECRET.match(rest):
+                return "Use NAMESPACE/SECRET/KEY, all as the cluster has them."
+            allowed = settings.K8S_SECRETS_NAMESPACES
+            return "" if namespace in allowed else _within("namespaces", "K8S_SECRETS_NAMESPACES", ", ".join(allowed))
+        case SecretKind.FILE:
+            folder = settings.SECRETS_FOLDER
+            inside = bool(folder) and PurePosixPath(place).is_relative_to(folder) and ".." not in place.split("/")
+            return "" if inside else _within("files", "SECRETS_FOLDER", folder)
+        case SecretKind.ENV:
+            prefix = settings.SECRETS_ENV_PREFIX
+            named = VARIABLE.match(place) and place.startswith(prefix) and len(place) > len(prefix)
+            return "" if named else f"Use a variable's name that begins with {prefix} (SECRETS_ENV_PREFIX)."
+
+
+def _within(what: str, setting: str, allowed: str) -> str:
+    where = f"only those in {allowed}" if allowed else "none"
+    return f"Of {what}, {where} may be read here: the setting {setting} says so."
+
+
+def validate_names(value: Any) -> None:
+    """A list of names of folders and files."""
+    if not isinstance(value, list) or not all(isinstance(name, str) and name.strip() for name in value):
+        raise ValidationError('Use a JSON list of names, such as ["payroll", "keys"].')
+    if any("/" in name for name in value):
+        raise ValidationError("A blocked name is one part of a path: leave slashes out.")
+
+
+def place_problem(kind: MountKind, place: str) -> str:
+    """What is wrong with the place of a mount root of this kind, in words; empty if nothing is."""
+    match kind:
+        case MountKind.CLAIM:
+            return "" if CLAIM.match(place) else "Use the name of a PersistentVolumeClaim, such as team-data."
+        case MountKind.NFS:
+            return "" if EXPORT.match(place) and ".." not in place.split("/") else "Use SERVER:/EXPORT."
+        case MountKind.FOLDER:
+            absolute = place.startswith("/") and place.strip("/") and ".." not in place.split("/")
+            return "" if absolute else "Use the absolute path of a folder, such as /srv/data; not / itself."

@@ -2,8 +2,11 @@
 
 from groups.admin import audit as audit
 from groups.admin import groups as groups
+from groups.admin import keys as keys
 from groups.admin import limits as limits
+from groups.admin import mounts as mounts
 from groups.admin import people as people
-from groups.admin.shared import HistoryAdmin, ReadOnlyAdmin, VisibleAdmin
+from groups.admin import secrets as secrets
+from groups.admin.shared import GlobalAdmin, HistoryAdmin, ReadOnlyAdmin, SuperusersAdmin, VisibleAdmin
 
-__all__ = ["HistoryAdmin", "ReadOnlyAdmin", "VisibleAdmin"]
+__all__ = ["GlobalAdmin", "HistoryAdmin", "ReadOnlyAdmin", "SuperusersAdmin", "VisibleAdmin"]

@@ -9,6 +9,7 @@ from unfold.admin import TabularInline
 from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
 from unfold.decorators import action, display
 
+from groups import access
 from groups.admin import confirm
 from groups.admin.confirm import Question, ReasonForm
 from groups.admin.shared import HistoryAdmin, VisibleAdmin
@@ -30,6 +31,18 @@ class MembershipInline(TabularInline):
     def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Whoever sees the group sees its people."""
         return True
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever may change the group's page at all, and decides on its people."""
+        return obj is None or AgentGroup.objects.ownable_by(request.user).filter(pk=obj.pk).exists()
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """As for adding."""
+        return self.has_add_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """As for adding."""
+        return self.has_add_permission(request, obj)
 
 
 class DeletedFilter(RadioFilter):
@@ -62,7 +75,25 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
     list_filter_submit = True
     search_fields = ["name", "slug"]
     inlines = [MembershipInline]
-    fields = ["name", "slug", "is_main", ("max_runs", "weight"), "storage_gib", ("hold", "hold_reason")]
+    fieldsets = [
+        (None, {"fields": ["name", "slug", "is_main", ("max_runs", "weight"), "storage_gib", ("hold", "hold_reason")]}),
+        (
+            "Quota",
+            {
+                "fields": [("quota_cpu_millis", "quota_memory_mib", "quota_pods")],
+                "description": "What all of its runs may use together on a cluster. A start that would go beyond it "
+                "waits until another run has ended; one that alone asks for more is refused.",
+            },
+        ),
+        ("Mounts", {"fields": ["writes_mounts"]}),
+        (
+            "Models",
+            {
+                "fields": [("broker_requests", "broker_tokens")],
+                "description": "What its agents may ask of models through the credential broker, each day (UTC).",
+            },
+        ),
+    ]
     actions: list[Any] = ["pause", "drain", "open"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AgentGroup]:
@@ -82,8 +113,13 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
         return {"slug": ["name"]} if obj is None else {}
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
-        """Names in the cluster are made of the slug, so it stays."""
-        return ["slug"] if obj else []
+        """Names in the cluster are made of the slug, so it stays. The main group's agents reach the others' tasks."""
+        everything = [] if request.user.is_superuser else ["is_main"]
+        return [*(["slug"] if obj else []), *everything]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Django's permission, but not for those who operate some groups only."""
+        return super().has_add_permission(request) and not access.scoped(request.user)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """What was deleted is restored before it is changed."""
@@ -116,11 +152,12 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
     @action(description="Open: sessions start again", permissions=["change"])
     def open(self, request: HttpRequest, queryset: QuerySet[AgentGroup]) -> None:
         """Take a hold back."""
-        self._set(request, queryset, Hold.NONE, "")
+        self._set(request, queryset.operable_by(request.user), Hold.NONE, "")  # type: ignore[attr-defined]
 
     def _hold(
         self, request: HttpRequest, rows: QuerySet[AgentGroup], hold: Hold, question: Question
     ) -> HttpResponse | None:
+        rows = rows.operable_by(request.user)  # type: ignore[attr-defined]
         form = ReasonForm(request.POST if confirm.confirmed(request) else None)
         if not form.is_valid():
             return confirm.ask(self, request, rows, question, form)

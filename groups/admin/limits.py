@@ -7,16 +7,15 @@ from django.contrib import admin
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from unfold.admin import ModelAdmin
 
-from groups.admin.shared import HistoryAdmin
+from groups.admin.shared import GlobalAdmin, HistoryAdmin
 from groups.models import Limits
 
 ONLY = "1"
 
 
 @admin.register(Limits)
-class LimitsAdmin(HistoryAdmin, ModelAdmin):
+class LimitsAdmin(HistoryAdmin, GlobalAdmin):
     """What operators change while Berth runs; what they leave empty, the settings say."""
 
     fieldsets = [

@@ -2,38 +2,94 @@
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
-from django.db.models import Model, QuerySet
+from django.db.models import Model
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesRadioFilter
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.widgets import UnfoldAdminTextInputWidget
 
-from groups.admin.shared import HistoryAdmin, ReadOnlyAdmin, VisibleAdmin
+from groups.admin.shared import GlobalAdmin, HistoryAdmin, SuperusersAdmin, VisibleAdmin
 from groups.choices import Role
-from groups.models import AgentGroup, AgentProfile, ApiToken, Membership
+from groups.models import AgentGroup, AgentProfile, Membership, OperatorScope
 
 ROLE_COLOURS = {Role.VIEWER: "", Role.MEMBER: "info", Role.OWNER: "primary"}
 
 
+class MembershipForm(forms.ModelForm):
+    """A new membership. The person is typed, so that an owner needs no list of all people."""
+
+    person = forms.CharField(
+        label="Username", max_length=150, widget=UnfoldAdminTextInputWidget, help_text="As they log in."
+    )
+
+    class Meta:
+        model = Membership
+        fields = ["group", "role"]
+
+    def clean_person(self) -> User:
+        """The user of that name."""
+        name = self.cleaned_data["person"]
+        user = User.objects.filter(username=name, is_active=True).first()
+        if user is None:
+            raise forms.ValidationError(f"There is nobody with the username {name!r}. An operator can make one.")
+        self.instance.user = user
+        return user
+
+
 @admin.register(Membership)
 class MembershipAdmin(HistoryAdmin, VisibleAdmin):
-    """Who is in which group."""
+    """Who is in which group: seen by all who are in it, changed by its owners and operators."""
 
     list_display = ["user", "group", "role_shown", "created_at"]
     list_filter = [("role", ChoicesRadioFilter), ("group", AutocompleteSelectFilter)]
     list_filter_submit = True
     list_select_related = ["user", "group"]
     search_fields = ["user__username", "user__email", "group__name", "group__slug"]
-    autocomplete_fields = ["user"]
 
-    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
-        """Those of the groups that the person sees."""
-        return rows.filter(group__in=AgentGroup.objects.visible_to(request.user))
+    def get_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        """A membership stays that of its person in its group; the role changes."""
+        return ["user", "group", "role"] if obj else ["group", "person", "role"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        """See `get_fields`."""
+        return ["user", "group"] if obj else []
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """The add page has its own form, and choosing a group is no occasion to change it."""
+        if obj is None:
+            kwargs["form"] = MembershipForm
+        form = super().get_form(request, obj, change=change, **kwargs)
+        if "group" in form.base_fields:
+            widget = form.base_fields["group"].widget
+            widget.can_add_related = widget.can_change_related = widget.can_view_related = False
+        return form
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Groups that the person decides on."""
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if field is not None and db_field.name == "group":
+            field.queryset = AgentGroup.objects.ownable_by(request.user).filter(deleted_at=None)
+        return field
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Whoever owns or operates a group."""
+        return AgentGroup.objects.ownable_by(request.user).exists()
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Owners and operators of its group."""
+        if obj is None:
+            return self.has_add_permission(request)
+        return Membership.objects.ownable_by(request.user).filter(pk=obj.pk).exists()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """As for changing."""
+        return self.has_change_permission(request, obj)
 
     @display(description="role", ordering="role", label=ROLE_COLOURS)
     def role_shown(self, membership: Membership) -> tuple[str, str]:
@@ -41,8 +97,20 @@ class MembershipAdmin(HistoryAdmin, VisibleAdmin):
         return membership.role, membership.get_role_display()
 
 
+@admin.register(OperatorScope)
+class OperatorScopeAdmin(HistoryAdmin, SuperusersAdmin):
+    """Who operates which group."""
+
+    list_display = ["user", "group", "created_at"]
+    list_filter = [("group", AutocompleteSelectFilter)]
+    list_filter_submit = True
+    list_select_related = ["user", "group"]
+    search_fields = ["user__username", "group__name", "group__slug"]
+    autocomplete_fields = ["user", "group"]
+
+
 @admin.register(AgentProfile)
-class AgentProfileAdmin(HistoryAdmin, ModelAdmin):
+class AgentProfileAdmin(HistoryAdmin, GlobalAdmin):
     """What runs. Operators write it, so it follows Django's permissions alone."""
 
     list_display = ["slug", "description", "contract_shown", "image", "cpu_millis", "memory_mib", "active"]
@@ -52,6 +120,10 @@ class AgentProfileAdmin(HistoryAdmin, ModelAdmin):
         (None, {"fields": ["slug", "description", "active"]}),
         ("What runs", {"fields": ["contract", "image", "command", "environment", "secrets", "state_folder"]}),
         ("Resources", {"fields": [("cpu_millis", "memory_mib")]}),
+        (
+            "On a cluster",
+            {"fields": ["runtime_class", "node_selector", "tolerations", "pod_patch", "dns"], "classes": ["collapse"]},
+        ),
         ("Time limits", {"fields": [("idle_seconds", "turn_seconds"), ("deadline_seconds", "start_seconds")]}),
     ]
 
@@ -61,41 +133,33 @@ class AgentProfileAdmin(HistoryAdmin, ModelAdmin):
         return profile.get_contract_display()
 
 
-@admin.register(ApiToken)
-class ApiTokenAdmin(ReadOnlyAdmin):
-    """Keys of programs. A token is shown once, by `manage.py create_token`; here it can only be revoked."""
-
-    list_display = ["name_shown", "user", "created_at"]
-    list_select_related = ["user"]
-    search_fields = ["name", "user__username"]
-    fields = ["name", "user", "created_at"]
-
-    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
-        """One's own; all of them for a superuser."""
-        return rows if request.user.is_superuser else rows.filter(user_id=request.user.pk)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Whoever sees a token may revoke it."""
-        return True
-
-    @display(description="name", ordering="name")
-    def name_shown(self, token: ApiToken) -> str:
-        """Its name, or whose it is."""
-        return str(token)
-
-
 admin.site.unregister([User, Group])
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):
-    """Django's own page of people, in the look of the others."""
+class UserAdmin(DjangoUserAdmin, GlobalAdmin):
+    """Django's own page of people, in the look of the others. Nobody but a superuser decides on anybody's power."""
 
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Who may change people could else make themselves a superuser."""
+        power = ["is_staff", "is_superuser", "groups", "user_permissions"]
+        return [*super().get_readonly_fields(request, obj), *([] if request.user.is_superuser else power)]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Also of passwords: who sets somebody's can be them."""
+        mine = request.user.is_superuser or obj is None or not (obj.is_superuser or obj.is_staff)
+        return mine and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """As for changing."""
+        mine = request.user.is_superuser or obj is None or not (obj.is_superuser or obj.is_staff)
+        return mine and super().has_delete_permission(request, obj)
+
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
+class GroupAdmin(DjangoGroupAdmin, SuperusersAdmin):  # type: ignore[misc]
     """Django's sets of permissions, in the look of the others."""

@@ -1,13 +1,16 @@
 """What all of Berth's admin pages share: who sees what, and who did what."""
 
+import contextlib
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db.models import ForeignKey, Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from simple_history.admin import SimpleHistoryAdmin
 from unfold.admin import ModelAdmin
 from unfold.views import ChangeList
 
+from groups import access
 from groups.models import AgentGroup
 
 
@@ -34,6 +37,21 @@ class VisibleAdmin(ModelAdmin):
     def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """The queryset has decided already."""
         return True
+
+    def operated(self, request: HttpRequest, obj: Model | None) -> bool:
+        """Whether the person operates the group of a row, or everything."""
+        if obj is None or request.user.is_superuser:
+            return True
+        operable = getattr(type(obj)._default_manager, "operable_by", None)
+        return operable is not None and operable(request.user).filter(pk=obj.pk).exists()
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Django's permission, for the rows of groups that the person operates."""
+        return super().has_change_permission(request, obj) and self.operated(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Django's permission, for the rows of groups that the person operates."""
+        return super().has_delete_permission(request, obj) and self.operated(request, obj)
 
     def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
         raise Http404
@@ -86,5 +104,52 @@ class HistoryAdmin(SimpleHistoryAdmin):
         raise Http404
 
     def _must_be_visible(self, request: HttpRequest, object_id: str) -> None:
-        if not request.user.is_superuser and self.get_object(request, object_id) is None:
-            raise Http404
+        if self.get_object(request, object_id) is not None:
+            return
+        with contextlib.suppress(ValueError, ValidationError):  # no id at all
+            if (
+                request.user.is_superuser
+                and self.model.history.filter(**{self.model._meta.pk.attname: object_id}).exists()
+            ):
+                return
+        raise Http404
+
+
+class SuperusersAdmin(ModelAdmin):
+    """Pages of what decides on everybody's power: for superusers, whatever permissions others have."""
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """It stands in the menu of superusers."""
+        return bool(request.user.is_superuser)
+
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Superusers."""
+        return bool(request.user.is_superuser)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Superusers."""
+        return bool(request.user.is_superuser)
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Superusers."""
+        return bool(request.user.is_superuser)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Superusers."""
+        return bool(request.user.is_superuser)
+
+
+class GlobalAdmin(ModelAdmin):
+    """Pages of what belongs to no group. An operator of some groups may look, if permitted, and change nothing."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Django's permission, for those who operate everything."""
+        return super().has_add_permission(request) and not access.scoped(request.user)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Django's permission, for those who operate everything."""
+        return super().has_change_permission(request, obj) and not access.scoped(request.user)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Django's permission, for those who operate everything."""
+        return super().has_delete_permission(request, obj) and not access.scoped(request.user)

@@ -170,7 +170,7 @@ export class Transcript {
 
   // An answer takes the place of the parts that it was written in; what is not in it stays.
   result(event) {
-    const { part = 1, parts = 1 } = event.data;
+    const [part, parts] = [event.data.part, event.data.parts].map((count) => (Number.isInteger(count) ? count : 1));
     this.answer = part === 1 ? event.text : this.answer + event.text;
     const element = this.block(event, "result", this.prose(event));
     if (parts > 1) element.querySelector(".meta").append(make("span", "", `part ${part} of ${parts}`));
@@ -205,7 +205,7 @@ export class Transcript {
   // An error or a gap: impossible to overlook; and any kind that this page does not know.
   loud(event) {
     const { events = "?", bytes = "?" } = event.data;
-    const missing = event.kind === "gap" ? ` (${events} events, ${bytes} bytes)` : "";
+    const missing = event.kind === "gap" ? ` (${brief(events)} events, ${brief(bytes)} bytes)` : "";
     const text = event.text || (event.kind === "gap" ? "" : written(event.data));
     const element = this.block(event, event.kind, make("pre", "plain", visible(text) + missing));
     if (event.kind === "error" || event.kind === "gap") element.setAttribute("role", "alert");
@@ -233,11 +233,11 @@ export class Transcript {
     if (kind === "delivered") this.deliver(data.number);
     if (kind === "exit" || (kind === "turn" && data.state === "idle")) this.output = this.writing = null;
     const words = {
-      delivered: `message ${data.number} delivered`,
+      delivered: `message ${brief(data.number)} delivered`,
       turn: data.state === "idle" ? "the agent waits" : "the agent works",
       usage: `usage: ${brief(data, 200)}`,
-      session: `conversation ${data.id}`,
-      exit: `exit ${data.code ?? "?"}`,
+      session: `conversation ${brief(data.id)}`,
+      exit: `exit ${brief(data.code ?? "?")}`,
     }[kind];
     const element = make("div", `mark ${kind}`, make("span", "", visible(words)), time(event.at));
     element.dataset.kind = kind;

@@ -5,12 +5,16 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 
-from groups.models import ApiToken
+from groups import audit
+from groups.choices import Scope
+from groups.keys import DAYS, MOST_DAYS
+from groups.models import AgentGroup, ApiToken
 
 
 class Command(BaseCommand):
-    """Prints nothing but the token on standard output, so that a script can take it from there."""
+    """Prints the token alone on standard output, so that a script can take it from there."""
 
     help = "Make an API token for a user and print it once; only its hash is kept."
 
@@ -18,6 +22,11 @@ class Command(BaseCommand):
         """USER, and a name to know the token by."""
         parser.add_argument("user")
         parser.add_argument("--name", default="", help="a name to know it by, such as the program's")
+        parser.add_argument("--scope", choices=Scope.values, default=Scope.WRITE.value, help="default: %(default)s")
+        parser.add_argument(
+            "--days", type=int, default=DAYS, help="how long it is good; 0 for ever (default: %(default)s)"
+        )
+        parser.add_argument("--group", default="", metavar="SLUG", help="the only group that it reaches")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Make the token."""
@@ -27,5 +36,15 @@ class Command(BaseCommand):
             raise CommandError(f"There is no user {options['user']!r}. `manage.py createsuperuser` makes one.")
         if not user.is_active:
             raise CommandError(f"{options['user']} is switched off; a token would open nothing.")
-        self.stdout.write(ApiToken.issue(user, options["name"]))
+        if not 0 <= options["days"] <= MOST_DAYS:
+            raise CommandError(f"--days is {options['days']}. Use 0 (for ever) to {MOST_DAYS}.")
+        group = None
+        if options["group"]:
+            group = AgentGroup.objects.visible_to(user).filter(slug=options["group"]).first()
+            if group is None:
+                raise CommandError(f"There is no group {options['group']!r}, or {options['user']} is not in it.")
+        with transaction.atomic():
+            row, token = ApiToken.make(user, options["name"], scope=options["scope"], days=options["days"], group=group)
+            audit.token_made(row, by="manage.py create_token")
+        self.stdout.write(token)
         self.stderr.write("Keep it: it can't be shown again.")

@@ -1,0 +1,116 @@
+"""What the broker knows of model APIs: where they are, which of their addresses agents may use, which headers pass."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from groups.choices import Provider
+
+Headers = list[tuple[bytes, bytes]]
+
+# What belongs to one connection and not to what is passed on: RFC 9110, section 7.6.1.
+HOP = frozenset({
+    "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    "proxy-authorization", "proxy-authenticate", "proxy-authentication-info",
+})  # fmt: skip
+# What passes: a gateway may take from other headers where to send the request, with the key.
+PASSED = frozenset({"accept", "content-type", "user-agent"})
+PASSED_STARTS = ("anthropic-", "openai-beta", "x-stainless-")
+# What an agent may not choose even so: who asks, on whose account, and in which form the answer comes.
+NOT_ASKED = HOP | {
+    "host", "content-length", "accept-encoding", "expect", "cookie", "authorization", "x-api-key", "api-key",
+    "openai-organization", "openai-project", "forwarded", "via", "x-real-ip",
+}  # fmt: skip
+# What an answer tells of the account that the key belongs to.
+NOT_TOLD = HOP | {
+    "set-cookie", "openai-organization", "openai-project", "anthropic-organization-id", "www-authenticate",
+    "alt-svc", "strict-transport-security",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One provider's API."""
+
+    base_url: str
+    header: str  # carries the key
+    generating: frozenset[str]  # POST to these costs tokens
+    other: frozenset[tuple[str, str]]  # (method, path) that costs none; a path that ends with / has a name after it
+
+
+# Only what makes an answer, or tells what there is. Files, batches and stored answers are left out: they would show one
+# tenant what another left under the same key.
+# https://docs.claude.com/en/api and https://platform.openai.com/docs/api-reference
+APIS = {
+    Provider.ANTHROPIC: Api(
+        "https://api.anthropic.com",
+        "x-api-key",
+        frozenset({"/v1/messages"}),
+        frozenset({("POST", "/v1/messages/count_tokens"), ("GET", "/v1/models"), ("GET", "/v1/models/")}),
+    ),
+    Provider.OPENAI: Api(
+        "https://api.openai.com",
+        "authorization",
+        frozenset({"/v1/chat/completions", "/v1/responses", "/v1/embeddings"}),
+        frozenset({("GET", "/v1/models"), ("GET", "/v1/models/")}),
+    ),
+}
+NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes."""
+
+    provider: Provider
+    path: str  # on the provider's side
+    costs: bool  # tokens
+
+
+def route(method: str, path: str) -> Route | None:
+    """The route of `/broker/v1/<provider>/v1/…`, as it stands in the request, not decoded; None if there is none."""
+    provider, slash, rest = path.removeprefix("/broker/v1/").partition("/")
+    if provider not in Provider.values or not slash:
+        return None
+    api, inner = APIS[Provider(provider)], f"/{rest}"
+    if method == "POST" and inner in api.generating:
+        return Route(Provider(provider), inner, costs=True)
+    folder, _, name = inner.rpartition("/")
+    named = set(name) <= NAME and set(name) != {"."} and (method, f"{folder}/") in api.other
+    free = name and (named or (method, inner) in api.other)
+    return Route(Provider(provider), inner, costs=False) if free else None
+
+
+def stand_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """What the agent sent in the place of a key: `x-api-key`, or a bearer token. Empty if nothing."""
+    found = {name.decode("latin-1").lower(): value.decode("latin-1").strip() for name, value in headers}
+    scheme, _, token = found.get("authorization", "").partition(" ")
+    return found.get("x-api-key", "") or (token.strip() if scheme.lower() == "bearer" else "")
+
+
+def asked(headers: Iterable[tuple[bytes, bytes]], name: str, key: str) -> list[tuple[str, str]]:
+    """The headers of the request to the provider: the agent's, without what it may not choose, and with the key."""
+    pairs = [(each.decode("latin-1"), value.decode("latin-1")) for each, value in headers]
+    left_out = NOT_ASKED | {name.lower()} | _named_by_connection(pairs)
+    passed = [
+        (each, value)
+        for each, value in pairs
+        if (each.lower() in PASSED or each.lower().startswith(PASSED_STARTS)) and not _in(each, left_out)
+    ]
+    secret = f"Bearer {key}" if name.lower() == "authorization" else key
+    # Uncompressed, so that the tokens in the answer can be counted as it passes.
+    return [*passed, ("accept-encoding", "identity"), (name, secret)]
+
+
+def told(headers: Iterable[tuple[str, str]]) -> Headers:
+    """The headers of the answer to the agent: the provider's, without what is about the connection or the account."""
+    pairs = list(headers)
+    left_out = NOT_TOLD | _named_by_connection(pairs)
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs if not _in(name, left_out)]
+
+
+def _named_by_connection(pairs: Iterable[tuple[str, str]]) -> set[str]:
+    return {each.strip().lower() for name, value in pairs if name.lower() == "connection" for each in value.split(",")}
+
+
+def _in(name: str, names: Iterable[str], start: str = "\0") -> bool:
+    return name.lower() in names or name.lower().startswith(start)

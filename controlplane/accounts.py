@@ -1,0 +1,200 @@
+"""Single sign-on (OpenID Connect) and the second factor, both by django-allauth, and the addresses they need.
+
+Of allauth's pages only these are there: no sign-up form, no e-mail pages, no password reset. What a provider says of
+groups or roles gives nobody anything here: operators do.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import requests
+import structlog
+from allauth.account import views as account
+from allauth.account.adapter import DefaultAccountAdapter
+from allauth.core.exceptions import ImmediateHttpResponse
+from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.mfa.base import views as mfa
+from allauth.mfa.recovery_codes import views as codes
+from allauth.mfa.totp import views as totp
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from allauth.socialaccount.providers.openid_connect import views as oidc
+from cryptography.fernet import Fernet
+from django.conf import settings
+from django.contrib import auth
+from django.contrib.auth.models import User
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import URLPattern, path, reverse
+from django.views.generic import RedirectView
+
+log = structlog.get_logger(__name__)
+NOT_NOW = "The identity provider can't be reached now. Try again in a while, or log in with a password if you have one."
+MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
+View = Callable[..., HttpResponse]
+
+
+class Accounts(DefaultAccountAdapter):
+    """What allauth does at the end of a login."""
+
+    def login(self, request: HttpRequest, user: Any) -> None:
+        """As after a password: axes' own backend, which stands first, knows nobody."""
+        auth.login(request, user, backend=MODEL_BACKEND)
+
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        """Never by a form."""
+        return False
+
+    def get_login_redirect_url(self, request: HttpRequest) -> str:
+        """The admin's first page."""
+        return reverse("admin:index")
+
+    def add_message(self, *_: Any, **__: Any) -> None:
+        """The pages say it themselves."""
+
+
+def refuse(request: HttpRequest, words: str) -> ImmediateHttpResponse:
+    """An exception that answers with a page of `words`."""
+    return ImmediateHttpResponse(render(request, "accounts/refused.html", {"words": words}, status=403))
+
+
+class SingleSignOn(DefaultSocialAccountAdapter):
+    """Who comes from the provider: a person that is known, or a new one who may do nothing yet."""
+
+    def is_open_for_signup(self, request: HttpRequest, sociallogin: Any) -> bool:
+        """Whoever the provider lets in gets an account; an operator gives it a role."""
+        return True
+
+    def pre_social_login(self, request: HttpRequest, sociallogin: Any) -> None:
+        """Who comes for the first time is known by an address that the provider has verified.
+
+        Raises ImmediateHttpResponse: the address is somebody's, and does not prove that this is them.
+        """
+        if sociallogin.state.get("process") not in (None, "", "login"):
+            raise refuse(request, "Accounts are connected by signing in, and in no other way.")
+        if sociallogin.is_existing:
+            return
+        address = sociallogin.email_addresses[0] if sociallogin.email_addresses else None
+        known = list(User.objects.filter(email__iexact=address.email)[:2]) if address else []
+        if not known:
+            return
+        if len(known) > 1 or not (address and address.verified) or known[0].is_superuser or not known[0].is_active:
+            words = (
+                "Somebody here has your e-mail address already, and this sign-on does not show that it is you: the "
+                "provider has not verified the address, or the account is a superuser's, was switched off, or is not "
+                "the only one with it. Log in with your password, or ask an operator."
+            )
+            raise refuse(request, words)
+        sociallogin.connect(request, known[0])
+
+    def save_user(self, request: HttpRequest, sociallogin: Any, form: Any = None) -> Any:
+        """A new person has no power, whatever the provider says."""
+        user = sociallogin.user
+        user.is_staff = user.is_superuser = False
+        return super().save_user(request, sociallogin, form)
+
+    def on_authentication_error(self, request: HttpRequest, *_: Any, **__: Any) -> None:
+        """The provider refused, or said something that can't be. Its words are not shown: anybody could send them."""
+        words = (
+            "The sign-on did not succeed. Try again; if it stays so, ask an operator to look at the settings OIDC_*."
+        )
+        raise refuse(request, words)
+
+
+class SecondFactor(DefaultMFAAdapter):
+    """Second factors, whose secrets stand in the database encrypted under SECRET_KEY."""
+
+    def _box(self) -> Fernet:
+        key = hashlib.sha256(b"berth.mfa:" + settings.SECRET_KEY.encode()).digest()
+        return Fernet(base64.urlsafe_b64encode(key))
+
+    def encrypt(self, text: str) -> str:
+        """What is stored."""
+        return self._box().encrypt(text.encode()).decode()
+
+    def decrypt(self, encrypted_text: str) -> str:
+        """What was stored. After a change of SECRET_KEY that is gone, and the person sets their factor up anew."""
+        return self._box().decrypt(encrypted_text.encode()).decode()
+
+    def get_totp_issuer(self) -> str:
+        """The name in the authenticator app."""
+        return "Berth"
+
+
+def only_with(setting: str, view: View) -> View:
+    """A page that is not there while a setting is off."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not getattr(settings, setting):
+            raise Http404
+        return view(request, *args, **kwargs)
+
+    return wrapped
+
+
+def sign_on(view: View) -> View:
+    """A step of single sign-on; a page with words where the provider can't be reached."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except requests.RequestException as error:
+            log.warning("identity provider away", error=str(error))
+            return render(request, "accounts/refused.html", {"words": NOT_NOW}, status=503)
+
+    return wrapped
+
+
+def login_error(request: HttpRequest) -> HttpResponse:
+    """Where allauth sends who comes back without having signed on."""
+    words = "The sign-on was not finished. Log in again."
+    return render(request, "accounts/refused.html", {"words": words}, status=403)
+
+
+def cancel(request: HttpRequest) -> HttpResponse:
+    """Leave between the password and the second factor, or altogether."""
+    if request.method == "POST":
+        auth.logout(request)
+    return HttpResponseRedirect(reverse("admin:login"))
+
+
+def page(address: str, view: View, name: str, setting: str) -> URLPattern:
+    """An address that is there while a setting is on."""
+    return path(address, only_with(setting, view), name=name)
+
+
+def _pages(setting: str, *found: tuple[str, View, str]) -> list[URLPattern]:
+    return [page(address, view, name, setting) for address, view, name in found]
+
+
+to_login = RedirectView.as_view(pattern_name="admin:login", query_string=True)
+urlpatterns: list[URLPattern] = [
+    path("login/", to_login, name="account_login"),
+    path("cancel/", cancel, name="account_logout"),
+    path("inactive/", account.account_inactive, name="account_inactive"),
+    *_pages(
+        "OIDC_URL",
+        ("sso/<str:provider_id>/login/", sign_on(oidc.login), "openid_connect_login"),
+        ("sso/<str:provider_id>/login/callback/", sign_on(oidc.callback), "openid_connect_callback"),
+        ("sso/cancelled/", login_error, "socialaccount_login_cancelled"),
+        ("sso/error/", login_error, "socialaccount_login_error"),
+        ("sso/signup/", login_error, "socialaccount_signup"),
+        ("sso/", login_error, "socialaccount_connections"),
+    ),
+    *_pages(
+        "MFA",
+        ("confirm/", account.reauthenticate, "account_reauthenticate"),
+        ("2fa/", mfa.index, "mfa_index"),
+        ("2fa/authenticate/", mfa.authenticate, "mfa_authenticate"),
+        ("2fa/reauthenticate/", mfa.reauthenticate, "mfa_reauthenticate"),
+        ("2fa/totp/activate/", totp.activate_totp, "mfa_activate_totp"),
+        ("2fa/totp/deactivate/", totp.deactivate_totp, "mfa_deactivate_totp"),
+        ("2fa/recovery-codes/", codes.view_recovery_codes, "mfa_view_recovery_codes"),
+        ("2fa/recovery-codes/generate/", codes.generate_recovery_codes, "mfa_generate_recovery_codes"),
+        ("2fa/recovery-codes/download/", codes.download_recovery_codes, "mfa_download_recovery_codes"),
+    ),
+]

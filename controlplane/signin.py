@@ -1,0 +1,162 @@
+"""Signing in: the login page with its second step, what happens after too many failures, notes in the audit log.
+
+Failures are counted by django-axes for a name and an address together: who guesses somebody's password is locked out,
+and that somebody is not.
+"""
+
+from datetime import timedelta
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from allauth.account.internal.flows.login import get_authentication_records, perform_password_login
+from allauth.account.models import Login
+from allauth.mfa import signals as mfa_signals
+from allauth.mfa.utils import is_mfa_enabled
+from axes.helpers import get_client_username
+from axes.models import AccessAttempt
+from axes.signals import user_locked_out
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.auth import REDIRECT_FIELD_NAME, views
+from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+from django.core.cache import cache
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+
+from groups import audit
+
+NOTED = 100  # failures from one address that are noted, until an hour without one has passed
+
+
+def client_ip(request: HttpRequest) -> str:
+    """The address that a request came from, seen by the outermost of our `PROXIES` proxies.
+
+    Each proxy appends the address that called it to X-Forwarded-For, so the entry that counts is that many from the
+    end. What stands before it was written by the client, who may write anything. Who calls past the proxies (a pod
+    reaches `web` by itself) writes all of it: so only callers of `PROXY_NETWORKS` are believed, if any are named.
+    """
+    direct = str(request.META.get("REMOTE_ADDR") or "")
+    if settings.PROXIES < 1 or not _is_proxy(direct):
+        return direct
+    chain = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()]
+    return chain[-settings.PROXIES][:45] if len(chain) >= settings.PROXIES else direct
+
+
+def _is_proxy(address: str) -> bool:
+    try:
+        caller = ip_address(address)
+    except ValueError:
+        return not settings.PROXY_NETWORKS
+    return not settings.PROXY_NETWORKS or any(caller in ip_network(each) for each in settings.PROXY_NETWORKS)
+
+
+class SignIn(views.LoginView):
+    """The admin's login page: a password, then the second factor of those who have one; or single sign-on."""
+
+    template_name = "admin/login.html"
+    authentication_form = AdminAuthenticationForm
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Who is in already goes on."""
+        if admin.site.has_permission(request):
+            return HttpResponseRedirect(self.get_success_url())
+        return super().get(request, *args, **kwargs)
+
+    def get_default_redirect_url(self) -> str:
+        """The admin's first page."""
+        return reverse("admin:index")
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """What the admin's pages know, and the way to single sign-on."""
+        target = self.get_redirect_url() or self.get_default_redirect_url()
+        return super().get_context_data(**kwargs) | {
+            **admin.site.each_context(self.request),
+            "title": "Log in",
+            "app_path": self.request.get_full_path(),
+            "username": self.request.user.get_username(),
+            REDIRECT_FIELD_NAME: target,
+            "sso": {"name": settings.OIDC_NAME, "next": target} if settings.OIDC_URL else None,
+        }
+
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        """The password was right."""
+        user: Any = form.get_user()
+        if not settings.MFA:
+            return super().form_valid(form)
+        login = Login(user=user, redirect_url=self.get_success_url())
+        return perform_password_login(self.request, {"username": user.get_username()}, login)
+
+
+def locked_out(request: Any, *_: Any) -> HttpResponse:
+    """The answer to one attempt too many: the login page, with words that say when to come back.
+
+    It is called with other arguments in asynchronous than in synchronous code (axes 8.3), so it needs none of them.
+    """
+    name = get_client_username(request, request.axes_credentials)
+    tries = AccessAttempt.objects.filter(username=name, ip_address=request.axes_ip_address)
+    last = tries.order_by("-attempt_time").values_list("attempt_time", flat=True).first() or timezone.now()
+    until = last + settings.AXES_COOLOFF_TIME
+    seconds = max(int((until - timezone.now()).total_seconds()), 1)
+    minutes = -(-seconds // 60)
+    words = (
+        f"Too many failed logins with this name from here. Try again at {until:%H:%M} UTC, in {minutes} "
+        f"minute{'s' if minutes > 1 else ''}. From elsewhere the name can log in as before."
+    )
+    context = {**admin.site.each_context(request), "title": "Log in", "app_path": request.path, "words": words}
+    answer = TemplateResponse(request, "admin/locked_out.html", context, status=429).render()
+    answer["Retry-After"] = str(seconds)
+    return answer
+
+
+def _logged_in(request: Any, user: Any, **_: Any) -> None:
+    how = [record["method"] for record in get_authentication_records(request, user)] if request.session else []
+    second = settings.MFA and is_mfa_enabled(user)
+    audit.record("login", actor=user, target=user.pk, ip=client_ip(request), how=how or ["password"], mfa=second)
+
+
+def _logged_out(request: Any, user: Any, **_: Any) -> None:
+    if user is not None:
+        audit.record("logout", actor=user, target=user.pk, ip=client_ip(request))
+
+
+def _failed(credentials: dict[str, Any], request: Any = None, **_: Any) -> None:
+    """A wrong password. Who is locked out, or tries one name after the other, can't fill the log with it."""
+    if request is None or getattr(request, "axes_locked_out", False):
+        return
+    name, ip = str(credentials.get("username", ""))[:150], client_ip(request)
+    tries = cache.get(f"login.failed:{ip}", 0) + 1
+    cache.set(f"login.failed:{ip}", tries, 3600)
+    if tries <= NOTED:
+        audit.record("login.failed", by="somebody", target=name, ip=ip)
+    elif tries == NOTED + 1:
+        audit.record("login.flood", by="somebody", target=name, ip=ip, noted=NOTED)
+
+
+def _locked(request: Any, username: str, **_: Any) -> None:
+    """Axes tells of every attempt of who is locked out; with a count only of the one that did it."""
+    if request.axes_failures_since_start is not None:
+        seconds = int(settings.AXES_COOLOFF_TIME / timedelta(seconds=1))
+        ip = client_ip(request)
+        audit.record("login.lockout", by="somebody", target=str(username)[:100], ip=ip, seconds=seconds)
+
+
+def _factor(action: str) -> Any:
+    def noted(user: Any, authenticator: Any, **_: Any) -> None:
+        audit.record(action, actor=user, target=user.pk, kind=str(authenticator.type))
+
+    return noted
+
+
+def listen() -> None:
+    """Note logins, logouts, failures and second factors from now on."""
+    user_logged_in.connect(_logged_in, dispatch_uid="berth.login")
+    user_logged_out.connect(_logged_out, dispatch_uid="berth.logout")
+    user_login_failed.connect(_failed, dispatch_uid="berth.failed")
+    user_locked_out.connect(_locked, dispatch_uid="berth.locked")
+    mfa_signals.authenticator_added.connect(_factor("mfa.on"), weak=False, dispatch_uid="berth.mfa.add")
+    mfa_signals.authenticator_removed.connect(_factor("mfa.off"), weak=False, dispatch_uid="berth.mfa.remove")
+    mfa_signals.authenticator_reset.connect(_factor("mfa.reset"), weak=False, dispatch_uid="berth.mfa.reset")

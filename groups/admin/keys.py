@@ -1,0 +1,122 @@
+"""The admin of API tokens: people make their own, see when they were used, and revoke them."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils import timezone
+from unfold.contrib.filters.admin import ChoicesRadioFilter
+from unfold.decorators import display
+from unfold.widgets import UnfoldAdminIntegerFieldWidget
+
+from groups import audit
+from groups.admin.shared import ReadOnlyAdmin
+from groups.choices import Scope
+from groups.keys import DAYS, MOST_DAYS
+from groups.models import AgentGroup, ApiToken
+
+GOOD, OVER = "good", "over"
+
+
+class TokenForm(forms.ModelForm):
+    """A new token."""
+
+    days = forms.IntegerField(
+        label="Days",
+        initial=DAYS,
+        min_value=1,
+        max_value=MOST_DAYS,
+        widget=UnfoldAdminIntegerFieldWidget,
+        help_text="How long it is good.",
+    )
+
+    class Meta:
+        model = ApiToken
+        fields = ["name", "scope", "group"]
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(ReadOnlyAdmin):
+    """Keys of programs. A token is shown once, when it is made; afterwards it can only be revoked."""
+
+    list_display = ["name_shown", "user", "scope_shown", "group", "state", "expires_at", "last_used_at", "created_at"]
+    list_filter = [("scope", ChoicesRadioFilter)]
+    list_filter_submit = True
+    list_select_related = ["user", "group"]
+    search_fields = ["name", "user__username"]
+    readonly_fields = ["user", "created_at", "expires_at", "last_used_at"]
+
+    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """One's own; all of them for a superuser."""
+        return rows if request.user.is_superuser else rows.filter(user_id=request.user.pk)
+
+    def get_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        """What one decides when making one; all but the token itself later."""
+        made = ["name", "scope", "group"]
+        return [*made, *self.readonly_fields] if obj else [*made, "days"]
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """The add page has its own form, and choosing a group is no occasion to change it."""
+        if obj is None:
+            kwargs["form"] = TokenForm
+        form = super().get_form(request, obj, change=change, **kwargs)
+        if "group" in form.base_fields:
+            widget = form.base_fields["group"].widget
+            widget.can_add_related = widget.can_change_related = widget.can_view_related = False
+        return form
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """One's own groups."""
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if field is not None and db_field.name == "group":
+            field.queryset = AgentGroup.objects.visible_to(request.user).filter(deleted_at=None)
+            field.empty_label = "All of yours"
+        return field
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Everybody, for themselves: a token may no more than its person."""
+        return True
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever sees a token may revoke it."""
+        return obj is None or request.user.is_superuser or obj.user_id == request.user.pk
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """The token itself is kept for the answer to this request alone."""
+        obj.user = request.user
+        request.new_token = obj.mint(form.cleaned_data["days"])  # type: ignore[attr-defined]
+        obj.save()
+        audit.token_made(obj, actor=request.user)
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
+        """The page that shows the token. It is kept by nobody: no cache, no message, no address."""
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "API token",
+            "opts": self.opts,
+            "media": self.media,
+            "token": request.new_token,  # type: ignore[attr-defined]
+            "row": obj,
+        }
+        answer = TemplateResponse(request, "admin/groups/apitoken/made.html", context)
+        answer["Cache-Control"] = "no-store"
+        return answer
+
+    @display(description="name", ordering="name")
+    def name_shown(self, token: ApiToken) -> str:
+        """Its name, or whose it is."""
+        return str(token)
+
+    @display(description="may", ordering="scope", label={Scope.READ: "", Scope.WRITE: "info"})
+    def scope_shown(self, token: ApiToken) -> tuple[str, str]:
+        """What it may do, as a label."""
+        return token.scope, token.get_scope_display()
+
+    @display(description="state", label={GOOD: "success", OVER: "danger"})
+    def state(self, token: ApiToken) -> tuple[str, str]:
+        """Whether it opens anything."""
+        over = token.expires_at is not None and token.expires_at <= timezone.now()
+        return (OVER, "Ran out") if over else (GOOD, "Good")

@@ -1,0 +1,224 @@
+"""The admin of mounts: roots, which operators write; and what groups want under them, which owners ask for."""
+
+import json
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import ForeignKey, Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesRadioFilter
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
+
+from groups import audit
+from groups.admin import confirm
+from groups.admin.confirm import Question, ReasonForm
+from groups.admin.shared import GlobalAdmin, HistoryAdmin, VisibleAdmin
+from groups.choices import MOUNT_COLOURS, MountState
+from groups.models import AgentGroup, GroupMount, MountRoot
+
+WISH = ["group", "root", "path", "name", "read_write"]
+
+
+@admin.register(MountRoot)
+class MountRootAdmin(HistoryAdmin, GlobalAdmin):
+    """What groups may mount under."""
+
+    list_display = ["name", "description", "kind", "place", "base", "read_write"]
+    list_filter = [("kind", ChoicesRadioFilter), "read_write"]
+    list_filter_submit = True
+    search_fields = ["name", "description", "place"]
+    fieldsets = [
+        (None, {"fields": ["name", "description"]}),
+        ("Where it is", {"fields": ["kind", "place", "base"]}),
+        ("What is allowed", {"fields": ["read_write", "blocked"]}),
+    ]
+
+
+class DecisionForm(ReasonForm):
+    """Why a mount is approved or refused, and what was on the page when it was: somebody may change it meanwhile."""
+
+    seen = forms.CharField(widget=forms.HiddenInput)
+
+    def versions(self) -> dict[str, str]:
+        """Primary key → the version that was shown."""
+        try:
+            seen = json.loads(self.cleaned_data["seen"])
+        except ValueError:
+            return {}
+        return seen if isinstance(seen, dict) else {}
+
+
+class DryRunForm(forms.Form):
+    """A mount that nobody has asked for yet."""
+
+    group = forms.ModelChoiceField(AgentGroup.objects.none(), widget=UnfoldAdminSelectWidget)
+    root = forms.ModelChoiceField(MountRoot.objects.all(), widget=UnfoldAdminSelectWidget)
+    path = forms.CharField(
+        max_length=1000, widget=UnfoldAdminTextInputWidget, help_text="As seen from the root; . for all of it."
+    )
+    name = forms.CharField(
+        max_length=200, initial="data", widget=UnfoldAdminTextInputWidget, help_text="/workspace/extra/NAME"
+    )
+    read_write = forms.BooleanField(label="to be written", required=False, widget=UnfoldBooleanSwitchWidget)
+
+
+@admin.register(GroupMount)
+class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
+    """What groups want to mount. Members look, owners ask, operators decide."""
+
+    list_display = ["name", "group", "root", "path", "read_write", "state_shown", "verdict_shown", "requested_by"]
+    list_filter = [("state", ChoicesRadioFilter), ("group", AutocompleteSelectFilter), "read_write"]
+    list_filter_submit = True
+    list_select_related = ["group", "root", "requested_by"]
+    search_fields = ["name", "path", "group__name", "group__slug", "root__name"]
+    fieldsets = [
+        (None, {"fields": ["group", "root", "path", "name", "read_write", "reason"]}),
+        (
+            "What became of it",
+            {
+                "fields": [
+                    "state_shown", "verdict_shown", ("requested_by", "requested_at"), ("decided_by", "decided_at"),
+                    "decision",
+                ]
+            },
+        ),
+    ]  # fmt: skip
+    actions: list[Any] = ["approve", "refuse"]
+    actions_list = ["dry_run"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[GroupMount]:
+        """With the mounts beside each, which the verdict asks for."""
+        return super().get_queryset(request).prefetch_related("group__mounts")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        """A mount stays with its group, and what became of it is not typed."""
+        told = ["state_shown", "verdict_shown", "requested_by", "requested_at", "decided_by", "decided_at", "decision"]
+        return [*told, "group"] if obj else told
+
+    def get_fieldsets(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        """Nothing has become of a new one."""
+        return self.fieldsets if obj else self.fieldsets[:1]
+
+    def formfield_for_foreignkey(self, db_field: "ForeignKey[Any]", request: HttpRequest, **kwargs: Any) -> Any:
+        """Offer the groups for which the person may ask."""
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if db_field.remote_field.model is AgentGroup:
+            field.queryset = AgentGroup.objects.ownable_by(request.user).filter(deleted_at=None)
+        return field
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Owners ask."""
+        return AgentGroup.objects.ownable_by(request.user).exists()
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Owners ask for something else."""
+        owned = AgentGroup.objects.ownable_by(request.user)
+        return owned.filter(pk=obj.group_id).exists() if obj else owned.exists()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Owners do without."""
+        return self.has_change_permission(request, obj)
+
+    def has_approve_permission(self, request: HttpRequest) -> bool:
+        """Operators decide; of which groups, the action looks at."""
+        return bool(request.user.has_perm("groups.approve_groupmount"))
+
+    def save_model(self, request: HttpRequest, obj: GroupMount, form: Any, change: bool) -> None:
+        """What changes is asked for anew. Who may approve it has approved it by asking."""
+        if change and not set(form.changed_data) & set(WISH):
+            obj.save()
+            return
+        obj.ask(request.user)
+        if self.has_approve_permission(request) and self._operable(request, [obj]):
+            obj.decide(MountState.APPROVED, request.user, "asked for by an operator")
+        else:
+            messages.info(request, "An operator has to approve it before runs mount it.")
+
+    def delete_model(self, request: HttpRequest, obj: GroupMount) -> None:
+        """Note who did it."""
+        audit.record("mount.remove", actor=request.user, target=obj.pk, group=obj.group, name=obj.name)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[GroupMount]) -> None:
+        """Note each."""
+        for each in queryset.select_related("group"):
+            self.delete_model(request, each)
+
+    @action(description="Approve: runs mount it from their next start on", permissions=["approve"])
+    def approve(self, request: HttpRequest, queryset: QuerySet[GroupMount]) -> HttpResponse | None:
+        """Let the chosen mounts be mounted."""
+        words = "Agents of these groups see what is in these folders, from their next start on."
+        question = Question("approve", "Approve these mounts?", words, "Approve")
+        return self._decide(request, queryset, MountState.APPROVED, question)
+
+    @action(description="Refuse: runs that start do without it", permissions=["approve"])
+    def refuse(self, request: HttpRequest, queryset: QuerySet[GroupMount]) -> HttpResponse | None:
+        """Don't let the chosen mounts be mounted, or no longer."""
+        words = "Runs that start do without them. What runs now keeps what it has mounted until it ends."
+        question = Question("refuse", "Refuse these mounts?", words, "Refuse", danger=True)
+        return self._decide(request, queryset, MountState.REFUSED, question)
+
+    def _decide(
+        self, request: HttpRequest, queryset: QuerySet[GroupMount], state: MountState, question: Question
+    ) -> HttpResponse | None:
+        rows = queryset.select_related("group", "root")
+        form = DecisionForm(request.POST if confirm.confirmed(request) else None)
+        if not form.is_valid():
+            if not form.is_bound:
+                form.initial["seen"] = json.dumps({str(row.pk): row.version for row in rows})
+            return confirm.ask(self, request, rows, question, form)
+        counts = {"approved" if state == MountState.APPROVED else "refused": 0}
+        done = next(iter(counts))
+        mine, seen = self._operable(request, list(rows)), form.versions()
+        for row in rows:
+            words = self._one(row, state, request, form.cleaned_data["reason"], mine, seen) or done
+            counts[words] = counts.get(words, 0) + 1
+        confirm.tell(request, counts)
+        return None
+
+    def _one(
+        self, row: GroupMount, state: MountState, request: HttpRequest, why: str, mine: set[int], seen: dict[str, str]
+    ) -> str:
+        """Decide on one mount; why that was not done, or an empty text."""
+        if row.pk not in mine:
+            return "of groups that you don't operate"
+        if seen.get(str(row.pk)) != row.version:
+            return "changed meanwhile, so nothing was done"
+        if state == MountState.APPROVED and not (verdict := row.judge()).ok:
+            return f"can't be approved ({row.name}: {verdict.reason})"
+        return "" if row.decide(state, request.user, why) else "were so already"
+
+    def _operable(self, request: HttpRequest, rows: list[GroupMount]) -> set[int]:
+        chosen = GroupMount.objects.filter(pk__in=[row.pk for row in rows])
+        return set(chosen.operable_by(request.user).values_list("pk", flat=True))
+
+    @action(description="Try a path", url_path="try", permissions=["add"], icon="rule")
+    def dry_run(self, request: HttpRequest) -> HttpResponse:
+        """The verdict on any path, before anybody asks for it. Nothing is saved."""
+        form = DryRunForm(request.POST or None)
+        form.fields["group"].queryset = AgentGroup.objects.ownable_by(request.user)  # type: ignore[attr-defined]
+        verdict = None
+        if form.is_valid():
+            verdict = GroupMount(**form.cleaned_data).judge()
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Try a path",
+            "opts": self.opts,
+            "form": form,
+            "verdict": verdict,
+        }
+        return TemplateResponse(request, "admin/berth/dry_run.html", context)
+
+    @display(description="state", ordering="state", label=MOUNT_COLOURS)
+    def state_shown(self, mount: GroupMount) -> tuple[str, str]:
+        """The state as a label."""
+        return mount.state, mount.get_state_display()
+
+    @display(description="if a run started now")
+    def verdict_shown(self, mount: GroupMount) -> str:
+        """What would become of it, and why."""
+        verdict = mount.judge()
+        return verdict.reason if verdict.ok else f"Refused: {verdict.reason}"
