@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -11,18 +11,13 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from groups.choices import Role
-from groups.models import MAY_WRITE, AgentGroup, AgentProfile
+from groups.access import Narrowed
+from groups.models import AgentGroup, AgentProfile
 from schedules import cron
 from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.cron import Schedule
 from sessions.models import AgentSession, Message, Run
 from sessions.states import MessageState, SessionState
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
 
 LEAST_SECONDS, MOST_SECONDS = 60, 366 * 24 * 3600
 UNSETTLED = (MessageState.QUEUED, MessageState.DELIVERED)
@@ -35,16 +30,8 @@ SETTLED = (
 BY_KIND = {Kind.CRON: "cron", Kind.INTERVAL: "every_seconds", Kind.ONCE: "once_at"}
 
 
-class TaskQuerySet(models.QuerySet["ScheduledTask"]):
+class TaskQuerySet(Narrowed["ScheduledTask"]):
     """Tasks, narrowed to what somebody may see or do, or to what is to be done."""
-
-    def visible_to(self, user: "Person") -> Self:
-        """The tasks of the groups that `user` is a member of; all of them for a superuser."""
-        return self._of(user, Role.values)
-
-    def writable_by(self, user: "Person") -> Self:
-        """The tasks that `user` may change, pause, resume and run."""
-        return self._of(user, MAY_WRITE)
 
     def due(self, now: datetime) -> Self:
         """Those whose time has come."""
@@ -53,13 +40,6 @@ class TaskQuerySet(models.QuerySet["ScheduledTask"]):
     def settled(self) -> Self:
         """Those whose last message came to its end, which nobody has counted yet."""
         return self.filter(SETTLED, outcome=Outcome.PENDING)
-
-    def _of(self, user: "Person", roles: Any) -> Self:
-        if not user.is_active:
-            return self.none()
-        if getattr(user, "is_superuser", False):
-            return self
-        return self.filter(group__memberships__user_id=user.pk, group__memberships__role__in=roles)
 
 
 class ScheduledTask(models.Model):

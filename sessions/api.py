@@ -13,26 +13,16 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Field, NinjaAPI, Router, Schema, Status
 from ninja.errors import AuthenticationError, HttpError, ValidationError
-from ninja.security import HttpBearer
 
-from groups.models import AgentGroup, AgentProfile, ApiToken
-from sessions import events, intake, stream, summary
+from groups.models import AgentGroup, AgentProfile
+from sessions import bearer, events, intake, stream, summary
 from sessions.intake import Refused
 from sessions.models import AgentSession
 
 TITLES = {401: "Not authenticated", 403: "Not allowed", 404: "Not found", 405: "Method not allowed", 422: "Bad input"}
 
 
-class Token(HttpBearer):
-    """`Authorization: Bearer …`, made by `manage.py create_token`."""
-
-    def authenticate(self, request: HttpRequest, token: str) -> Any:
-        """The user that the token acts as; None refuses."""
-        found = ApiToken.objects.select_related("user").filter(digest=ApiToken.hash(token)).first()
-        return found.user if found and found.user.is_active else None
-
-
-api = NinjaAPI(title="Berth", version="1", auth=Token(), docs_url="/docs", openapi_url="/openapi.json")
+api = NinjaAPI(title="Berth", version="1", auth=bearer.Token(), docs_url="/docs", openapi_url="/openapi.json")
 router = Router()
 
 
@@ -134,7 +124,10 @@ def problem(request: HttpRequest, status: int, detail: str, **more: Any) -> Http
 def no_token(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
     """401: says how to come in."""
     answer = problem(
-        request, 401, "Send a token as `Authorization: Bearer …`. `manage.py create_token USER` makes one."
+        request,
+        401,
+        "Send a token as `Authorization: Bearer …`. The admin's API tokens, or `manage.py create_token USER`, "
+        "make one.",
     )
     answer["WWW-Authenticate"] = "Bearer"
     return answer
@@ -238,11 +231,11 @@ def _sse(request: HttpRequest, session_id: uuid.UUID, after: int) -> HttpRespons
     """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): ids are seqs."""
     last = request.headers.get("Last-Event-ID", "")
     cursor = int(last) if last.isdecimal() and len(last) < 19 else after
-    user_id = request.auth.pk  # type: ignore[attr-defined]
+    allowed = bearer.may_see(request.token, session_id)  # type: ignore[attr-defined]
 
     async def lines() -> AsyncIterator[str]:
         yield "retry: 1000\n\n"
-        async for page in stream.follow(user_id, session_id, cursor):
+        async for page in stream.follow(allowed, session_id, cursor):
             if page is None:
                 yield ": still here\n\n"
             else:

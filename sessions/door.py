@@ -5,11 +5,13 @@ A bare ASGI application: no cookies, no CSRF, no middleware, since it is called 
 
 import asyncio
 import json
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,13 +22,15 @@ from django.utils import timezone
 
 from sessions import doorbell, events, ingest, intake, lifecycle, tokens
 from sessions.models import Message, Run
-from sessions.states import GRACEFUL, Intent, MessageState, RunState
+from sessions.rates import Rates
+from sessions.states import GRACEFUL, EventKind, Intent, MessageState, RunState
 from sessions.threads import in_thread
 
 log = structlog.get_logger(__name__)
 BODY_MAX = 16 * 1024 * 1024  # a request holds 1 MiB, or one larger event
 WAIT_MAX = 30.0  # seconds of a long poll
 SEEN_EVERY = timedelta(seconds=10)
+TELL_EVERY = 60.0  # seconds between two events that say that a run's output is limited
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -57,11 +61,15 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         route = (scope["method"], scope["path"])
         run_id = _token(scope)
         if route == ("POST", "/agent/v1/events"):
-            told = await _events(run_id, await _body(receive))
+            content = await _content(receive)
+            await _slow_down(run_id, len(content))
+            told = await _events(run_id, _json(content))
         elif route == ("GET", "/agent/v1/inbox"):
             told = await _inbox(run_id, scope, receive)
         elif route == ("POST", "/agent/v1/hello"):
-            told = await _hello(run_id, await _body(receive))
+            content = await _content(receive)
+            await _slow_down(run_id, len(content))
+            told = await _hello(run_id, _json(content))
         else:
             raise Answer(404, {"detail": "no such address"})
     except Answer as answer:
@@ -98,8 +106,8 @@ def _token(scope: dict[str, Any]) -> uuid.UUID:
     raise Answer(401, {"detail": "send the run's token as a bearer token"})
 
 
-async def _body(receive: Receive) -> Any:
-    """The request's JSON. Raises Answer(413) or Answer(422)."""
+async def _content(receive: Receive) -> bytes:
+    """The request's body. Raises Answer(413)."""
     parts, size = [], 0
     while True:
         message = await receive()
@@ -108,11 +116,47 @@ async def _body(receive: Receive) -> Any:
         if size > BODY_MAX:
             raise Answer(413, {"detail": f"at most {BODY_MAX} bytes"})
         if not message.get("more_body"):
-            break
+            return b"".join(parts)
+
+
+def _json(content: bytes) -> Any:
+    """What a body says. Raises Answer(422)."""
     try:
-        return json.loads(b"".join(parts) or b"{}")
-    except ValueError as error:
+        return json.loads(content or b"{}")
+    except (ValueError, RecursionError) as error:
         raise Answer(422, {"detail": f"not JSON: {error}"}) from error
+
+
+@lru_cache(maxsize=1)
+def _rates(events: int, kib: int) -> Rates:
+    """How fast the runs that speak with this process may be."""
+    return Rates(events, kib * 1024)
+
+
+def rates() -> Rates:
+    """As the settings are now; tests change them."""
+    return _rates(settings.DOOR_EVENTS_PER_SECOND, settings.DOOR_KIB_PER_SECOND)
+
+
+async def _slow_down(run_id: uuid.UUID, size: int) -> None:
+    """Let a run speak at its rate. Raises Answer(429), and says so in the session once in a while."""
+    wait = rates().ask(run_id, size)
+    if not wait:
+        return
+    if rates().tell(run_id, TELL_EVERY):
+        words = (
+            f"Output is limited to {settings.DOOR_EVENTS_PER_SECOND:,} events and {settings.DOOR_KIB_PER_SECOND:,} KiB "
+            "a second: the agent waits."
+        )
+
+        def say() -> uuid.UUID:
+            session = _caller(run_id).session
+            ingest.record(session, [(EventKind.STATE, words, {"limited": True})])
+            return session
+
+        await doorbell.announce(await in_thread(say), doorbell.EVENTS)
+    seconds = math.ceil(wait)
+    raise Answer(429, {"detail": f"the run says too much at once: come again in {seconds} s"}, seconds)
 
 
 def _caller(run_id: uuid.UUID) -> Caller:
@@ -152,12 +196,15 @@ async def _events(run_id: uuid.UUID, body: Any) -> dict[str, Any]:
     """Store a batch, of this run or of an earlier one of the group whose journal was found on the volume."""
     if not isinstance(body, dict):
         raise Answer(422, {"detail": "send an object with events"})
+    said = body.get("events")
+    rates().count(run_id, len(said) if isinstance(said, list) else 1)
 
     def store() -> tuple[int, uuid.UUID]:
         batch = ingest.parse(body.get("events"))
         target = uuid.UUID(str(body["run"])) if body.get("run") else run_id
-        if target != run_id and not Run.objects.filter(pk=target, session__group__sessions__runs=run_id).exists():
-            raise Answer(404, {"detail": "no such run in this group"})
+        ended = Run.objects.filter(pk=target, state=RunState.ENDED, session__group__sessions__runs=run_id)
+        if target != run_id and not ended.exists():
+            raise Answer(404, {"detail": "no such run in this group that has ended"})
         return ingest.ingest(target, batch, late=target != run_id)
 
     try:
@@ -177,6 +224,9 @@ async def _inbox(run_id: uuid.UUID, scope: dict[str, Any], receive: Receive) -> 
         after, limit, wait = int(query.get("after", 0)), int(query.get("limit", 100)), float(query.get("wait", 0))
     except ValueError as error:
         raise Answer(422, {"detail": f"after, limit and wait are numbers: {error}"}) from error
+    if not math.isfinite(wait):
+        raise Answer(422, {"detail": "wait is a number of seconds"})
+    rates().count(run_id, 1)  # a poll costs as much as an event
     known = query.get("command") or None
     end = time.monotonic() + min(wait, WAIT_MAX)
     caller = await in_thread(_caller, run_id)

@@ -6,19 +6,21 @@ One transaction for a batch: pass over what is stored, refuse a hole, insert, ap
 import math
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from django.db import connection, transaction
 from django.utils import timezone
 
+from redaction.known import redact_known, redact_known_data, strings, suspicious
 from sessions import doorbell, events, lifecycle, messages, signals
 from sessions.events import Heard, NewEvent
 from sessions.models import AgentSession, Run
 from sessions.states import COURIERS, OUTPUT, EventKind, RunState
 
 MAX_TEXT = 256 * 1024  # characters; the protocol's limit
+DEEPEST = 50  # levels of an event's data; what reads it all, here and on the pages, goes down by calling itself
 MEANINGFUL = frozenset({EventKind.DELIVERED, EventKind.TURN, EventKind.SESSION, EventKind.TASK, EventKind.EXIT})
 
 
@@ -54,17 +56,26 @@ def parse(batch: Any) -> list[NewEvent]:
         if not isinstance(text, str) or len(text) > MAX_TEXT or not isinstance(data, dict):
             raise Malformed(f"event {number}: text is a string of at most {MAX_TEXT} characters, data an object")
         parsed.append(NewEvent(kind, _storable(text), _storable_data(data) if data else data, _time(at), number))
-    return parsed
+    return _without_known_keys(parsed)
 
 
-def _storable_data(value: Any) -> Any:
-    """JSON as a database can hold it: the same, with every text in it storable."""
+def _without_known_keys(parsed: list[NewEvent]) -> list[NewEvent]:
+    """The events with keys of well-known kinds taken out of them; the courier did so too, if it was ours."""
+    if not suspicious(text for event in parsed for text in (event.text, *strings(event.data))):
+        return parsed
+    return [replace(event, text=redact_known(event.text), data=redact_known_data(event.data)) for event in parsed]
+
+
+def _storable_data(value: Any, depth: int = 0) -> Any:
+    """JSON as a database can hold it: the same, with every text in it storable, and no deeper than DEEPEST."""
     if isinstance(value, str):
         return _storable(value)
+    if depth >= DEEPEST and isinstance(value, list | dict):
+        return "⟦nested too deeply⟧"
     if isinstance(value, list):
-        return [_storable_data(item) for item in value]
+        return [_storable_data(item, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {_storable(key): _storable_data(item) for key, item in value.items()}
+        return {_storable(key): _storable_data(item, depth + 1) for key, item in value.items()}
     return value
 
 

@@ -75,6 +75,8 @@ def post_message(session: AgentSession, text: str, *, sender: "Person | None", k
             sender_id=sender.pk if sender else None,
             idempotency_key=key or None,
         )
+        if getattr(sender, "via", ""):
+            audit.record("message.send", actor=sender, target=session.pk, group=session.group, number=message.number)
         name = sender.get_username() if sender else by or "Berth"
         events.say(locked, EventKind.MESSAGE, text, {"number": message.number, "sender": name})
         if locked.queued_at is None and not locked.runs.active().exists():

@@ -13,7 +13,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from k8s_adapter.runtime import Cause, Observed
-from sessions import doorbell, events, messages, verdicts
+from sessions import doorbell, events, messages, signals, verdicts, way_out
 from sessions.models import AgentSession, Run
 from sessions.states import (
     BEFORE_START,
@@ -116,6 +116,8 @@ def claim(session_id: uuid.UUID, runtime: str) -> Run | None:
     words = (
         f"Run {run.number} starts." if run.attempt == 1 else f"Run {run.number} starts, try {run.attempt} of {tries()}."
     )
+    if run.number == 1 and (walls := way_out.confinement(runtime)):
+        words = f"{words} {walls}"
     events.say(session, EventKind.STATE, words, {"state": SessionState.STARTING, "attempt": run.attempt}, run)
     refresh(session)
     doorbell.ring_on_commit(session_id)
@@ -203,6 +205,7 @@ def end(run: Run, observed: Observed, cause: Cause | None = None, words: str = "
         events.say(session, EventKind.STATE, f"Run {run.number} ended. {verdict.words}", data, run)
         _go_on(session, run, verdict)
         refresh(session)
+        signals.run_ended.send(None, session_id=session.pk, run_id=run.pk)
         doorbell.ring_on_commit(session.pk)
     return True
 

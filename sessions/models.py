@@ -1,7 +1,7 @@
 """Sessions, their runs, the messages that go in and the events that come out."""
 
 import uuid
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -10,37 +10,17 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from groups.choices import Role
-from groups.models import MAY_WRITE, AgentGroup, AgentProfile
+from groups.access import Narrowed
+from groups.models import AgentGroup, AgentProfile
 from k8s_adapter.runtime import Cause, RunRef
 from sessions import states
 from sessions.states import EventKind, Intent, MessageState, RunState, SessionState
 
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
-
 CAUSES = [(cause.value, cause.value.replace("_", " ").capitalize()) for cause in Cause]
 
 
-class SessionQuerySet(models.QuerySet["AgentSession"]):
+class SessionQuerySet(Narrowed["AgentSession"]):
     """Sessions, narrowed to what somebody may see or do."""
-
-    def visible_to(self, user: "Person") -> Self:
-        """The sessions of the groups that `user` is a member of; all of them for a superuser."""
-        return self._of(user, Role.values)
-
-    def writable_by(self, user: "Person") -> Self:
-        """The sessions that `user` may send messages to, stop and close."""
-        return self._of(user, MAY_WRITE)
-
-    def _of(self, user: "Person", roles: Any) -> Self:
-        if not user.is_active:
-            return self.none()
-        if getattr(user, "is_superuser", False):
-            return self
-        return self.filter(group__memberships__user_id=user.pk, group__memberships__role__in=roles)
 
 
 class AgentSession(models.Model):

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, Runtime, TransientFault
-from sessions import doorbell, events, leases, lifecycle, records, runtimes, spec
+from sessions import doorbell, events, leases, lifecycle, records, runtimes, secrets, spec
 from sessions.models import Message, Run
 from sessions.states import BEFORE_START, GRACEFUL, Intent, MessageState, RunState
 
@@ -188,6 +188,7 @@ def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bo
     match action.do:
         case Do.ENSURE:
             runtime.ensure(spec.build(run))
+            secrets.used(run)
             _started(run, runtime)
         case Do.ASK:
             lifecycle.ask(run.pk, action.intent, only_idle=action.intent is Intent.IDLE)
@@ -198,6 +199,7 @@ def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bo
         case Do.NOTHING:
             waits = observed.phase is Phase.PENDING and observed.words
             _note(run, observed.cause, observed.words) if waits else None
+            secrets.renew(run, runtime) if observed.phase is Phase.RUNNING else None
     return False
 
 

@@ -1,10 +1,12 @@
 """The runtime that the settings name, made once per process."""
 
 from functools import cache
+from pathlib import Path
 
 from django.conf import settings
 
 from k8s_adapter.runtime import Runtime
+from k8s_adapter.secretfiles import Reach
 
 
 @cache
@@ -13,18 +15,36 @@ def get(name: str) -> Runtime:
     if name == "local":
         from k8s_adapter.local import LocalRuntime
 
-        return LocalRuntime(settings.DATA_DIR, settings.INSTALLATION)
+        return LocalRuntime(
+            settings.DATA_DIR,
+            settings.INSTALLATION,
+            secrets=_reach(),
+            confined=settings.LOCAL_BWRAP,
+            masked=(Path(settings.EGRESS_TOKEN_FILE),) if settings.EGRESS_TOKEN_FILE else (),
+        )
     if name == "kubernetes":
         from k8s_adapter.cluster import KubernetesConfig, KubernetesRuntime
+        from k8s_adapter.config import pod_selector
 
         return KubernetesRuntime(
             KubernetesConfig(
                 installation=settings.INSTALLATION,
                 courier_image=settings.COURIER_IMAGE,
+                courier_url=settings.COURIER_URL,
+                control_plane=pod_selector(settings.K8S_CONTROL_PLANE_SELECTOR),
+                egress_url=settings.EGRESS_PROXY_URL,
+                egress=pod_selector(settings.K8S_EGRESS_SELECTOR),
+                dns=pod_selector(settings.K8S_DNS_SELECTOR),
                 shared_namespace=settings.K8S_NAMESPACE,
                 storage_class=settings.K8S_STORAGE_CLASS,
                 openshift=settings.K8S_OPENSHIFT,
                 image_pull_policy=settings.K8S_IMAGE_PULL_POLICY,
+                secrets=_reach(),
             )
         )
     raise ValueError(f"no runtime is called {name!r}")
+
+
+def _reach() -> Reach:
+    """What the settings let secrets be read from."""
+    return Reach(settings.SECRETS_ENV_PREFIX, settings.SECRETS_FOLDER, tuple(settings.K8S_SECRETS_NAMESPACES))

@@ -60,7 +60,7 @@ GRACEFUL = frozenset({Intent.CLOSE, Intent.IDLE, Intent.PREEMPT})
 
 
 class EventKind(models.TextChoices):
-    """What an event is. The courier may send all but MESSAGE and STATE (docs/courier-protocol.md)."""
+    """What an event is. The courier may send all but OURS (docs/courier-protocol.md)."""
 
     MESSAGE = "message", "Message"
     STATE = "state", "State"
@@ -77,9 +77,10 @@ class EventKind(models.TextChoices):
     TASK = "task", "Task"
     GAP = "gap", "Gap"
     EXIT = "exit", "Exit"
+    DENIED = "denied", "Denied"
 
 
-OURS = frozenset({EventKind.MESSAGE, EventKind.STATE})
+OURS = frozenset({EventKind.MESSAGE, EventKind.STATE, EventKind.DENIED})
 COURIERS = frozenset(EventKind) - OURS
 # The first of these is a run's first output.
 OUTPUT = frozenset({"text", "result", "tool", "error", "stdout", "stderr"})

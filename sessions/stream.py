@@ -8,8 +8,9 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import structlog
@@ -18,7 +19,6 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.serializers.json import DjangoJSONEncoder
 
-from groups.models import MAY_WRITE
 from sessions import doorbell, events, render, summary
 from sessions.models import AgentSession
 from sessions.states import EventKind
@@ -27,6 +27,7 @@ from sessions.threads import SingleFlight, in_thread
 NOT_YOURS, NO_LOGIN = 4404, 4401
 FAILED = 1011  # RFC 6455, section 7.4.1: an unexpected condition; the page comes again
 UNACKNOWLEDGED = 2  # pages
+LOGIN_EVERY = 5.0  # seconds between two looks whether the login still stands
 SUMMARY_EVERY = 5.0  # seconds, when no event says that it changed
 MOVES = frozenset({EventKind.STATE, EventKind.TURN, EventKind.MESSAGE, EventKind.DELIVERED, EventKind.EXIT})
 RENDERED = frozenset({EventKind.RESULT, EventKind.MESSAGE})
@@ -63,11 +64,17 @@ def access(user_id: Any, session_id: uuid.UUID) -> str:
     user = get_user_model().objects.only("is_active", "is_superuser").filter(pk=user_id).first()
     if user is None:
         return ""
-    visible = AgentSession.objects.visible_to(user).filter(pk=session_id)
-    if getattr(user, "is_superuser", False):
-        return "write" if visible.exists() else ""
-    role = visible.values_list("group__memberships__role", flat=True).first()
-    return "" if role is None else "write" if role in MAY_WRITE else "read"
+    one = AgentSession.objects.filter(pk=session_id)
+    if one.writable_by(user).exists():
+        return "write"
+    return "read" if one.visible_to(user).exists() else ""
+
+
+def logged_in(user_id: Any, key: str, stamp: str) -> bool:
+    """Whether a login still stands: not logged out of, the password not changed (`stamp` is of the password then)."""
+    user = get_user_model().objects.filter(pk=user_id).first()
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    return user is not None and user.get_session_auth_hash() == stamp and bool(store().exists(key))
 
 
 async def look(user_id: Any, session_id: uuid.UUID, after: int) -> tuple[str, Page | None]:
@@ -89,14 +96,16 @@ async def summary_of(session_id: uuid.UUID) -> dict[str, Any]:
     return await _flights.share(("summary", session_id), lambda: in_thread(ask))
 
 
-async def follow(user_id: Any, session_id: uuid.UUID, after: int) -> AsyncIterator[list[dict[str, Any]] | None]:
+async def follow(
+    may_see: Callable[[], bool], session_id: uuid.UUID, after: int
+) -> AsyncIterator[list[dict[str, Any]] | None]:
     """For programs: the events after a cursor, page by page, for ever; None when a tick passed with nothing new.
 
-    Ends when the person may no longer see the session.
+    Ends when `may_see`, which is asked in a thread before every read, says no.
     """
     async with doorbell.hub().listen(session_id, doorbell.EVENTS) as bell:
         quiet = time.monotonic()
-        while await in_thread(access, user_id, session_id):
+        while await in_thread(may_see):
             bell.clear()
             found = await in_thread(events.read, session_id, after)
             if found:
@@ -134,6 +143,7 @@ class SessionConsumer(AsyncWebsocketConsumer):
             await self.close(NO_LOGIN)
             return
         self.user_id = user.pk
+        self.login = (self.scope["session"].session_key, user.get_session_auth_hash())
         self.pump = asyncio.ensure_future(self._pump())
 
     def _after(self) -> int:
@@ -168,10 +178,14 @@ class SessionConsumer(AsyncWebsocketConsumer):
 
     async def _follow(self, bell: asyncio.Event) -> None:
         """Until the person may no longer see the session."""
-        shown, told_at = "", 0.0
+        shown, told_at, sure_at = "", 0.0, 0.0
         while True:
             await self._room()
             bell.clear()
+            if time.monotonic() - sure_at > LOGIN_EVERY:
+                if not await in_thread(logged_in, self.user_id, *self.login):
+                    return
+                sure_at = time.monotonic()
             may, page = await look(self.user_id, self.session_id, self.cursor)
             if not may:
                 return

@@ -8,7 +8,7 @@ import uuid
 import structlog
 from django_q.tasks import async_task
 
-from sessions import admission
+from sessions import admission, berths
 from sessions import gc as cleaning
 from sessions import reconcile as reconciler
 
@@ -34,6 +34,11 @@ def gc() -> None:
     """Clean up for a few seconds; what is left then is a task of its own."""
     if cleaning.step():
         async_task("sessions.tasks.gc")
+
+
+def keep(group_id: str) -> None:
+    """Put a group's berth right, should somebody have changed it."""
+    berths.keep(uuid.UUID(group_id))
 
 
 def admit() -> None:

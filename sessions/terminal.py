@@ -99,8 +99,9 @@ class Transcript:
 
     def _unsaid(self, text: str, data: dict[str, Any]) -> str:
         """An answer, or nothing if it was read while it was written. A long one comes in parts."""
-        self.answer = text if data.get("part", 1) == 1 else self.answer + text
-        if data.get("part", 1) < data.get("parts", 1):
+        part, parts = (value if type(value := data.get(name)) is int else 1 for name in ("part", "parts"))
+        self.answer = text if part == 1 else self.answer + text
+        if part < parts:
             return ""
         answer, written = self.answer, self.written
         self.answer = self.written = ""

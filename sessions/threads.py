@@ -18,6 +18,11 @@ _pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="database")
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `work` on the pool. Each thread keeps its database connection, but for one in which something failed."""
+    return await on(_pool, work, *args, **kwargs)
+
+
+async def on(pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `in_thread`, on another pool: for what may wait for more than the database."""
 
     def call() -> T:
         try:
@@ -26,7 +31,7 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
             connections.close_all()
             raise
 
-    return await asyncio.get_running_loop().run_in_executor(_pool, call)
+    return await asyncio.get_running_loop().run_in_executor(pool, call)
 
 
 class SingleFlight:

@@ -20,7 +20,7 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from k8s_adapter.runtime import Runtime
-from sessions import admission, gc, leases, reconcile, signals
+from sessions import admission, berths, gc, leases, reconcile, signals
 from sessions.models import AgentSession, Run
 from sessions.states import RunState
 
@@ -43,6 +43,7 @@ class Watcher:
         self.asked: dict[uuid.UUID, float] = {}
         self.orphans_at = self.gc_at = 0.0
         self.epoch: int | None = None
+        self.berths = berths.Rounds()
 
     def step(self) -> bool:
         """Do one round. False while another watcher has the lease. Raises RuntimeError when it can't work any more."""
@@ -93,6 +94,7 @@ class Watcher:
             self._admit(clock)
         admission.drain()
         signals.swept.send(type(self))
+        self.berths.step()
         if clock - self.orphans_at > ORPHANS:
             self.orphans_at = clock
             gc.remove_orphans(self.runtime, self.leads)

@@ -22,6 +22,7 @@ def delete_groups(
     model_admin: AgentGroupAdmin, request: HttpRequest, queryset: QuerySet[AgentGroup]
 ) -> HttpResponse | None:
     """Stop what runs, let nothing start, and remove the groups' data when the grace is over."""
+    queryset = queryset.operable_by(request.user)  # type: ignore[attr-defined]
     if not confirm.confirmed(request):
         words = (
             "What runs in them is stopped, and nothing starts any more. Everything is kept for "
@@ -41,7 +42,7 @@ def delete_groups(
 def restore_groups(model_admin: AgentGroupAdmin, request: HttpRequest, queryset: QuerySet[AgentGroup]) -> None:
     """Take deletions back, as long as nothing was removed."""
     counts = {"restored": 0, "not deleted": 0, "too late": 0}
-    for group in queryset:
+    for group in queryset.operable_by(request.user):  # type: ignore[attr-defined]
         counts[_restore(group, request)] += 1
     confirm.tell(request, counts)
 

@@ -1,6 +1,7 @@
 """The admin of runs: the list, and a page that tells how a run started, why it ended, and of what it was made."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -23,6 +24,7 @@ from sessions.waterfall import Bar, bars
 log = structlog.get_logger(__name__)
 
 ASK_SECONDS = 3.0  # of the runtime, while somebody waits for the page
+SECTIONS: list[Callable[[Run], str]] = []  # what other apps add to the page, as HTML that is safe
 Known = dict[str, Any]  # steps, notices, manifest: as a RunRecord holds them
 
 
@@ -64,6 +66,7 @@ class RunAdmin(OfSessionAdmin):
             "notices": known["notices"],
             "manifest": json.dumps(known["manifest"], indent=2) if known["manifest"] else "",
             "trouble": trouble,
+            "sections": [section(run) for section in SECTIONS],
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/agent_sessions/run/change_form.html", context)

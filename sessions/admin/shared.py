@@ -35,6 +35,7 @@ KIND_COLOURS = {
     EventKind.TASK: "warning",
     EventKind.ERROR: "danger",
     EventKind.GAP: "danger",
+    EventKind.DENIED: "warning",
 } | dict.fromkeys(["state", "delivered", "turn", "text", "usage", "session", "stdout", "stderr", "exit"], "")
 
 

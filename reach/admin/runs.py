@@ -1,0 +1,21 @@
+"""What a run reached and was refused, on the run's page."""
+
+from django.conf import settings
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
+
+from reach import uses
+from reach.models import EgressDenial
+from sessions import way_out
+from sessions.admin.runs import SECTIONS
+from sessions.models import Run
+
+
+def section(run: Run) -> SafeString:
+    """The part of the page."""
+    words = way_out.confinement(run.runtime)
+    told = {"uses": uses.reached(run.pk), "denials": EgressDenial.objects.filter(run=run.pk), "words": words}
+    return render_to_string("admin/reach/run.html", told | {"proxy": settings.EGRESS_PROXY_URL, "run": run})
+
+
+SECTIONS.append(section)

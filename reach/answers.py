@@ -1,0 +1,74 @@
+"""What a proxy is answered that asks whether a run may reach a host."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+
+from egress import hosts
+from reach import version
+from reach.choices import RequestState
+from reach.decide import Decision, Rule, decide
+from reach.models import EgressRequest, EgressRule
+from reach.patterns import candidates
+from sessions import tokens
+from sessions.models import Run
+
+THEN = "Once it is approved, try again: nothing has to be restarted."
+WORDS = {
+    RequestState.OPEN: f"It is listed under “asked for”, where an owner of the group can propose it. {THEN}",
+    RequestState.PROPOSED: f"It was proposed and waits for an operator. {THEN}",
+    RequestState.REFUSED: "An operator refused it.",
+}
+
+
+def answer(run: str, credential: str, host: str, port: int) -> dict[str, Any] | None:
+    """The answer as JSON; None for a credential that is wrong, or of a run that is over."""
+    found = whose(run, credential)
+    if found is None:
+        return None
+    number = version.current()  # before the rules: an answer may be newer than its number, but never older
+    decision = judge(found, host, port, timezone.now())
+    reason = decision.reason if decision.allowed else f"{decision.reason} {_advice(found, host, port)}".strip()
+    return {
+        "allowed": decision.allowed,
+        "rule": decision.rule,
+        "until": decision.until.timestamp() if decision.until else None,
+        "reason": reason,
+        "version": number,
+    }
+
+
+def whose(run: str, credential: str) -> Run | None:
+    """The active run that a credential belongs to."""
+    try:
+        run_id = uuid.UUID(run)
+    except ValueError:
+        return None
+    # One spelling: the proxies count what a run does by it.
+    if str(run_id) != run or not tokens.is_egress(run_id, credential):
+        return None
+    return Run.objects.active().filter(pk=run_id).select_related("session").first()
+
+
+def judge(run: Run, host: str, port: int, now: datetime) -> Decision:
+    """May this run reach this host? By the rules as they are now."""
+    try:
+        name = hosts.normal(host)
+    except ValueError:
+        return Decision(False, f"{host[:253]!r} is not a host's name.")
+    if hosts.is_literal(host) or hosts.is_literal(name):
+        return Decision(False, f"{name} is an address. Rules are for names: use the host's name.")
+    rows = EgressRule.objects.counting_for(run).filter(host__in=list(candidates(name)))
+    rules = [Rule(str(row.pk), row.host, tuple(row.ports), row.until) for row in rows]
+    return decide(rules, name, port, now)
+
+
+def _advice(run: Run, host: str, port: int) -> str:
+    """What the agent, or who reads along, can do about a refusal."""
+    session = run.session
+    asked = EgressRequest.objects.filter(group=session.group_id, profile=session.profile_id, host=host, port=port)
+    state, said = asked.values_list("state", "answer").first() or (RequestState.OPEN, "")
+    words = WORDS.get(RequestState(state), WORDS[RequestState.OPEN])
+    return f"{words[:-1]}: {said}" if state == RequestState.REFUSED and said else words

@@ -1,0 +1,154 @@
+"""The egress proxies' door: `/egress/v1/…` (docs/egress.md), spoken to by the proxies alone.
+
+A bare ASGI application as the couriers' is: it is called for every new host of every run, and answers in milliseconds.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import structlog
+from django.conf import settings
+from django.db import OperationalError
+from django.utils.crypto import constant_time_compare
+
+from reach import answers, denials, reports, uses, version
+from sessions import doorbell
+from sessions.threads import in_thread
+
+log = structlog.get_logger(__name__)
+BODY_MAX = 4 * 1024 * 1024
+WAIT_MAX = 30.0  # seconds of a long poll
+TICK = 0.5  # seconds after which a bell that was not heard is made up for; a revocation may take 1 s in all
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Answer(Exception):
+    """Ends a request with a status other than 200."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Route one request. For the proxies every status but 200 and 401 means: closed, come again."""
+    status = 200
+    try:
+        told = await _routed(scope, receive)
+    except Answer as answer:
+        status, told = answer.status, {"detail": str(answer)}
+    except reports.Malformed as error:
+        status, told = 422, {"detail": str(error)}
+    except OperationalError as error:
+        log.warning("database away", error=str(error))
+        status, told = 503, {"detail": "the database is away"}
+    except Exception:
+        log.exception("an egress proxy's request failed", path=scope["path"])
+        status, told = 500, {"detail": "internal error"}
+    body = json.dumps(told).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _routed(scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
+    token = expected()
+    if not token:
+        raise Answer(404, "no such address")
+    if not constant_time_compare(_bearer(scope), token):
+        # Not 401, which tells a proxy that a run's credential is wrong.
+        raise Answer(403, "send the token of EGRESS_TOKEN as a bearer token")
+    route = (scope["method"], scope["path"])
+    if route == ("POST", "/egress/v1/decide"):
+        return await _decide(await _body(receive))
+    if route == ("GET", "/egress/v1/version"):
+        return await _version(scope, receive)
+    if route == ("POST", "/egress/v1/report"):
+        return await _report(await _body(receive))
+    raise Answer(404, "no such address")
+
+
+def expected() -> str:
+    """The proxies' token; empty if there are to be none. A file is read each time, so a token may change."""
+    if settings.EGRESS_TOKEN_FILE:
+        try:
+            return Path(settings.EGRESS_TOKEN_FILE).read_text().strip()
+        except OSError as error:
+            log.warning("EGRESS_TOKEN_FILE can't be read", error=str(error))
+            return ""
+    return str(settings.EGRESS_TOKEN)
+
+
+def _bearer(scope: dict[str, Any]) -> str:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            return str(value.decode("latin-1")).removeprefix("Bearer ")
+    return ""
+
+
+async def _body(receive: Receive) -> Any:
+    """The request's JSON. Raises Answer(413) or Answer(422)."""
+    data = bytearray()
+    while True:
+        message = await receive()
+        data += message.get("body", b"")
+        if len(data) > BODY_MAX:
+            raise Answer(413, f"at most {BODY_MAX} bytes")
+        if not message.get("more_body"):
+            break
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise Answer(422, f"not JSON: {error}") from None
+
+
+async def _decide(body: Any) -> dict[str, Any]:
+    try:
+        run, credential, host, port = (body[name] for name in ("run", "credential", "host", "port"))
+    except (TypeError, KeyError):
+        raise Answer(422, "send run, credential, host and port") from None
+    if not all(isinstance(text, str) for text in (run, credential, host)) or type(port) is not int:
+        raise Answer(422, "run, credential and host are texts, port is a number")
+    told = await in_thread(answers.answer, run, credential, host, port)
+    if told is None:
+        raise Answer(401, "this run is over, or the credential is not its own")
+    return told
+
+
+async def _version(scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
+    """A long poll: answers as soon as the number is another than the one that the proxy knows."""
+    query = {key: values[-1] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+    try:
+        after, wait = int(query.get("after", -1)), float(query.get("wait", 0))
+    except ValueError as error:
+        raise Answer(422, f"after and wait are numbers: {error}") from None
+    end = time.monotonic() + max(0.0, min(wait, WAIT_MAX))
+    await receive()  # the request's empty body; what comes next says that the proxy hung up
+    gone = asyncio.ensure_future(receive())
+    try:
+        async with doorbell.hub().listen(version.BELL, doorbell.INBOX) as bell:
+            gone.add_done_callback(lambda _: bell.set())
+            while True:
+                bell.clear()
+                number, left = await in_thread(version.current), end - time.monotonic()
+                if number != after or left <= 0 or gone.done():
+                    return {"version": number}
+                await doorbell.rung(bell, min(left, TICK))
+    finally:
+        gone.cancel()
+
+
+async def _report(body: Any) -> dict[str, Any]:
+    """Keep what a proxy tells. All of it may be told again."""
+    report = reports.parse(body)
+    if report.uses:
+        await in_thread(uses.store, report.uses)
+    if report.denials:
+        await in_thread(denials.store, report.denials)
+    return {}

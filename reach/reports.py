@@ -1,0 +1,118 @@
+"""A proxy's report as it came, checked and typed. Pure."""
+
+import math
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+MOST = 2000  # tunnels, and denials, of one report
+BIGGEST = 2**62  # bytes that a counter may tell
+
+
+class Malformed(Exception):
+    """A report that does not follow the protocol (docs/egress.md); `str()` says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToldUse:
+    """A tunnel as a proxy tells it. Its counters are totals."""
+
+    id: uuid.UUID
+    run: uuid.UUID
+    host: str
+    port: int
+    opened: datetime
+    ended: datetime | None
+    sent: int
+    received: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToldDenial:
+    """Refusals of one kind, `count` of them since the report before."""
+
+    id: str
+    run: uuid.UUID
+    host: str
+    port: int
+    code: str
+    reason: str
+    count: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a proxy has to tell, in its own order."""
+
+    uses: tuple[ToldUse, ...]
+    denials: tuple[ToldDenial, ...]
+
+
+def parse(body: Any) -> Report:
+    """Check a report and give it types. Raises Malformed."""
+    if not isinstance(body, dict):
+        raise Malformed("send an object with tunnels and denials")
+    return Report(tuple(_each(body, "tunnels", _use)), tuple(_each(body, "denials", _denial)))
+
+
+def _each(body: dict[str, Any], name: str, read: Any) -> list[Any]:
+    items = body.get(name, [])
+    if not isinstance(items, list) or len(items) > MOST:
+        raise Malformed(f"{name}: a list of at most {MOST}")
+    found = []
+    for place, item in enumerate(items):
+        try:
+            found.append(read(item))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Malformed(f"{name} {place}: {type(error).__name__}: {error}") from None
+    return found
+
+
+def _use(item: Any) -> ToldUse:
+    ended = item.get("ended")
+    return ToldUse(
+        uuid.UUID(item["id"]),
+        uuid.UUID(item["run"]),
+        _text(item["host"], 253),
+        _count(item["port"], 65535),
+        _time(item["opened"]),
+        None if ended is None else _time(ended),
+        _count(item["sent"], BIGGEST),
+        _count(item["received"], BIGGEST),
+        _text(item.get("cause") or "", 20),
+    )
+
+
+def _denial(item: Any) -> ToldDenial:
+    return ToldDenial(
+        uuid.UUID(item["id"]).hex,
+        uuid.UUID(item["run"]),
+        _text(item["host"], 253),
+        _count(item["port"], 65535),
+        _text(item.get("code") or "rule", 20),
+        _text(item.get("reason") or "", 300),
+        _count(item["count"], 10**9),
+        _time(item["at"]),
+    )
+
+
+def _text(value: Any, length: int) -> str:
+    """Text that a database holds and a page shows: agents choose what stands in it."""
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return "".join(character if character.isprintable() else "\ufffd" for character in value[:length])
+
+
+def _count(value: Any, most: int) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{value!r} is no number from 0 to {most}")
+    return value
+
+
+def _time(value: Any) -> datetime:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 < value < 4e9:
+        raise ValueError(f"{value!r} is no time in seconds since the epoch")
+    return datetime.fromtimestamp(value, UTC)

@@ -1,0 +1,42 @@
+"""Making, changing and withdrawing rules. Each is in the audit log, and the proxies are told with it."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import transaction
+
+from groups import audit
+from reach import version
+from reach.models import EgressRule
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
+    Person = AbstractBaseUser | AnonymousUser
+
+
+def store(rule: EgressRule, *, by: str, actor: "Person | None" = None) -> EgressRule:
+    """Make a rule, or save what was edited. Raises ValidationError."""
+    rule.full_clean()
+    with transaction.atomic():
+        new = rule._state.adding
+        rule.save()
+        _note("egress.allow" if new else "egress.change", rule, by, actor, until=_told(rule), reason=rule.reason)
+        version.bump()
+    return rule
+
+
+def withdraw(rule: EgressRule, *, by: str, actor: "Person | None" = None) -> None:
+    """Take a rule away: what is open by it ends within a second."""
+    with transaction.atomic():
+        _note("egress.withdraw", rule, by, actor)
+        EgressRule.objects.filter(pk=rule.pk).delete()
+        version.bump()
+
+
+def _told(rule: EgressRule) -> str:
+    return rule.until.isoformat(timespec="seconds") if rule.until else ""
+
+
+def _note(action: str, rule: EgressRule, by: str, actor: "Person | None", **details: Any) -> None:
+    said = {"host": rule.host, "ports": rule.ports, "for": rule.whose} | details
+    audit.record(action, actor=actor, by=by, target=rule.pk, group=rule.group, **said)

@@ -1,0 +1,22 @@
+"""The number of the last change of rules or runs: the proxies follow it, and judge anew what is open when it grows."""
+
+from django.db import transaction
+from django.db.models import F
+
+from reach.models import EgressVersion
+from sessions import doorbell
+
+BELL = "egress"  # stands where other bells have a session's id
+
+
+def bump() -> None:
+    """Count a change, in the transaction that makes it, and wake those who wait once that is committed."""
+    with transaction.atomic():
+        EgressVersion.objects.get_or_create(pk=1)
+        EgressVersion.objects.filter(pk=1).update(number=F("number") + 1)
+        doorbell.ring_on_commit(BELL, doorbell.INBOX)
+
+
+def current() -> int:
+    """The number now."""
+    return EgressVersion.objects.filter(pk=1).values_list("number", flat=True).first() or 0
