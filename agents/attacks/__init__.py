@@ -1,0 +1,21 @@
+"""What the hostile agent tries: by kind, a function that takes a check's parameters.
+
+It returns what it got, in words, where it got it; raises `Refused`, or the OSError of the kernel's own no, where it did
+not. Anything else that it raises says that the attempt itself went wrong.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from agents.attacks import control_plane, files, kernel, network, proxy, resources
+
+ATTACKS: dict[str, Callable[..., Any]] = {
+    **network.ATTACKS,
+    **control_plane.ATTACKS,
+    **proxy.ATTACKS,
+    **files.ATTACKS,
+    **kernel.ATTACKS,
+    **resources.ATTACKS,
+}
+# These disturb each other, or the node, if they run at the same time; the others may run side by side.
+ALONE = frozenset(resources.ATTACKS)

@@ -1,0 +1,192 @@
+"""Files: what is the agent's own, and all that is not."""
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from agents.attacks import kernel
+from agents.attacks.base import Got, Refused
+
+SECRETS = "/var/secrets"
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+TOKEN = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9a-f]{64}")  # as sessions/tokens.py makes them
+SKIPPED = ("/proc", "/sys")  # of a walk; what of /proc leads elsewhere is walked by itself
+WALK_SECONDS = 3.0
+NOT_DISKS = ("tmpfs", "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "overlay")
+
+
+def own(paths: list[str]) -> Got:
+    """Write, read back, rename and remove a file in each of the agent's own folders."""
+    folders = [os.path.expanduser(path) for path in paths]
+    for folder in folders:
+        name = os.path.join(folder, f".proof-{os.getpid()}")
+        with open(name, "w") as file:
+            file.write("mine")
+        os.rename(name, f"{name}.new")
+        with open(f"{name}.new") as file:
+            if file.read() != "mine":
+                raise Refused(f"{folder}: another text came back")
+        os.unlink(f"{name}.new")
+    return Got(f"wrote and read in {', '.join(folders)}")
+
+
+def secret(name: str, sha256: str) -> Got:
+    """Read a secret of the agent's own, and compare it; nobody is told its value."""
+    with open(os.path.join(os.environ.get("BERTH_SECRETS") or SECRETS, name), "rb") as file:
+        found = hashlib.sha256(file.read()).hexdigest()
+    if found != sha256:
+        raise Refused(f"{name} holds another value")
+    return Got(f"{name} holds what it should")
+
+
+def read(paths: list[str]) -> Got:
+    """Read files, or list folders. One is enough."""
+    refusals: dict[str, list[str]] = {}
+    for path in paths:
+        try:
+            if os.path.isdir(path):
+                return Got(f"{path} lists {len(os.listdir(path))} entries")
+            with open(path, "rb") as file:
+                return Got(f"{path} gives {len(file.read(1024))} bytes")
+        except OSError as error:
+            refusals.setdefault(str(error.strerror), []).append(path)
+    raise Refused(_told(refusals))
+
+
+def write(paths: list[str]) -> Got:
+    """Make a file in folders. One is enough; it is removed."""
+    refusals: dict[str, list[str]] = {}
+    for folder in paths:
+        name = os.path.join(folder, f".proof-{os.getpid()}")
+        try:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        except OSError as error:
+            refusals.setdefault(str(error.strerror), []).append(folder)
+            continue
+        os.unlink(name)
+        return Got(f"made a file in {folder}")
+    raise Refused(_told(refusals))
+
+
+def _told(refusals: dict[str, list[str]]) -> str:
+    """What the kernel said of which paths."""
+    return "; ".join(f"{words}: {', '.join(paths)}" for words, paths in refusals.items())
+
+
+def search(name: str, also: list[str]) -> Got:
+    """Look for a file of the neighbour's in all that can be seen, and in what other processes see."""
+    until, seen = time.monotonic() + WALK_SECONDS, 0
+    roots = ["/", *also, *(f"/proc/{pid}/{way}" for pid in kernel.others() for way in ("root", "cwd"))]
+    for root in roots:
+        for folder, folders, files in os.walk(root):
+            folders[:] = [each for each in folders if os.path.join(folder, each) not in SKIPPED]
+            seen += len(files)
+            if name in files:
+                with open(os.path.join(folder, name), "rb") as file:
+                    digest = hashlib.sha256(file.read(4096)).hexdigest()
+                return Got(f"found {os.path.join(folder, name)}", digest=digest)
+            if time.monotonic() > until:
+                raise Refused(f"not among {seen} files, in the time there was")
+    raise Refused(f"not among {seen} files")
+
+
+def symlinks(folder: str, targets: list[str]) -> Got:
+    """Leave a folder by symlinks, absolute or like `../../journal`. One that can be read is enough."""
+    link = os.path.join(folder, f".proof-link-{os.getpid()}")
+    for target in targets:
+        os.symlink(target, link)
+        try:
+            return Got(f"{target}: {read([link, os.path.join(folder, target)]).words}")
+        except Refused:
+            continue
+        finally:
+            os.unlink(link)
+    raise Refused(f"none of {len(targets)} links and paths leads anywhere")
+
+
+def node_disk(own: list[str]) -> Got:
+    """Open for writing what is mounted from the node's disk besides the volume, such as the termination log.
+
+    Nobody counts what is written there. Nothing is.
+    """
+    count = 0
+    with open("/proc/self/mountinfo") as file:  # https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
+        fields = [line.split() for line in file]
+    for each in fields:
+        place, kind = each[4], each[each.index("-") + 1]
+        if kind in NOT_DISKS or place.startswith(("/proc", "/sys", *own)):
+            continue
+        count += 1
+        with contextlib.suppress(OSError):
+            if os.path.isdir(place):
+                return write([place])
+            os.close(os.open(place, os.O_WRONLY))
+            return Got(f"opened {place} for writing")
+    raise Refused(f"none of {count} may be written to")
+
+
+def courier_token(paths: list[str]) -> Got:
+    """Look for the courier's token: where it is mounted, and in all of /proc. `digests` are SHA-256 of what looks so.
+
+    The agent has credentials of its own that look alike; who knows the token tells them apart.
+    """
+    digests = token_digests([*paths, *_places()])
+    opened = [path for path in paths if os.access(path, os.R_OK)]
+    if opened:
+        return Got(f"{opened[0]} can be read", digests=digests)
+    raise Refused(f"nothing at {', '.join(paths)}; {len(digests)} texts of its form elsewhere", digests=digests)
+
+
+def token_digests(paths: Iterable[str]) -> list[str]:
+    """SHA-256 of all texts in files that look like a token of a run."""
+    digests = []
+    for path in paths:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            digests += [hashlib.sha256(each).hexdigest() for each in TOKEN.findall(file.read(1 << 20))]
+    return digests
+
+
+def service_account(folder: str = SERVICE_ACCOUNT) -> Got:
+    """Read the token that Kubernetes gives to pods which are to talk to it."""
+    for path in (folder, folder.replace("/var/run", "/run")):
+        if os.path.isdir(path):
+            return Got(f"{path} lists {len(os.listdir(path))} entries")
+    raise Refused(f"there is no {folder}")
+
+
+def _places() -> Iterator[str]:
+    """Files of /proc, and small files of the places where a pod is given things."""
+    for pid in _pids():
+        yield from (f"/proc/{pid}/{name}" for name in ("environ", "cmdline", "root/var/lib/berth/token/token"))
+        with contextlib.suppress(OSError):
+            yield from (f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd") if _is_file(pid, fd))
+    for root in ("/var/lib/berth", SECRETS, "/run", "/tmp", "/workspace"):
+        for folder, _, files in os.walk(root):
+            names = (os.path.join(folder, name) for name in files[:1000])
+            yield from (name for name in names if os.path.isfile(name))
+
+
+def _is_file(pid: str, fd: str) -> bool:
+    """A FIFO or a socket would block, and a standard stream's bytes belong to somebody."""
+    return os.path.isfile(f"/proc/{pid}/fd/{fd}")
+
+
+def _pids() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdigit()]
+
+
+ATTACKS: dict[str, Any] = {
+    "own": own,
+    "secret": secret,
+    "read": read,
+    "write": write,
+    "search": search,
+    "symlinks": symlinks,
+    "node_disk": node_disk,
+    "courier_token": courier_token,
+    "service_account": service_account,
+}

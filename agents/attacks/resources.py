@@ -1,0 +1,106 @@
+"""Taking more than one's share: of disks, of tasks, of the way out of what is printed. Bounded, and given back."""
+
+import contextlib
+import os
+import signal
+import threading
+from typing import Any
+
+from agents.attacks.base import Got, Refused, Untested
+
+MIB = 1024 * 1024
+BLOCK = 8 * MIB
+MOST_MIB = 600  # of disk or memory
+MOST_TASKS = 2000
+STACK = 64 * 1024
+FLOOD_SECONDS, FLOOD_MIB = 3.0, 24
+
+
+def fill(path: str) -> Got:
+    """Fill a file system whose size is limited, up to 600 MiB, and empty it again."""
+    name, size = os.path.join(os.path.expanduser(path), f".proof-{os.getpid()}"), 0
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.unlink(name)  # it goes with the process, however that ends
+    try:
+        while size < MOST_MIB * MIB:
+            os.posix_fallocate(fd, size, BLOCK)
+            size += BLOCK
+    except OSError as error:
+        raise Refused(f"{path} took {size // MIB} MiB, then: {error.strerror}") from None
+    finally:
+        os.close(fd)
+    return Got(f"{path} took {size // MIB} MiB and would take more")
+
+
+def volume(path: str, claimed_gib: int) -> Got:
+    """Compare the size of a volume's file system with what its claim asks for: nothing is filled."""
+    found = os.statvfs(path)
+    size = found.f_blocks * found.f_frsize / (1024 * MIB)
+    if size <= claimed_gib * 1.1:
+        raise Refused(f"its file system has {size:.1f} GiB, its claim asks for {claimed_gib}")
+    words = f"this storage enforces no size: the file system has {size:.0f} GiB, the claim asks for {claimed_gib}"
+    raise Untested(words)
+
+
+def tasks() -> Got:
+    """Make tasks until there are 2,000, or the kernel says no. Threads, which count as processes do and are small."""
+    threading.stack_size(STACK)
+    end, count = threading.Event(), 0
+    try:
+        while count < MOST_TASKS:
+            threading.Thread(target=end.wait, daemon=True).start()
+            count += 1
+    except RuntimeError as error:
+        raise Refused(f"{count} tasks, then: {error}") from None
+    finally:
+        end.set()
+    told = _tasks_told()
+    if told:
+        raise Refused(f"the container's limit is {told}; it was not tried beyond {count}")
+    raise Untested(f"no limit was met with {count} tasks: set the kubelet's podPidsLimit")
+
+
+def _tasks_told() -> int:
+    """The container's own limit; 0 if it has none below the node's. A user's is no pod's: all pods share it."""
+    with open("/proc/sys/kernel/pid_max") as file:
+        node = int(file.read())
+    for path in ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"):
+        with contextlib.suppress(OSError, ValueError), open(path) as file:
+            if (told := int(file.read())) < node:
+                return told
+    return 0
+
+
+def limits(memory_mib: int) -> Got:
+    """Whether the container may use no more memory than its profile says."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError), open(path) as file:
+            told = int(file.read())
+            if told > memory_mib * MIB:
+                raise Refused(f"it may use {told // MIB} MiB")
+            return Got(f"it may use {told // MIB} MiB")
+    raise Refused("no limit of memory is to be seen")
+
+
+def flood() -> Got:
+    """Print as fast as it goes, for 3 s or 24 MiB. Who is made to wait longer is interrupted."""
+    signal.signal(signal.SIGALRM, _enough)
+    signal.setitimer(signal.ITIMER_REAL, FLOOD_SECONDS)
+    block, sent = (b"flood " * 20 + b"\n") * 64, 0
+    try:
+        while sent < FLOOD_MIB * MIB:
+            sent += os.write(1, block)
+    except Enough:
+        pass
+    return Got(f"printed {sent // MIB} MiB", bytes=sent)
+
+
+class Enough(Exception):
+    """The time is over."""
+
+
+def _enough(*_: Any) -> None:
+    raise Enough
+
+
+ATTACKS: dict[str, Any] = {"fill": fill, "volume": volume, "tasks": tasks, "limits": limits, "flood": flood}

@@ -1,0 +1,102 @@
+"""The admin of proofs: what was tried, and what came of it. For operators."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from unfold.decorators import display
+
+from groups import access
+from groups.admin import ReadOnlyAdmin
+from groups.models import AgentGroup
+from isolation.choices import COLOURS, Expected, Verdict
+from isolation.models import Proof
+from sessions.models import AgentSession
+from sessions.render import visible
+
+
+@admin.register(Proof)
+class ProofAdmin(ReadOnlyAdmin):
+    """Reports, for superusers and whoever was given the permission to see them."""
+
+    list_display = ["at", "verdict_shown", "group", "beside", "runtime", "passed", "failed", "untested"]
+    list_filter = ["verdict", "runtime"]
+    ordering = ["-at"]
+
+    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """All of them; for an operator of some groups those that tell of these alone."""
+        if not access.scoped(request.user):
+            return rows
+        mine = AgentGroup.objects.operable_by(request.user).order_by().values("slug")
+        return rows.filter(group__in=mine, beside__in=mine)
+
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Superusers have every permission."""
+        return bool(request.user.has_perm("isolation.view_proof"))
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """It stands in the menu of those who may look."""
+        return self.has_view_permission(request)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The report."""
+        if not self.has_view_permission(request) or request.method not in ("GET", "HEAD"):
+            raise PermissionDenied
+        proof = self.get_object(request, object_id)
+        if proof is None:
+            raise Http404
+        context = {
+            **self.admin_site.each_context(request),
+            "title": str(proof),
+            "opts": self.opts,
+            "original": proof,
+            "object_id": object_id,
+            "media": self.media,
+            "proof": proof,
+            "colour": COLOURS[Verdict(proof.verdict)],
+            "counts": [(verdict.label, COLOURS[verdict], proof.count(verdict)) for verdict in Verdict],
+            "sections": sections(proof.rows),
+            "session": AgentSession.objects.visible_to(request.user).filter(pk=proof.session).first(),
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, "admin/isolation/proof/change_form.html", context)
+
+    @display(description="verdict", ordering="verdict", label=COLOURS)
+    def verdict_shown(self, proof: Proof) -> tuple[str, str]:
+        """The verdict on all of it, as a label."""
+        return proof.verdict, proof.get_verdict_display()
+
+    @display(description="passed")
+    def passed(self, proof: Proof) -> int:
+        """Checks that came out as they should."""
+        return proof.count(Verdict.PASSED)
+
+    @display(description="failed")
+    def failed(self, proof: Proof) -> int:
+        """Checks that did not, or that the runtime can't pass."""
+        return proof.count(Verdict.FAILED) + proof.count(Verdict.OPEN)
+
+    @display(description="not tested")
+    def untested(self, proof: Proof) -> int:
+        """Checks that say nothing here."""
+        return proof.count(Verdict.UNTESTED)
+
+
+def sections(rows: list[dict[str, str]]) -> list[tuple[str, list[dict[str, str]]]]:
+    """The rows by their sections, with words and colours for the page; what an agent said can't harm it."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        verdict = Verdict(row["verdict"])
+        shown = {
+            "label": verdict.label,
+            "colour": COLOURS[verdict],
+            "expected": Expected(row["expected"]).label.lower(),
+            "detail": visible(row["detail"]),
+        }
+        found.setdefault(row["section"], []).append(row | shown)
+    return list(found.items())

@@ -1,0 +1,160 @@
+"""`manage.py prove_isolation`: let a hostile agent try what one group's berth must hold, and tell what came of it."""
+
+import json
+import sys
+from argparse import ArgumentParser, ArgumentTypeError
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+
+from groups import audit
+from groups.models import AgentGroup
+from isolation import judge, prove, sheet
+from isolation.checks_egress import TRICKS
+from isolation.choices import Verdict
+from isolation.furnish import BY
+from isolation.models import Proof
+from isolation.runs import Impossible
+from isolation.surroundings import Place
+from k8s_adapter.runtime import RuntimeFault
+
+LOCAL = (
+    "RUNTIME is local: agents are processes of this machine, with the rights of the user who runs Berth. They can read "
+    "its files, reach what it reaches, and touch each other and their couriers. Run only agents that you trust as "
+    "yourself, or use RUNTIME=kubernetes. Nothing was tried."
+)
+BWRAP = " LOCAL_BWRAP puts them into a sandbox of their own; how well that holds is not proved here."
+
+
+def place(text: str) -> Place:
+    """Read HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise ArgumentTypeError(f"{text!r} must read HOST:PORT")
+    return Place(host.strip("[]"), int(port))
+
+
+def named(text: str) -> tuple[str, str]:
+    """Read NAME=TEXT."""
+    name, equals, rest = text.partition("=")
+    if not equals or not rest:
+        raise ArgumentTypeError(f"{text!r} must read NAME=…")
+    return name, rest
+
+
+class Command(BaseCommand):
+    """Prints a table and stores it. Ends with 0 only if nothing failed."""
+
+    help = "Prove, with a hostile agent, that a group's berth holds what runs in it. Takes one to three minutes."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The groups, and what can't be known from the settings."""
+        parser.add_argument(
+            "--group", action="append", default=[], metavar="SLUG", dest="groups",
+            help="twice: the group where the agent attacks, and its neighbour. Without it, two are made and deleted",
+        )  # fmt: skip
+        parser.add_argument("--json", action="store_true", help="print the report as JSON")
+        parser.add_argument("--keep", action="store_true", help="keep the groups, the secret, the mount and the rules")
+        parser.add_argument("--allow-local", action="store_true", help="end with 0 though the runtime isolates nothing")
+        parser.add_argument(
+            "--allowed-host", type=place, metavar="HOST:PORT",
+            help="a host that speaks TLS, to be allowed for the proof: it must be reached through the egress proxy",
+        )  # fmt: skip
+        parser.add_argument(
+            "--trick", type=named, action="append", default=[], metavar="KIND=HOST",
+            help=f"a name of yours that leads inside, to be allowed for the proof: {', '.join(TRICKS)}",
+        )  # fmt: skip
+        parser.add_argument(
+            "--store", type=named, action="append", default=[], metavar="NAME=HOST:PORT",
+            help="where PostgreSQL, Redis or S3 is, if the settings don't tell",
+        )  # fmt: skip
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Make the proof, or say that there is nothing to prove."""
+        chosen = self._options(options)
+        local = settings.RUNTIME == "local"
+        try:
+            proof = self._local(chosen) if local else self._prove(chosen)
+        except Impossible as error:
+            raise CommandError(f"Nothing is proved. {error}") from error
+        except RuntimeFault as fault:
+            raise CommandError(f"Nothing is proved. The cluster: {fault}") from fault
+        with transaction.atomic():
+            proof.save()
+            audit.record("isolation.prove", by=BY, target=proof.pk, verdict=proof.verdict, group_a=proof.group)
+        if options["json"]:
+            self.stdout.write(json.dumps(told(proof), indent=2))
+        else:
+            if local:
+                self.stdout.write(LOCAL + (BWRAP if settings.LOCAL_BWRAP else ""))
+            for line in sheet.lines(proof):
+                self.stdout.write(line)
+            self.stdout.write(f"Stored as {proof.pk}; operators find it in the admin under Proofs of isolation.")
+        passed = options["allow_local"] if local else proof.verdict == Verdict.PASSED
+        if not passed:
+            sys.exit(1)
+
+    def _options(self, options: dict[str, Any]) -> prove.Options:
+        slugs = options["groups"]
+        if len(slugs) not in (0, 2) or len(set(slugs)) != len(slugs):
+            raise CommandError("Give --group twice, for two groups, or not at all: then two are made.")
+        found = set(AgentGroup.objects.filter(slug__in=slugs, deleted_at=None).values_list("slug", flat=True))
+        if missing := [slug for slug in slugs if slug not in found]:
+            raise CommandError(f"There is no group {missing[0]!r}. Make it in the admin, or leave --group out.")
+        if unknown := [kind for kind, _ in options["trick"] if kind not in TRICKS]:
+            raise CommandError(f"There is no trick {unknown[0]!r}. Use one of {', '.join(TRICKS)}.")
+        stores = {name: place(text) for name, text in options["store"]}
+        if unknown := [name for name in stores if name not in ("PostgreSQL", "Redis", "S3")]:
+            raise CommandError(f"There is no store {unknown[0]!r}. Use PostgreSQL, Redis or S3.")
+        host = options["allowed_host"]
+        return prove.Options(
+            groups=slugs,
+            keep=options["keep"],
+            allowed=(host.address, host.port) if host else None,
+            tricks=dict(options["trick"]),
+            stores=stores,
+            say=(lambda words: None) if options["json"] else self.stderr.write,
+        )
+
+    def _prove(self, options: prove.Options) -> Proof:
+        made = prove.prove(options)
+        return Proof(
+            runtime=settings.RUNTIME,
+            group=made.groups[0].slug,
+            beside=made.groups[1].slug,
+            session=made.sessions[0].pk,
+            verdict=judge.whole(made.rows),
+            rows=[row.told() for row in made.rows],
+            versions={"berth": berth_version(), **made.versions},
+            unknown=made.unknown,
+        )
+
+    def _local(self, options: prove.Options) -> Proof:
+        rows = [judge.local(check) for check in prove.untried()]
+        first, second = options.groups or ("", "")
+        return Proof(
+            runtime="local",
+            group=first,
+            beside=second,
+            verdict=judge.whole(rows),
+            rows=[row.told() for row in rows],
+            versions={"berth": berth_version()},
+        )
+
+
+def berth_version() -> str:
+    """The version of what is installed; empty in a checkout that is not."""
+    try:
+        return version("berth")
+    except PackageNotFoundError:
+        return ""
+
+
+def told(proof: Proof) -> dict[str, Any]:
+    """The report for programs."""
+    fields = ("runtime", "group", "beside", "verdict", "rows", "versions", "unknown")
+    who = {"id": str(proof.pk), "at": proof.at.isoformat(), "session": str(proof.session) if proof.session else None}
+    return who | {name: getattr(proof, name) for name in fields}
