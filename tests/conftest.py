@@ -8,6 +8,7 @@
   the program builds images onto the node |
 | `MODEL_STUB` | tests marked `model`: a stand-in for the Messages API, which takes `--host` and `--port` |
 | `CHROMIUM` | tests marked `browser`: the browser's program, if it is not on the path as `chromium` |
+| `bwrap` on the path | tests marked `bwrap` |
 | `REQUIRE_ALL=1` | nothing is skipped: what is missing is an error |
 """
 
@@ -45,6 +46,8 @@ CHROMIUM_FLAGS = [
 
 def missing(marker: str) -> str:
     """What this machine lacks for a kind of test; empty if it has all."""
+    if marker == "bwrap":
+        return "" if shutil.which("bwrap") else "no bubblewrap: install it"
     if marker == "browser":
         found = os.environ.get("CHROMIUM") or shutil.which("chromium")
         return "" if found else "no Chromium: install it, or set CHROMIUM to its program"
@@ -54,7 +57,7 @@ def missing(marker: str) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine can't do, with the reason; with REQUIRE_ALL that is an error instead."""
-    for marker in (*NEEDS, "browser"):
+    for marker in (*NEEDS, "browser", "bwrap"):
         reason = missing(marker)
         if reason and os.environ.get("REQUIRE_ALL"):
             raise pytest.UsageError(f"REQUIRE_ALL is set, but tests marked {marker} can't run: {reason}")
@@ -74,6 +77,17 @@ def hang_up(django_db_setup: None) -> Iterator[None]:
         future.result()
     if connection.vendor == "postgresql":
         connection.close_pool()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forgetful(django_db_setup: None, django_db_blocker: Any) -> None:
+    """Between tests SQLite's tables are emptied by DELETE and PostgreSQL's by TRUNCATE, which the audit log refuses."""
+    names = connection.settings_dict
+    made = connection.vendor == "postgresql" or names["NAME"] == names["TEST"]["NAME"]  # else no test here wants one
+    if made:
+        word = "no_delete" if connection.vendor == "sqlite" else "no_truncate ON groups_auditentry"
+        with django_db_blocker.unblock(), connection.cursor() as cursor:
+            cursor.execute(f"DROP TRIGGER groups_auditentry_{word}")
 
 
 @pytest.fixture(autouse=True)

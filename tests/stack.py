@@ -183,6 +183,16 @@ class Stack:
         self.python(f"from groups.models import AgentProfile; AgentProfile.objects.create(**{fields!r})")
         return slug
 
+    def secret(self, name: str, kind: str, place: str, *profiles: str) -> str:
+        """Make a secret that these profiles may deliver in every group; return how a profile names it."""
+        fields = {"name": name, "kind": kind, "place": place, "every_group": True}
+        self.python(
+            "from groups.models import AgentProfile, SecretReference\n"
+            f"row = SecretReference.objects.create(**{fields!r})\n"
+            f"row.profiles.set(AgentProfile.objects.filter(slug__in={profiles!r}))"
+        )
+        return f"ref:{name}"
+
     def open(self, message: str, group: str = "", profile: str = "workbench") -> str:
         """Open a session through the API; return its id."""
         answer = self.post(f"groups/{group or self.tenant}/sessions", {"profile": profile, "message": message})

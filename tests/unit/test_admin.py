@@ -78,7 +78,9 @@ def test_every_model_has_its_list_and_page(model: Any, operator: Client, session
 
 
 @pytest.mark.parametrize("model", [AgentGroup, AgentProfile, Membership, AgentSession, User])
-def test_what_people_make_has_an_add_page(model: Any, operator: Client, profile: AgentProfile) -> None:
+def test_what_people_make_has_an_add_page(
+    model: Any, operator: Client, profile: AgentProfile, group: AgentGroup
+) -> None:
     assert operator.get(address(model, "add")).status_code == 200
 
 
@@ -94,11 +96,10 @@ def test_what_berth_writes_is_only_read(model: Any, operator: Client, session: A
     assert model.objects.values().get(pk=row.pk) == before
 
 
-def test_a_token_can_be_revoked_and_neither_seen_nor_made(operator: Client) -> None:
+def test_a_token_can_be_revoked_and_not_seen(operator: Client) -> None:
     token = ApiToken.issue(User.objects.get(username="operator"), "laptop")
     row = ApiToken.objects.get()
 
-    assert operator.get(address(ApiToken, "add")).status_code == 403
     page = operator.get(address(ApiToken, "change", row.pk)).content.decode()
     assert token not in page
     assert row.digest not in page

@@ -308,7 +308,7 @@ def test_history_is_for_those_who_see_the_row(model: Any, session: AgentSession,
 
 def test_the_audit_log_is_for_operators_and_never_changed(operator: Client, group: AgentGroup) -> None:
     audit.record("session.stop", actor=User.objects.get(username="chief"), target="x", group=group)
-    entry = AuditEntry.objects.get()
+    entry = AuditEntry.objects.get(action="session.stop")
     clerk = person("clerk")
     pages = [address(AuditEntry, "changelist"), address(AuditEntry, "change", entry.pk)]
 
@@ -327,17 +327,18 @@ def test_the_audit_log_is_filtered(operator: Client) -> None:
         return len(operator.get(address(AuditEntry, "changelist") + query).context["cl"].result_list)
 
     today = timezone.now().date()
+    everything = AuditEntry.objects.count()
     assert found("?action=session.stop") == 2
     assert found("?by__icontains=ada") == 2
     assert found("?action=group.delete&by__icontains=bob") == 0
-    assert found(f"?at_from={today}&at_to={today}") == 3
+    assert found(f"?at_from={today}&at_to={today}") == everything
     assert found("?at_to=2000-01-02") == 0
-    assert found("?at_from=nonsense") == 3
+    assert found("?at_from=nonsense") == everything
 
 
 def test_the_audit_log_is_taken_along_as_csv(operator: Client, group: AgentGroup) -> None:
     audit.record("session.stop", by="=cmd()", target="t", group=group, run=3)
-    answer = act(operator, AuditEntry, "export", AuditEntry.objects.all())
+    answer = act(operator, AuditEntry, "export", AuditEntry.objects.filter(action="session.stop"))
     rows = list(csv.DictReader(io.StringIO(b"".join(answer).decode())))
 
     assert answer["Content-Type"].startswith("text/csv")

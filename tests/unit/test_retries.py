@@ -226,7 +226,7 @@ def test_retry_starts_at_once_and_counts_anew(session: AgentSession, run: Run, p
     assert messages(session) == [MessageState.QUEUED]
     assert (shown(session).attempts, session.retry_at) == (0, None)
     assert admission.admit() == [session.pk]
-    entry = AuditEntry.objects.get()
+    entry = AuditEntry.objects.get(action="session.retry")
     assert (entry.action, entry.by, entry.actor, entry.target) == (
         "session.retry",
         "ada",

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from channels.testing import WebsocketCommunicator
+from django.contrib.sessions.backends.cache import SessionStore
 
-from sessions import ingest
+from sessions import doorbell, ingest, stream
 from sessions.models import AgentSession
 from sessions.stream import SessionConsumer
 from sessions.threads import in_thread
@@ -17,12 +18,25 @@ from sessions.threads import in_thread
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.fixture(autouse=True)
+def logins(settings: Any) -> None:
+    """Kept where an event loop may look for them."""
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+
+
+def a_login() -> SessionStore:
+    """The session of somebody's browser."""
+    store = SessionStore()
+    store.create()
+    return store
+
+
 class Page:
     """The other end of the socket."""
 
     def __init__(self, user: Any, session_id: uuid.UUID, after: int = 0) -> None:
         self.socket = WebsocketCommunicator(SessionConsumer.as_asgi(), f"/ws/?after={after}")
-        self.socket.scope |= {"user": user, "url_route": {"kwargs": {"session_id": session_id}}}
+        self.socket.scope |= {"user": user, "session": a_login(), "url_route": {"kwargs": {"session_id": session_id}}}
         self.seqs: list[int] = []
         self.headers: list[dict[str, Any]] = []
         self.closed = 0
@@ -153,3 +167,31 @@ def test_nonsense_from_a_page_is_passed_over(session: AgentSession, people: dict
         return page
 
     assert play(scene).seqs == [1]
+
+
+def test_a_page_ends_with_its_login(
+    session: AgentSession, people: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logged out of, or with another password, it is told nothing more."""
+    monkeypatch.setattr(stream, "LOGIN_EVERY", 0.0)
+
+    async def scene(end: Callable[[Page], Any]) -> int:
+        page = Page(people["viewer"], session.pk)
+        await page.socket.connect()
+        await page.until(1)
+        await in_thread(end, page)
+        await in_thread(say, session, 1)
+        await doorbell.announce(session.pk, doorbell.EVENTS)
+        while await page.read():
+            pass
+        return page.closed
+
+    def log_out(page: Page) -> None:
+        page.socket.scope["session"].flush()
+
+    def change_password(_: Page) -> None:
+        people["viewer"].set_password("another")
+        people["viewer"].save()
+
+    assert play(lambda: scene(log_out)) == stream.NOT_YOURS
+    assert play(lambda: scene(change_password)) == stream.NOT_YOURS

@@ -25,7 +25,22 @@ def profile(production: Stack, model: int) -> Iterator[str]:
         "secret = {'metadata': {'name': 'model-key'}, 'stringData': {'api-key': 'made-up-key'}}\n"
         f"client.CoreV1Api().create_namespaced_secret('berth-{production.tenant}', secret)"
     )
-    yield production.profile(
+    # The stand-in is no host that the egress proxy could lead to: a hole in the group's walls, for it alone.
+    to = [{"ipBlock": {"cidr": f"{os.environ['TEST_NODE_IP']}/32"}}]
+    policy = {
+        "metadata": {"name": "model"},
+        "spec": {
+            "podSelector": {},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": to, "ports": [{"protocol": "TCP", "port": model}]}],
+        },
+    }
+    production.python(
+        "from kubernetes import client, config\n"
+        "config.load_kube_config()\n"
+        f"client.NetworkingV1Api().create_namespaced_network_policy('berth-{production.tenant}', {policy!r})"
+    )
+    made = production.profile(
         "claude",
         contract="claude",
         image=image,
@@ -33,8 +48,10 @@ def profile(production: Stack, model: int) -> Iterator[str]:
         state_folder="/home/node/.claude",
         memory_mib=1024,
         environment={"ANTHROPIC_BASE_URL": f"http://{os.environ['TEST_NODE_IP']}:{model}"},
-        secrets={"anthropic-api-key": "kubernetes:model-key/api-key"},
+        secrets={"anthropic-api-key": "ref:model-key"},
     )
+    production.secret("model-key", "kubernetes", "model-key/api-key", made)
+    yield made
 
 
 def test_claude_uses_tools_follows_up_and_resumes(production: Stack, profile: str) -> None:

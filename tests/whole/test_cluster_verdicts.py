@@ -9,9 +9,9 @@ from tests.whole.conftest import PRODUCTION
 pytestmark = list(PRODUCTION)
 
 
-def verdict(stack: Stack, message: str, profile: str, **fields: object) -> dict[str, object]:
+def verdict(stack: Stack, message: str, profile: str, group: str = "", **fields: object) -> dict[str, object]:
     """The verdict on the first run of a session; there is no second one."""
-    session = stack.open(message, profile=stack.profile(profile, **fields))
+    session = stack.open(message, group, stack.profile(profile, **fields))
     run: dict[str, object] = stack.wait_verdict(session, 120)
     stack.post(f"sessions/{session}/stop")
     return run
@@ -57,22 +57,32 @@ def test_a_pod_that_somebody_evicted(production: Stack) -> None:
 
 
 def test_a_pod_that_no_node_can_take(production: Stack) -> None:
-    run = verdict(production, "hi", "greedy", cpu_millis=900_000, start_seconds=8)
+    group = production.group(quota_cpu_millis=2_000_000)
+    run = verdict(production, "hi", "greedy", group, cpu_millis=900_000, start_seconds=8)
     assert run["verdict"] == "unschedulable" and "cpu" in str(run["verdict_words"]).lower()
 
 
 def test_while_no_node_can_take_it_the_page_says_so(production: Stack) -> None:
     profile = production.profile("patiently-greedy", cpu_millis=900_000)
-    session = production.open("hi", profile=profile)
+    session = production.open("hi", production.group(quota_cpu_millis=2_000_000), profile)
     wait_for(lambda: "cpu" in production.session(session)["reason"].lower(), 60, "the scheduler's words")
     assert production.session(session)["state"] == "starting"
     production.post(f"sessions/{session}/stop")
     assert production.wait_verdict(session)["verdict"] == "stopped"
 
 
+def test_a_run_that_asks_for_more_than_its_groups_quota_is_refused(production: Stack) -> None:
+    run = verdict(production, "hi", "oversized", production.group(quota_cpu_millis=4000), cpu_millis=8000)
+    assert run["verdict"] == "rejected" and "maximum cpu usage per Container is 4" in str(run["verdict_words"])
+
+
 def test_a_secret_that_is_not_there_is_named(production: Stack) -> None:
-    run = verdict(production, "hi", "keyless", secrets={"key": "env:NO_SUCH_VARIABLE"})
-    assert run["verdict"] == "mount" and "NO_SUCH_VARIABLE" in str(run["verdict_words"])
+    profile = production.profile("keyless", secrets={"key": "ref:gone"})
+    production.secret("gone", "env", "BERTH_SECRET_GONE", profile)
+    session = production.open("hi", profile=profile)
+    run = production.wait_verdict(session)
+    assert run["verdict"] == "mount" and "BERTH_SECRET_GONE" in str(run["verdict_words"])
+    production.post(f"sessions/{session}/stop")
 
 
 def test_what_admission_rejects_says_why(production: Stack) -> None:

@@ -22,7 +22,8 @@ from tests.stack import Stack
 from tests.waiting import wait_for
 from tests.whole.conftest import PRODUCTION
 
-ROOM = {"MAX_RUNS": "200", "MAX_RUNS_PER_GROUP": "200"}
+ROOM = {"MAX_RUNS": "200", "MAX_RUNS_PER_GROUP": "200", "GROUP_PODS": "500", "GROUP_MEMORY_MIB": "500000"}
+ROOM |= {"GROUP_CPU_MILLIS": "500000"}
 # Notes each of its starts in the workspace, then repeats what it was told.
 ECHO = ["sh", "-c", 'echo "$BERTH_RUN" >> starts; cat']
 pytestmark = pytest.mark.timeout(600)

@@ -1,0 +1,204 @@
+"""A proof's list of checks, the verdicts on them, the command where nothing isolates, and the report in the admin."""
+
+import json
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import Client
+
+from agents.attacks import ATTACKS
+from isolation import judge, prove, sheet
+from isolation.checks import Check, catalogue
+from isolation.checks_egress import spellings
+from isolation.choices import Expected, Verdict
+from isolation.judge import Outside
+from isolation.models import Proof
+from isolation.outside import longest_gap
+from isolation.surroundings import Neighbour, Place, Surroundings
+
+NEIGHBOUR = Neighbour("10.0.0.9", 8741, "proof-1.txt", "s", "r", "/srv/b")
+AROUND = Surroundings(
+    control_plane="http://10.0.0.1:8000",
+    canary=Place("10.0.0.1", 40000),
+    neighbour=NEIGHBOUR,
+    api_service=(Place("10.1.0.1", 443),),
+    api_servers=(Place("10.0.0.1", 6443),),
+    kubelets=(Place("10.0.0.1", 10250),),
+    dns=("10.1.0.10",),
+    stores={name: (Place("10.0.0.1", 1000 + n),) for n, name in enumerate(("PostgreSQL", "Redis", "S3"))},
+    secret="0" * 64,
+    mount="proof",
+    proxy=True,
+    allowed=("allowed.example", 443),
+    tricks={"private": "a.example", "cname": "b.example", "rebinding": "c.example"},
+)
+CHECK = Check("api", "Cluster", "The API server", "tcp")
+
+
+def by_name(around: Surroundings) -> dict[str, Check]:
+    return {check.name: check for check in catalogue(around)}
+
+
+def test_every_check_has_a_name_of_its_own_and_an_attack_that_the_agent_knows() -> None:
+    checks = catalogue(AROUND)
+    assert len({check.name for check in checks}) == len(checks) > 60
+    for check in checks:
+        assert check.attack in ATTACKS or not check.attack, check
+        assert not check.untested, check
+        code = ATTACKS[check.attack].__code__ if check.attack else None
+        names = code.co_varnames[: code.co_argcount] if code else ()
+        assert set(check.parameters) <= set(names), check
+    assert len(json.dumps([check.parameters for check in checks])) < 64 * 1024  # a message holds it
+    assert checks[-1].name == "flood"
+
+
+def test_what_is_not_there_is_not_tested() -> None:
+    checks = by_name(Surroundings(control_plane="http://b", canary=Place("10.0.0.1", 1), neighbour=NEIGHBOUR))
+    why = {name: check.untested for name, check in checks.items() if check.untested}
+    assert why["store-redis"] == "Redis is not used, or its address not known"
+    assert why["api-node"] == why["dns-cluster"] == "its address is not known"
+    assert "no egress proxy" in why["proxy-literal"] and "no egress proxy" in why["allowed-host"]
+    assert not {"confined", "neighbour-tcp", "courier-token", "own-workspace", "other-port"} & why.keys()
+
+
+def test_a_refusal_where_nobody_listens_says_nothing() -> None:
+    place = Place("10.0.0.1", 5432)
+    around = Surroundings(
+        "http://b", AROUND.canary, NEIGHBOUR, stores={"PostgreSQL": (place,)}, closed=frozenset([place])
+    )
+    assert by_name(around)["store-postgresql"].untested == "nobody listens at 10.0.0.1:5432"
+
+
+def test_addresses_are_spelled_in_many_ways() -> None:
+    assert {"10.0.0.1", "167772161", "0xa000001", "::ffff:10.0.0.1", "012.00.00.01", "127.1"} <= set(
+        spellings("10.0.0.1")
+    )
+
+
+@pytest.mark.parametrize(
+    ("check", "attempt", "outside", "verdict", "words"),
+    [
+        (CHECK, {"outcome": "refused", "detail": "no answer"}, Outside(), "passed", "no answer"),
+        (CHECK, {"outcome": "succeeded", "detail": "connected"}, Outside(), "failed", "connected"),
+        (CHECK, {"outcome": "error", "detail": "a bug"}, Outside(), "failed", "could not be tried: a bug"),
+        (CHECK, {"outcome": "error", "detail": "no limit", "untested": True}, Outside(), "untested", "no limit"),
+        (CHECK, None, Outside(), "failed", "the agent ended before"),
+        (
+            CHECK,
+            {"outcome": "refused", "detail": "nothing", "digests": ["d1"]},
+            Outside(token="d1"),
+            "failed",
+            "the courier's token",
+        ),
+        (CHECK, {"outcome": "refused", "detail": "nothing", "digests": ["d2"]}, Outside(token="d1"), "passed", ""),
+        (
+            Check("own", "", "", "own", expected=Expected.SUCCEEDED),
+            {"outcome": "refused", "detail": "full"},
+            Outside(),
+            "failed",
+            "full",
+        ),
+        (Check("x", "", "", "tcp", untested="no proxy"), None, Outside(), "untested", "no proxy"),
+        (Check("canary", "", ""), None, Outside(canary=["10.2.0.1"]), "failed", "10.2.0.1"),
+        (Check("canary", "", ""), None, Outside(), "passed", "no connection"),
+        (Check("api-courier", "", ""), None, Outside(courier_status=401), "passed", "401"),
+        (Check("api-courier", "", ""), None, Outside(courier_status=200), "failed", "200"),
+        (Check("api-courier", "", ""), None, Outside(), "untested", ""),
+        (Check("neighbour-undisturbed", "", ""), None, Outside(ticks=9), "passed", "9 signs of life"),
+        (Check("neighbour-undisturbed", "", ""), None, Outside(ticks=9, missing=2), "failed", "2 of its signs"),
+        (Check("neighbour-undisturbed", "", ""), None, Outside(ticks=9, heard=1), "failed", "heard 1 strangers"),
+        (Check("neighbour-undisturbed", "", ""), None, Outside(ticks=9, changed=True), "failed", "file was changed"),
+        (Check("neighbour-undisturbed", "", ""), None, Outside(ticks=9, alive=False), "failed", "did not go on"),
+        (
+            Check("flood", "", "", "flood"),
+            {"outcome": "succeeded", "detail": "24 MiB"},
+            Outside(gap=1),
+            "passed",
+            "1.0 s",
+        ),
+        (Check("flood", "", "", "flood"), {"outcome": "succeeded", "detail": ""}, Outside(gap=60), "failed", "60.0 s"),
+        (Check("flood", "", "", "flood"), None, Outside(), "failed", "could not be tried"),
+    ],
+)
+def test_verdicts(check: Check, attempt: Any, outside: Outside, verdict: str, words: str) -> None:
+    row = judge.judge(check, attempt, outside)
+    assert row.verdict == verdict and words in row.detail
+
+
+def test_one_failure_fails_all_and_what_is_not_tested_does_not() -> None:
+    passed, failed, untested = (
+        judge.judge(CHECK, {"outcome": outcome, "detail": "", "untested": outcome == "error"}, Outside())
+        for outcome in ("refused", "succeeded", "error")
+    )
+    assert judge.whole([passed, untested]) is Verdict.PASSED
+    assert judge.whole([passed, failed, untested]) is Verdict.FAILED
+    assert judge.whole([untested]) is Verdict.UNTESTED
+
+
+def test_the_longest_time_without_a_sign_of_life() -> None:
+    assert longest_gap([0.0, 1.0, 2.0, 5.0, 9.0], 1.5, 6.0) == 3.0
+    assert longest_gap([], 1.0, 4.0) == 3.0
+
+
+@pytest.mark.django_db
+def test_where_nothing_isolates_the_command_says_so_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        call_command("prove_isolation")
+    told = capsys.readouterr().out
+    assert ended.value.code == 1
+    assert "with the rights of the user who runs Berth" in told and "NOT ISOLATED" in told and "passed" not in told
+    proof = Proof.objects.get()
+    assert proof.verdict == Verdict.OPEN
+    assert {row["verdict"] for row in proof.rows} == {"open", "untested"}
+    call_command("prove_isolation", "--allow-local", "--json")
+    assert json.loads(capsys.readouterr().out)["verdict"] == "open"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--group", "a"], "Give --group twice"),
+        (["--group", "a", "--group", "a"], "Give --group twice"),
+        (["--group", "a", "--group", "b"], "There is no group 'a'"),
+        (["--trick", "magic=a.example"], "There is no trick 'magic'"),
+        (["--trick", "cname"], "must read NAME="),
+        (["--store", "MySQL=a:1"], "There is no store 'MySQL'"),
+        (["--allowed-host", "a.example"], "must read HOST:PORT"),
+    ],
+)
+def test_what_the_command_refuses(words: list[str], told: str) -> None:
+    with pytest.raises(CommandError, match=told):
+        call_command("prove_isolation", *words)
+
+
+def report() -> Proof:
+    row = judge.judge(CHECK, {"outcome": "refused", "detail": "no\x1b[31m <b>answer</b>"}, Outside())
+    return Proof.objects.create(runtime="kubernetes", group="a", beside="b", verdict="passed", rows=[row.told()])
+
+
+@pytest.mark.django_db
+def test_operators_see_reports_and_nobody_else_does(client: Client, people: dict[str, Any]) -> None:
+    page = f"/admin/isolation/proof/{report().pk}/change/"
+    for name in ("owner", "viewer", "outsider"):
+        people[name].is_staff = True
+        people[name].save()
+        client.force_login(people[name])
+        assert client.get(page).status_code in (302, 403, 404), name
+    client.force_login(people["operator"])
+    assert client.get("/admin/isolation/proof/").status_code == 200
+    shown = client.get(page).content.decode()
+    assert "&lt;b&gt;answer&lt;/b&gt;" in shown and "\x1b" not in shown and "The API server" in shown
+    assert client.post(page, {"verdict": "failed"}).status_code == 403
+
+
+@pytest.mark.django_db
+def test_a_table_for_the_terminal() -> None:
+    lines = list(sheet.lines(report()))
+    assert any("The API server" in line and "passed" in line and "\x1b" not in line for line in lines)
+    assert "1 passed" in lines
+
+
+def test_all_checks_are_listed_where_none_is_made() -> None:
+    assert {check.name for check in prove.untried()} == {check.name for check in catalogue(AROUND)}
