@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from bench.harness import Manifest, cluster, django, pod_log
 from k8s_adapter import manifests, names
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import Resources, RunRef, RunSpec
+from k8s_adapter.runtime import PodOptions, Quota, Resources, RunRef, RunSpec
 from tests.stack import Stack
 from tests.waiting import wait_for
 
@@ -30,7 +30,8 @@ class BareJobs:
     def __init__(self, stack: Stack, session: str, command: list[str]) -> None:
         image, told = django(stack, SPEC.format(session=session))
         told |= {"ref": RunRef(**told["ref"]), "resources": Resources(**told["resources"])}
-        told |= {"command": tuple(told["command"]), "secrets": ()}
+        told |= {"pod": PodOptions(**told["pod"]), "quota": Quota(**told["quota"])}
+        told |= {"command": tuple(told["command"]), "secrets": (), "mounts": (), "project": None, "egress": None}
         self.spec, self.command = RunSpec(**told), command
         # An installation of its own: to the stack's watcher they would be orphans.
         self.config = KubernetesConfig(installation=f"bare-{uuid.uuid4().hex[:8]}", courier_image=image)
