@@ -33,6 +33,9 @@ class World:
         self.way = outside.Way(database.port or 5432)
         user = database.netloc.rpartition("@")[0]
         self.stack.env["DATABASE_URL"] = database._replace(netloc=f"{user}@{outside.NODE}:{self.way.port}").geturl()
+        redis = urlsplit(self.stack.env["REDIS_URL"])
+        self.to_redis = outside.Way(redis.port or 6379)
+        self.stack.env["REDIS_URL"] = redis._replace(netloc=f"{outside.NODE}:{self.to_redis.port}").geturl()
         self.site = outside.Site(folder)
         self.proxy: outside.Proxy | None = None
         try:
@@ -50,6 +53,7 @@ class World:
         self.stack.down()
         self.site.close()
         self.way.close()
+        self.to_redis.close()
 
     def prove(self) -> tuple[int, dict[str, Any]]:
         """Make a proof; its exit status and its report."""
