@@ -106,7 +106,7 @@ class Counter:
 
         connection.execute_wrappers.append(self._statement)
         self._before(BaseDatabaseWrapper, "_commit", lambda *_: "COMMIT")
-        for method in ("create", "patch", "delete"):
+        for method in ("create", "patch", "apply", "replace", "delete"):
             self._before(Api, method, lambda _, path, *__, m=method: f"{m} {_kind(path)}")
         self._before(os, "kill", lambda _, number: f"signal {number}")
         self._after(subprocess.Popen, "__init__", "process started")
@@ -151,7 +151,10 @@ class Counter:
 def _kind(path: str) -> str:
     """The kind of object that a path of the API server is about."""
     parts = path.split("/")
-    kinds = ("namespaces", "persistentvolumeclaims", "secrets", "jobs")
+    kinds = (
+        "namespaces", "networkpolicies", "limitranges", "resourcequotas", "persistentvolumes",
+        "persistentvolumeclaims", "secrets", "jobs", "pods",
+    )  # fmt: skip
     return next(part for part in reversed(parts) if part in kinds)
 
 

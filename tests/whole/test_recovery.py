@@ -201,8 +201,11 @@ def kinds(stack: Stack, session: str) -> Counter[str]:
 
 @pytest.mark.parametrize("_", [pytest.param(None, marks=PRODUCTION)])
 def test_a_groups_first_start_goes_on_wherever_its_worker_is_killed(production: Stack, _: Any) -> None:
-    ground = ("create namespaces", "create persistentvolumeclaims", "create secrets")
-    groups = [production.group(max_runs=200) for _ in range(4)]
+    ground = (
+        "apply namespaces", "apply networkpolicies", "apply limitranges", "apply resourcequotas",
+        "create persistentvolumeclaims", "create secrets",
+    )  # fmt: skip
+    groups = [production.group(max_runs=200) for _ in range(1 + len(ground))]
     with faulty(production) as faults:
         places = {}
         effects = []
