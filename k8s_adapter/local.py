@@ -8,8 +8,6 @@ plane. For a laptop and for tests.
 """
 
 import contextlib
-import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -23,16 +21,14 @@ from typing import Any
 
 import psutil
 
-import courier
-from courier import contracts, wrapper
-from k8s_adapter import folder_mounts, local_traces, names, processes, sandbox, secretfiles
+from k8s_adapter import folder_mounts, local_traces, names, processes, secretfiles
 from k8s_adapter.describe import mask
 from k8s_adapter.folders import Folders, RunFolder
+from k8s_adapter.local_programs import Programs
 from k8s_adapter.processes import Note
 from k8s_adapter.runtime import (
     Cause,
     Description,
-    FolderSource,
     GroupRef,
     GroupSpec,
     Observed,
@@ -46,8 +42,6 @@ from k8s_adapter.runtime import (
 )
 from k8s_adapter.secretfiles import LEAST, Reach
 
-# What an agent gets of the control plane's own environment; all the rest may hold secrets.
-INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
 SIGN_OF_LIFE_SECONDS = 4.0  # the contract says 5
 LOOK_SECONDS = 0.25
 # After a stop: the grace is the wrapper's, the rest the courier's, as a pod's termination grace is on a cluster.
@@ -79,12 +73,10 @@ class LocalRuntime:
         masked: tuple[Path, ...] = (),
     ) -> None:
         """With `confined` every agent gets a sandbox, in which the files `masked` are empty."""
-        self._masked = masked
         self._folders = Folders(data_dir.resolve())
         self._reach = secrets
-        self._confined = confined
+        self._programs = Programs(self._folders, secrets, confined, masked, python)
         self.installation = installation
-        self._python = python
 
     def ensure(self, spec: RunSpec) -> None:
         """See `Runtime.ensure`."""
@@ -94,7 +86,7 @@ class LocalRuntime:
         with _outside():
             self._check_owner(spec.ref)
             self._folders.make_group(spec.ref, spec.state_folder)
-            self._check_command(spec)
+            self._programs.check_command(spec)
             with processes.locked(folder.lock) as lock:
                 about = folder.about()
                 if about is None:
@@ -105,11 +97,10 @@ class LocalRuntime:
                 if look.stopped:
                     return
                 if not look.courier_alive and (look.agent is None or look.agent_alive or not _drained(folder)):
-                    self._start_courier(spec, folder, lock)
-                if self._confined:
-                    self._start_relay(spec, folder, lock)
+                    self._programs.start_courier(spec, folder, lock)
+                self._programs.start_relay(spec, folder, lock)
                 if look.agent is None:
-                    self._start_agent(spec, folder, lock)
+                    self._programs.start_agent(spec, folder, lock)
 
     def keep(self, group: GroupSpec) -> None:
         """See `Runtime.keep`. A group's folders are made with its runs, and hold no rules that could be changed."""
@@ -239,101 +230,6 @@ class LocalRuntime:
             words = f"the folder groups/{ref.slug} is of a group that is gone; `manage.py gc` removes it"
             raise PermanentFault(Cause.REJECTED, words)
 
-    def _check_command(self, spec: RunSpec) -> None:
-        """A shell would only tell 127 later. Raises PermanentFault REJECTED."""
-        environment = self._agent_environment(spec, self._folders.run(spec.ref.run))
-        program = spec.command[0] if spec.command else ""
-        path = str(self._folders.workspace(spec.ref) / program) if "/" in program else program
-        if not program or not shutil.which(path, path=environment.get("PATH")):
-            raise PermanentFault(Cause.REJECTED, f"the command {program!r} is not a program on this machine")
-
-    def _start_courier(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
-        environment = {
-            **_inherited(),
-            **self._marks(spec, folder),
-            "PYTHONPATH": str(Path(courier.__file__).resolve().parent.parent),
-            "BERTH_URL": spec.courier_url,
-            "BERTH_CONTRACT": spec.contract,
-            "BERTH_RESUME": spec.resume,
-            "BERTH_TOKEN_FILE": str(folder.token),
-            "BERTH_JOURNAL": str(self._folders.journal(spec.ref)),
-            **({"BERTH_MAIN": "1"} if spec.main else {}),
-        }
-        argv = [self._python, "-m", "courier", "--exit-when-done"]
-        place = (folder.path, folder.pid_file("courier"), folder.log("courier"))
-        processes.start(argv, environment, *place, lock)
-
-    def _start_agent(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
-        command = contracts.argv(spec.contract, spec.command, spec.resume)
-        if self._confined:
-            if not sandbox.available():
-                raise PermanentFault(Cause.REJECTED, "agents are to be confined, but bubblewrap is not installed here")
-            command = sandbox.wrap(command, self._view(spec, folder), self._python)
-        place = (self._folders.workspace(spec.ref), folder.pid_file("agent"), folder.log("agent"))
-        processes.start(wrapper.wrap(command), self._agent_environment(spec, folder), *place, lock)
-
-    def _start_relay(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
-        """What stands between a sandbox and the proxy. It lives until the run is destroyed."""
-        pid_file = folder.pid_file("relay")
-        if not spec.egress or processes.living(processes.read_note(pid_file), str(folder.path)):
-            return
-        folder.sockets.mkdir(exist_ok=True)
-        environment = _inherited() | self._marks(spec, folder)
-        argv = sandbox.outside(spec.egress, self._python)
-        processes.start(argv, environment, folder.sockets, pid_file, folder.log("relay"), lock)
-
-    def _view(self, spec: RunSpec, folder: RunFolder) -> sandbox.View:
-        """What a confined agent sees: of the data folder nothing but what is its own."""
-        folders, ref = self._folders, spec.ref
-        links, project = folder_mounts.real_folders(spec)
-        written = {mount.path for mount in spec.mounts if not mount.read_only}
-        readable = [folder.secrets, folder.extra, *([folder.project] if project else [])]
-        return sandbox.View(
-            hidden=(folders.data, *self._kept_from(spec)),
-            masked=(Path(courier.__file__).resolve().parent.parent / ".env", *self._masked),
-            readable=(*readable, *([project] if project else []), *links.values()),
-            writable=(
-                folders.workspace(ref), folders.ipc(ref), folders.home(ref), folders.checkpoints(ref),
-                *(real for path, real in links.items() if path in written),
-            ),
-            folder=folders.workspace(ref),
-            sockets=folder.sockets if spec.egress else None,
-        )  # fmt: skip
-
-    def _kept_from(self, spec: RunSpec) -> list[Path]:
-        """Folders with what is others': keys, and what lies beside a mount under its root."""
-        roots = [mount.source.root for mount in spec.mounts if isinstance(mount.source, FolderSource)]
-        return [Path(each) for each in (self._reach.folder, *roots) if each and Path(each).is_dir()]
-
-    def _agent_environment(self, spec: RunSpec, folder: RunFolder) -> dict[str, str]:
-        return {
-            **_inherited(),
-            **({"TMPDIR": "/tmp"} if self._confined else {}),
-            **spec.environment,
-            **(sandbox.proxy_variables(spec.ref.run, spec.egress, inside=self._confined) if spec.egress else {}),
-            **self._marks(spec, folder),
-            "HOME": str(self._folders.home(spec.ref)),
-            "BERTH_STOP_GRACE": str(spec.stop_grace_seconds),
-            "BERTH_CGROUP": "",  # it shares that of the control plane
-            "BERTH_WORKSPACE": str(self._folders.workspace(spec.ref)),
-            "BERTH_STATE": str(self._folders.state(spec.ref, spec.state_folder)),
-            "BERTH_EXTRA": str(folder.extra),
-            **({"BERTH_PROJECT": str(folder.project)} if spec.main and spec.project else {}),
-        }
-
-    def _marks(self, spec: RunSpec, folder: RunFolder) -> dict[str, str]:
-        """What both processes are told, and are known by."""
-        return {
-            processes.MARK: str(folder.path),
-            "BERTH_RUN": spec.ref.run,
-            "BERTH_SESSION": spec.ref.session,
-            "BERTH_GROUP": spec.ref.slug,
-            "BERTH_GROUP_ID": spec.ref.group,
-            "BERTH_PIPES": str(folder.pipes),
-            "BERTH_IPC": str(self._folders.ipc(spec.ref)),
-            "BERTH_SECRETS": str(folder.secrets),
-        }
-
 
 def judge(look: Look) -> Observed:
     """What a look at a run means. The run's folder exists."""
@@ -418,10 +314,6 @@ def _signal(folder: RunFolder, name: str, number: signal.Signals) -> None:
 def _drained(folder: RunFolder) -> bool:
     """Whether the courier had everything in its journal; what it had not sent, the group's next run sends."""
     return (folder.pipes / "drained").exists()
-
-
-def _inherited() -> dict[str, str]:
-    return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
 def _utc(seconds: float) -> datetime:

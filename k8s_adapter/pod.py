@@ -28,8 +28,9 @@ TOKEN = "/var/lib/berth/token"
 DISK = {"ephemeral-storage": "128Mi"}
 RESERVED_DISK = {"ephemeral-storage": "16Mi"}
 # The kubelet mounts a file of the node's disk here, which all may write and nobody counts: 300 MB were not noticed. In
-# most images only root may enter /root, so an agent doesn't get there. We want no message: logs stand in for it.
-TERMINATION_LOG = "/root/berth/termination-log"
+# most images only root may enter root's home, so an agent doesn't get there. We want no message: logs stand in for it.
+ROOTS_HOME = "/root"
+TERMINATION_LOG = f"{ROOTS_HOME}/berth/termination-log"
 # Files of secrets: for the owner alone. Where there is an fsGroup, the kubelet hands them to that group and makes it
 # 0440: https://kubernetes.io/docs/concepts/configuration/secret/#secret-files-permissions
 FILE_MODE = 0o400

@@ -100,7 +100,7 @@ HYPHEN = Trigger(
         token("gitlab-token", "glpat-", "[A-Za-z0-9_.-]", 20),
         # https://docs.slack.dev/authentication/tokens
         token("slack-token", "xox[abdeoprs]-", "[A-Za-z0-9-]", 12),
-        # https://pypi.org/help/#apitoken: a macaroon, which always begins with the same bytes
+        # https://warehouse.pypa.io/development/token-scanning.html: a macaroon, which always begins with the same bytes
         Kind("pypi-token", f"(pypi-AgE{WORD}{{40,}})", f"pypi-(?:A|Ag|AgE({WORD}*+))?\\Z", "pypi-AgE"),
         PRIVATE_KEY,
     ),

@@ -5,6 +5,7 @@ it must remember across a restart of the courier is in `state`, which goes into 
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -33,7 +34,7 @@ class Handover(NamedTuple):
     eof: bool = False
 
 
-class Contract:
+class Contract(ABC):
     """What all contracts share: who has been handed what, and whose turn it is."""
 
     kind: ClassVar[str] = "stdout"  # of the events that raw output becomes
@@ -47,9 +48,9 @@ class Contract:
         self.settings = settings
         self.state: dict[str, Any] = {"turn": "", "delivered": 0, **(state or {})}
 
+    @abstractmethod
     def hand(self, message: Message) -> Handover:
         """Return how the agent is given the message. Changes nothing."""
-        raise NotImplementedError
 
     def close(self) -> Handover:
         """Return how the agent is asked to end after the present turn."""

@@ -13,7 +13,7 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
 from groups import audit
-from groups.admin.shared import ReadOnlyAdmin
+from groups.admin.shared import AddForm, ReadOnlyAdmin
 from groups.choices import Scope
 from groups.keys import DAYS, MOST_DAYS
 from groups.models import AgentGroup, ApiToken
@@ -39,9 +39,10 @@ class TokenForm(forms.ModelForm):
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(ReadOnlyAdmin):
+class ApiTokenAdmin(AddForm, ReadOnlyAdmin):
     """Keys of programs. A token is shown once, when it is made; afterwards it can only be revoked."""
 
+    add_form = TokenForm
     list_display = ["name_shown", "user", "scope_shown", "group", "state", "expires_at", "last_used_at", "created_at"]
     list_filter = [("scope", ChoicesRadioFilter)]
     list_filter_submit = True
@@ -57,16 +58,6 @@ class ApiTokenAdmin(ReadOnlyAdmin):
         """What one decides when making one; all but the token itself later."""
         made = ["name", "scope", "group"]
         return [*made, *self.readonly_fields] if obj else [*made, "days"]
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        """The add page has its own form, and choosing a group is no occasion to change it."""
-        if obj is None:
-            kwargs["form"] = TokenForm
-        form = super().get_form(request, obj, change=change, **kwargs)
-        if "group" in form.base_fields:
-            widget = form.base_fields["group"].widget
-            widget.can_add_related = widget.can_change_related = widget.can_view_related = False
-        return form
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """One's own groups."""

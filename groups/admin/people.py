@@ -14,7 +14,7 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from groups.admin.shared import GlobalAdmin, HistoryAdmin, SuperusersAdmin, VisibleAdmin
+from groups.admin.shared import AddForm, GlobalAdmin, HistoryAdmin, SuperusersAdmin, VisibleAdmin
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, Membership, OperatorScope
 
@@ -43,9 +43,10 @@ class MembershipForm(forms.ModelForm):
 
 
 @admin.register(Membership)
-class MembershipAdmin(HistoryAdmin, VisibleAdmin):
+class MembershipAdmin(AddForm, HistoryAdmin, VisibleAdmin):
     """Who is in which group: seen by all who are in it, changed by its owners and operators."""
 
+    add_form = MembershipForm
     list_display = ["user", "group", "role_shown", "created_at"]
     list_filter = [("role", ChoicesRadioFilter), ("group", AutocompleteSelectFilter)]
     list_filter_submit = True
@@ -59,16 +60,6 @@ class MembershipAdmin(HistoryAdmin, VisibleAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
         """See `get_fields`."""
         return ["user", "group"] if obj else []
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        """The add page has its own form, and choosing a group is no occasion to change it."""
-        if obj is None:
-            kwargs["form"] = MembershipForm
-        form = super().get_form(request, obj, change=change, **kwargs)
-        if "group" in form.base_fields:
-            widget = form.base_fields["group"].widget
-            widget.can_add_related = widget.can_change_related = widget.can_view_related = False
-        return form
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Groups that the person decides on."""

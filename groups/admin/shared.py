@@ -63,6 +63,22 @@ class VisibleAdmin(ModelAdmin):
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
 
+class AddForm(ModelAdmin):
+    """Pages with a form of their own for a new row, `add_form`. Choosing a group there is no occasion to change it."""
+
+    add_form: Any = None
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """The form of a new row, or the usual one."""
+        if obj is None:
+            kwargs["form"] = self.add_form
+        form = super().get_form(request, obj, change=change, **kwargs)
+        if "group" in form.base_fields:
+            widget = form.base_fields["group"].widget
+            widget.can_add_related = widget.can_change_related = widget.can_view_related = False
+        return form
+
+
 class CountOnce(ChangeList):
     """A list that is counted once, not a second time without its filters."""
 

@@ -124,11 +124,11 @@ def test_secrets_are_for_the_agent_and_its_group_alone(cluster: KubernetesPlace)
 
 def test_no_file_of_the_nodes_disk_can_be_written(cluster: KubernetesPlace) -> None:
     """The kubelet's own mounts are files of its node. What only other users may write is none of ours."""
-    script = """
+    script = f"""
         while read -r _ _ _ _ path options _; do
             case $options,$path in rw,*|rw*,*) [ -f "$path" ] && [ -w "$path" ] && echo "$path" ;; esac
         done < /proc/self/mountinfo
-        echo x 2>/dev/null > /root/berth/termination-log || echo closed
+        echo x 2>/dev/null > {pod.TERMINATION_LOG} || echo closed
     """
     spec, line = cluster.spec(script)
     cluster.runtime.ensure(spec)

@@ -9,6 +9,7 @@ import yaml
 
 from k8s_adapter import manifests, names
 from k8s_adapter.config import KubernetesConfig
+from k8s_adapter.pod import TERMINATION_LOG
 from k8s_adapter.runtime import EgressAccess, PodOptions, Quota, Resources, RunRef, RunSpec, SecretFile
 
 REF = RunRef(
@@ -153,7 +154,7 @@ spec:
         resources:
           requests: {cpu: 50m, memory: 512Mi, ephemeral-storage: 16Mi}
           limits: {cpu: 500m, memory: 512Mi, ephemeral-storage: 128Mi}
-        terminationMessagePath: /root/berth/termination-log
+        terminationMessagePath: TERMINATION_LOG
         terminationMessagePolicy: FallbackToLogsOnError
         securityContext:
           allowPrivilegeEscalation: false
@@ -225,7 +226,7 @@ def test_the_job() -> None:
     job = manifests.make_job(SPEC, CONFIG)
     agent = job["spec"]["template"]["spec"]["containers"][0]
     agent["command"] = "COMMAND"  # below
-    assert job == loaded(JOB)
+    assert job == loaded(JOB.replace("TERMINATION_LOG", TERMINATION_LOG))
 
 
 def test_the_agents_command_is_wrapped_and_its_dollars_are_its_own() -> None:

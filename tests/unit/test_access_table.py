@@ -121,7 +121,7 @@ def values(
     key.groups.add(group)
     BrokeredKey.objects.create(provider="anthropic", group=group, reference=key)
     BrokerUsage.objects.create(group=group, day=timezone.now().date())
-    EgressRule.objects.create(host="pypi.org", group=group)
+    EgressRule.objects.create(host="files.example.com", group=group)
     asked = EgressRequest.objects.create(group=group, profile=profile, host="example.com", port=443)
     Proof.objects.create(runtime="kubernetes", group=group.slug, beside="elsewhere", verdict="passed", rows=[])
     Group.objects.create(name="Harbour masters")
