@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.conf import settings
+from django.conf import global_settings, settings
 from django.contrib import admin
 from django.contrib.auth.models import User
-from django.test import Client
+from django.test import Client, override_settings
 from django.urls import reverse
 from playwright.sync_api import Browser, Page, expect
 
@@ -120,3 +120,18 @@ def test_the_admin_works_under_the_policy(chief: Any, talk: Talk, server: Server
     page.locator("[x-on\\:click='filterOpen = true']").first.click()
     expect(page.get_by_role("button", name="Apply Filters")).to_be_visible()
     assert [said for said in page.noted if EXPECTED not in said] == []
+
+
+def test_people_see_where_to_type_when_they_log_in(chromium: Browser, talk: Talk) -> None:
+    with override_settings(PASSWORD_HASHERS=global_settings.PASSWORD_HASHERS):  # as the server, which is no test
+        boss = User.objects.create_superuser(f"typing-{talk.session.pk}", password="a password of many words")
+    with chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{talk.server.url}{reverse('admin:login')}")
+        for label in ("Username", "Password"):
+            edge = page.get_by_label(label).evaluate("field => getComputedStyle(field).borderTopWidth")
+            assert edge != "0px", label
+        page.get_by_label("Username").fill(boss.get_username())
+        page.get_by_label("Password").fill("a password of many words")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("#nav-sidebar")).to_be_visible()
