@@ -124,3 +124,14 @@ def test_many_events_at_once(run: Run) -> None:
     assert len(said(run)) == 1500
     last = Event.objects.get(run=run, number=1500)
     assert (last.text, last.data) == ("é\n", {"a": [1, {"b": None}]})
+
+
+def test_keys_of_well_known_kinds_are_taken_out_before_they_are_stored(run: Run) -> None:
+    """A courier does so too; one that is not ours might not."""
+    key = "ghp_" + "a1B2c3D4e5F6g7H8i9J0" * 2
+    key = key[:40]
+    data = {"input": {"command": f"curl -H 'Authorization: Bearer {key}'"}, key: [key]}
+    ingest.ingest(run.pk, batch("tool", text=f"the key is {key}.", data=data) + batch("stdout", text="plain", start=2))
+    first, second = Event.objects.filter(run=run, number__isnull=False).order_by("seq")
+    assert first.text == "the key is [redacted:github-token]." and second.text == "plain"
+    assert key not in str(first.data) and "curl -H" in str(first.data)
