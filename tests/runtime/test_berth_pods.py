@@ -66,6 +66,18 @@ def test_mounts_are_looked_at_where_they_are_mounted(cluster: KubernetesPlace) -
     assert line.output().splitlines() == ["kept", "Read-only file system", "good", "kept"]
 
 
+def test_the_main_groups_agent_reads_the_project_and_cannot_change_it(cluster: KubernetesPlace) -> None:
+    claim(cluster, "project")
+    write = replace(cluster.spec("true")[0], mounts=(Mount("all", "all", ClaimSource("project"), read_only=False),))
+    cluster.runtime.ensure(replace(write, command=("sh", "-c", "echo plan > ../extra/all/README")))
+    ended(cluster, write)
+    script = "cd ../project && cat README && { echo x 2>/dev/null > README || echo refused; }"
+    spec, line = cluster.spec(script)
+    cluster.runtime.ensure(replace(spec, main=True, project=ClaimSource("project")))
+    wait_for(lambda: line.exit_code() is not None, SECONDS)
+    assert line.output().splitlines() == ["plan", "refused"]
+
+
 def test_a_mount_of_a_claim_that_is_not_there_is_named(cluster: KubernetesPlace) -> None:
     spec, _ = cluster.spec("true", mounts=(Mount("lost", "lost", ClaimSource("no-such-claim")),))
     cluster.runtime.ensure(spec)
