@@ -31,6 +31,7 @@ from k8s_adapter.runtime import (
     RunSpec,
     RuntimeFault,
     SecretFile,
+    Sighting,
     Trace,
     TransientFault,
 )
@@ -75,9 +76,13 @@ class KubernetesRuntime:
     def observe(self, ref: RunRef) -> Observed:
         """See `Runtime.observe`."""
         job, pods = self._look(ref)
-        seen = diagnose(job, pods, [])
-        if needs_events(job, seen, datetime.now(UTC)):
-            seen = diagnose(job, pods, self._all_events(ref, pods))
+        try:
+            seen = diagnose(job, pods, [])
+            if needs_events(job, seen, datetime.now(UTC)):
+                seen = diagnose(job, pods, self._all_events(ref, pods))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # no API server tells such a thing
+            words = f"what the cluster tells of the run can't be read: {error!r}"
+            raise TransientFault(Cause.UNREACHABLE, words, retry_after=30) from error
         if seen.cause is Cause.MOUNT:
             self._ground.forget(ref.slug)  # look at the volume again before the next start
         return seen
@@ -118,7 +123,7 @@ class KubernetesRuntime:
             while True:
                 page = self._api.get(path, **query)
                 for item in page["items"]:
-                    ref = names.ref_of(item["metadata"]["labels"])
+                    ref = names.ref_of(item["metadata"].get("labels"))
                     if ref is not None and ref not in seen:
                         seen.add(ref)
                         yield ref
@@ -139,11 +144,12 @@ class KubernetesRuntime:
         self._ground.forget(trace.of.slug)
         Traces(self._api, self.config).remove(trace)
 
-    def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
+    def watch(self, until: threading.Event) -> Iterator[Sighting | None]:
         """See `Runtime.watch`. Raises TransientFault when the API server was away for `watch_patience_seconds`."""
         paths = [self._everywhere("/apis/batch/v1", "jobs"), self._everywhere("/api/v1", "pods")]
         selector = names.selector(self.config.installation)
-        yield from Watcher(self._api, paths, selector, self.config.watch_patience_seconds).run(until)
+        patience, shared = self.config.watch_patience_seconds, self.config.shared_namespace
+        yield from Watcher(self._api, paths, selector, patience, shared).run(until)
 
     def _make(self, spec: RunSpec, files: dict[str, bytes]) -> None:
         """The group's berth, unless it was seen lately, then the run."""

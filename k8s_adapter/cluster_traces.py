@@ -35,7 +35,7 @@ class Traces:
         """See `Runtime.traces`."""
         for kind in RUN_KINDS:
             for item in self._list(self._collection(kind), names.selector(self._config.installation)):
-                ref = names.ref_of(item["metadata"]["labels"])
+                ref = names.ref_of(item["metadata"].get("labels"))
                 if ref is not None:
                     yield _trace(ref, kind, item)
 
@@ -45,7 +45,7 @@ class Traces:
             if kind == ("Namespace" if self._config.shared_namespace else "NetworkPolicy"):
                 continue
             for item in self._list(self._collection(kind), names.ground_selector(self._config.installation)):
-                ref = names.group_of(item["metadata"]["labels"])
+                ref = names.group_of(item["metadata"].get("labels"))
                 if ref is not None:
                     yield _trace(ref, kind, item)
 

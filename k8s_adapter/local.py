@@ -8,6 +8,7 @@ plane. For a laptop and for tests.
 """
 
 import contextlib
+import logging
 import signal
 import sys
 import tempfile
@@ -37,10 +38,13 @@ from k8s_adapter.runtime import (
     RunRef,
     RunSpec,
     SecretFile,
+    Sighting,
     Trace,
     TransientFault,
 )
 from k8s_adapter.secretfiles import LEAST, Reach
+
+log = logging.getLogger(__name__)
 
 SIGN_OF_LIFE_SECONDS = 4.0  # the contract says 5
 LOOK_SECONDS = 0.25
@@ -77,6 +81,7 @@ class LocalRuntime:
         self._reach = secrets
         self._programs = Programs(self._folders, secrets, confined, masked, python)
         self.installation = installation
+        self._aside: set[Path] = set()  # folders that can't be read, each logged once
 
     def ensure(self, spec: RunSpec) -> None:
         """See `Runtime.ensure`."""
@@ -202,7 +207,7 @@ class LocalRuntime:
         with _outside():
             local_traces.remove_group(self._folders, trace, trace.of)
 
-    def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
+    def watch(self, until: threading.Event) -> Iterator[Sighting | None]:
         """See `Runtime.watch`. Looks at every run four times a second."""
         seen: dict[RunRef, Look] = {}
         last_sign = time.monotonic()
@@ -211,7 +216,7 @@ class LocalRuntime:
                 now = dict(self._looks())
             changed = [ref for ref in seen.keys() | now.keys() if seen.get(ref) != now.get(ref)]
             seen = now
-            yield from changed
+            yield from map(Sighting, changed)
             if time.monotonic() - last_sign > SIGN_OF_LIFE_SECONDS:
                 last_sign = time.monotonic()
                 yield None
@@ -219,9 +224,17 @@ class LocalRuntime:
 
     def _looks(self) -> Iterator[tuple[RunRef, Look]]:
         for folder in self._folders.every_run():
-            _tend(folder)
-            if ref := folder.ref():
-                yield ref, _look(folder)
+            try:
+                _tend(folder)
+                ref = folder.ref()
+                look = _look(folder) if ref else None
+            except (AttributeError, LookupError, TypeError, ValueError, OSError) as error:  # what is in it is anybody's
+                if folder.path not in self._aside:
+                    self._aside.add(folder.path)
+                    log.warning("the run's folder %s is set aside: it can't be read: %r", folder.path, error)
+                continue
+            if ref and look:
+                yield ref, look
 
     def _check_owner(self, ref: RunRef) -> None:
         """A group that was made anew under an old slug must not get the old one's workspace."""

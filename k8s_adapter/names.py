@@ -85,20 +85,23 @@ def run_labels(ref: RunRef, installation: str) -> dict[str, str]:
     return group_labels(ref, installation) | {SESSION: ref.session, RUN: ref.run}
 
 
-def ref_of(labels: Mapping[str, str]) -> RunRef | None:
+def ref_of(labels: object) -> RunRef | None:
     """Read a run back from the labels of one of its objects; None if they name none."""
-    try:
-        return RunRef(run=labels[RUN], session=labels[SESSION], group=labels[GROUP], slug=labels[SLUG])
-    except KeyError:
-        return None
+    found = _texts(labels, RUN, SESSION, GROUP, SLUG)
+    return RunRef(*found) if found else None
 
 
-def group_of(labels: Mapping[str, str]) -> GroupRef | None:
+def group_of(labels: object) -> GroupRef | None:
     """Read a group back from the labels of its namespace or volume; None if they name none."""
-    try:
-        return GroupRef(group=labels[GROUP], slug=labels[SLUG])
-    except KeyError:
-        return None
+    found = _texts(labels, GROUP, SLUG)
+    return GroupRef(*found) if found else None
+
+
+def _texts(labels: object, *keys: str) -> list[str]:
+    """The values of these labels; none at all if one is missing, or is no text."""
+    values = [labels.get(key) for key in keys] if isinstance(labels, Mapping) else []
+    texts = [value for value in values if isinstance(value, str)]
+    return texts if len(texts) == len(keys) else []
 
 
 def ground_selector(installation: str) -> str:

@@ -163,6 +163,14 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
+class Sighting:
+    """A run of which something may have changed, and what `observe` would tell of it, if that is known already."""
+
+    ref: RunRef
+    observed: Observed | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something that the runtime itself said of a run, `count` times, the last time `at`."""
 
@@ -260,7 +268,7 @@ class Runtime(Protocol):
         with PermanentFault.
         """
 
-    def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
+    def watch(self, until: threading.Event) -> Iterator[Sighting | None]:
         """Yield a run whenever what `observe` would tell of it may have changed, and None at least every 5 s.
 
         None is a sign of life. Starts with every run that exists. Ends soon after `until` is set. Raises when it can't

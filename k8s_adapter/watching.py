@@ -1,124 +1,298 @@
-"""Watching Jobs and pods: list, watch, and list again rather than trust a watch that has gone quiet."""
+"""Watching Jobs and pods: what a cluster told is kept, so that nobody need ask for it again.
+
+List, watch, and list again rather than trust a watch that has gone quiet: the reflector of Kubernetes' own controllers
+(k8s.io/client-go/tools/cache, Reflector). Of each object only what `diagnose` reads is kept. Events are not watched,
+since a cluster has too many: they are listed for runs that are held up, so many a second for all runs together.
+"""
 
 import logging
-import queue
 import random
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from k8s_adapter import names
-from k8s_adapter.api import Api, Expired, Object
-from k8s_adapter.runtime import RunRef, RuntimeFault
+from k8s_adapter.api import Api, Object
+from k8s_adapter.diagnose import diagnose
+from k8s_adapter.runtime import Observed, Phase, RunRef, RuntimeFault, Sighting
+from k8s_adapter.slim import slim_event, slim_job, slim_pod
 
 log = logging.getLogger(__name__)
 
 SIGN_OF_LIFE_SECONDS = 4.0  # the contract says 5
 # Without a word on a watch for this long, list again: a connection may be dead without either side having noticed.
 SILENCE_SECONDS = 30.0
-# What holds up a pending Job (admission, quota, a mount) shows in events alone, which are not watched: a pending run is
-# announced again this often.
-PENDING_SECONDS = 3.0
 PAUSES = (0.2, 2.0)  # seconds between tries, shortest and longest
+PAGE = "500"  # objects in one answer to a list
+# What holds up a run (admission, quota, a mount) shows in events alone. One that is pending for PATIENCE_SECONDS gets
+# its events listed, then ever more rarely; and never more than EVENTS_PER_SECOND lists for all runs.
+PATIENCE_SECONDS = 2.0
+EVENTS_EVERY = (3.0, 60.0)  # seconds between two lists for one run, shortest and longest
+EVENTS_PER_SECOND, EVENTS_AT_ONCE = 5.0, 10.0
+EVENTS_KEPT = 20  # of a run: the newest
+ASIDE_REMEMBERED = 1000  # objects that can't be read, each logged once
+
+set_aside: Counter[str] = Counter()  # how many objects could not be read, and how many watches failed, by reason
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """What is known of one run."""
+
+    since: float  # monotonic
+    job: Object | None = None
+    pods: dict[str, Object] = field(default_factory=dict)
+    events: list[Object] = field(default_factory=list)
+    told: Observed | None = None
+    held_up: bool = False  # pending, and its objects don't say why
+    ask_at: float = 0.0  # when its events may be listed (monotonic)
 
 
 class Watcher:
-    """Turns the changes of collections, each watched by a thread of its own, into one stream of runs."""
+    """Turns the changes of Jobs and pods, each watched by a thread of its own, into one stream of sightings."""
 
-    def __init__(self, api: Api, paths: Sequence[str], selector: str, patience: float) -> None:
+    def __init__(self, api: Api, paths: Sequence[str], selector: str, patience: float, shared: str = "") -> None:
         self._api = api
         self._paths = paths
         self._selector = selector
         self._patience = patience
-        self._changes: queue.Queue[RunRef | RuntimeFault] = queue.Queue()
-        self._known: dict[str, dict[str, RunRef]] = {path: {} for path in paths}  # by path and "namespace/name"
-        self._pending: dict[str, RunRef] = {}  # runs whose Job has no working pod, by "namespace/name" of the Job
+        self._shared = shared  # the namespace of all groups, if they share one
+        self._objects: dict[str, dict[str, RunRef]] = {path: {} for path in paths}  # by path and "namespace/name"
+        self._runs: dict[RunRef, _Known] = {}
+        self._changed: dict[RunRef, None] = {}  # in order; a run that changes twice meanwhile is told once
+        self._fault: Exception | None = None
+        self._aside: set[tuple[str, str]] = set()
+        self._news = threading.Condition()
         self._done = threading.Event()
 
-    def run(self, until: threading.Event) -> Iterator[RunRef | None]:
+    def run(self, until: threading.Event) -> Iterator[Sighting | None]:
         """Yield as `Runtime.watch` says. Raises the last fault when one can't be watched for `patience` seconds."""
-        for path in self._paths:
-            threading.Thread(target=self._follow, args=(path,), name=f"watch {path}", daemon=True).start()
-        last_sign = last_pending = time.monotonic()
+        bodies = [(self._follow, (path,), f"watch {path}") for path in self._paths]
+        for body, args, name in [*bodies, (self._ask_events, (), "events of runs that are held up")]:
+            threading.Thread(target=body, args=args, name=name, daemon=True).start()
+        last_sign = time.monotonic()
         try:
             while not until.is_set():
-                try:
-                    change = self._changes.get(timeout=0.25)
-                    if isinstance(change, RuntimeFault):
-                        raise change
-                    yield change
-                except queue.Empty:
-                    pass
-                now = time.monotonic()
-                if now - last_pending > PENDING_SECONDS:
-                    last_pending = now
-                    yield from list(self._pending.values())
-                if now - last_sign > SIGN_OF_LIFE_SECONDS:
-                    last_sign = now
+                with self._news:
+                    if not self._changed and self._fault is None:
+                        self._news.wait(0.25)
+                    changed, self._changed = list(self._changed), {}
+                    fault = self._fault
+                for ref in changed:
+                    if sighting := self._look(ref):
+                        yield sighting
+                if fault is not None:
+                    raise fault
+                if time.monotonic() - last_sign > SIGN_OF_LIFE_SECONDS:
+                    last_sign = time.monotonic()
                     yield None
         finally:
             self._done.set()
 
+    # --- a thread for each collection -------------------------------------------------------------------------------
+
     def _follow(self, path: str) -> None:
-        """Follow one collection until told to end. A thread's body: what ends it is handed to `run`."""
+        """Follow one collection until told to end. A thread's body: what ends it is handed to `run`.
+
+        Nothing else ends it. A watch that did not outlast the pause before it is no success: what makes each one fail
+        at once, even a 410 or an end in good order, is tried with growing pauses.
+        """
         failing_since: float | None = None
         pause = PAUSES[0]
         while not self._done.is_set():
+            error: Exception | None = None
+            begun = time.monotonic()
             try:
                 version = self._list(path)
-                failing_since, pause = None, PAUSES[0]
+                begun = time.monotonic()
                 self._watch(path, version)
-            except Expired:
-                continue
-            except RuntimeFault as error:
-                failing_since = failing_since or time.monotonic()
-                if time.monotonic() - failing_since > self._patience:
-                    self._changes.put(error)
+            except Exception as caught:
+                error = caught
+            now = time.monotonic()
+            if now - begun > pause:
+                failing_since, pause = None, PAUSES[0]
+            if error is not None:
+                failing_since = failing_since or now
+                self._tell(path, error)
+                if now - failing_since > self._patience:
+                    self._give_up(error)
                     return
-                log.info("watching %s again: %s", path, error)
-                self._done.wait(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, PAUSES[1])
+            self._done.wait(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, PAUSES[1])
+
+    def _tell(self, path: str, error: Exception) -> None:
+        """Log why a watch is begun anew. What is no fault of the cluster's is a mistake of ours, and told as such."""
+        set_aside[f"watch: {type(error).__name__}"] += 1
+        if isinstance(error, RuntimeFault):
+            log.info("watching %s again: %s", path, error)
+        else:
+            log.error("watching %s again: it failed", path, exc_info=error)
+
+    def _give_up(self, error: Exception) -> None:
+        with self._news:
+            self._fault = error
+            self._news.notify()
 
     def _list(self, path: str) -> str:
-        """Announce everything that exists and return the resource version to watch from."""
-        listed = self._api.get(path, labelSelector=self._selector)
-        before, self._known[path] = self._known[path], {}
-        for item in listed["items"]:
-            self._announce(path, item)
-        for name in before.keys() - self._known[path].keys():  # went while nobody watched
-            self._pending.pop(name, None)
-            self._changes.put(before[name])
-        return str(listed["metadata"]["resourceVersion"])
+        """Take in everything that exists and return the resource version to watch from."""
+        listed: set[str] = set()
+        query = {"labelSelector": self._selector, "limit": PAGE}
+        while True:
+            page = self._api.get(path, **query)
+            for item in page["items"]:
+                if name := self._take(path, item):
+                    listed.add(name)
+            if not (more := page["metadata"].get("continue")):
+                break
+            query["continue"] = more
+        for name in self._objects[path].keys() - listed:  # went while nobody watched
+            self._drop(path, name)
+        return str(page["metadata"]["resourceVersion"])
 
     def _watch(self, path: str, version: str) -> None:
-        """Announce changes until the server ends the watch (after 5 minutes at most) or `Api.watch` raises."""
+        """Take in changes until the server ends the watch (after 5 minutes at most) or `Api.watch` raises."""
         query = {"labelSelector": self._selector, "resourceVersion": version, "timeoutSeconds": "300"}
         for event in self._api.watch(path, SILENCE_SECONDS, **query):
             if self._done.is_set():
                 return
             if event["type"] != "BOOKMARK":
-                self._announce(path, event["object"], gone=event["type"] == "DELETED")
+                self._take(path, event["object"], gone=event["type"] == "DELETED")
 
-    def _announce(self, path: str, item: Object, gone: bool = False) -> None:
-        metadata = item["metadata"]
+    # --- what is known ----------------------------------------------------------------------------------------------
+
+    def _take(self, path: str, item: Object, gone: bool = False) -> str:
+        """Take in one object, and return its "namespace/name"; "" for one that is set aside.
+
+        Anybody who may make an object in some namespace may give it Berth's labels, and any value in them.
+        """
+        name = "?"
+        try:
+            metadata = item["metadata"]
+            name = f"{metadata['namespace']}/{metadata['name']}"
+            if gone:
+                self._drop(path, name)
+                return name
+            ref = self._ref(path, metadata)
+            pod = slim_pod(item) if path.endswith("/pods") else None
+            job = slim_job(item) if pod is None else None
+        except Exception as error:
+            self._put_aside(path, name, str(error) if isinstance(error, _Odd) else repr(error))
+            return ""
+        with self._news:
+            self._objects[path][name] = ref
+            known = self._runs.setdefault(ref, _Known(time.monotonic()))
+            if pod is not None:
+                known.pods[name] = pod
+            else:
+                known.job = job
+            self._changed[ref] = None
+            self._news.notify()
+        return name
+
+    def _drop(self, path: str, name: str) -> None:
+        """An object is gone."""
+        with self._news:
+            ref = self._objects[path].pop(name, None)
+            known = self._runs.get(ref) if ref else None
+            if ref is None or known is None:
+                return
+            if path.endswith("/pods"):
+                known.pods.pop(name, None)
+            else:
+                known.job = None
+            self._changed[ref] = None
+            self._news.notify()
+
+    def _ref(self, path: str, metadata: Object) -> RunRef:
+        """The run that an object is of. Raises _Odd if it is none's, whatever its labels say."""
         ref = names.ref_of(metadata.get("labels") or {})
         if ref is None:
+            raise _Odd("its labels name no run")
+        try:
+            uuid.UUID(ref.run)
+        except ValueError:
+            raise _Odd(f"its label {names.RUN} is no run's id") from None
+        if metadata["namespace"] != names.namespace(ref.slug, self._shared):
+            raise _Odd("it is not in its group's namespace")
+        if not path.endswith("/pods") and metadata["name"] != names.job(ref.run):
+            raise _Odd("it does not have the name of its run's Job")
+        return ref
+
+    def _put_aside(self, path: str, name: str, reason: str) -> None:
+        """An object that is nobody's, or can't be read: counted, and logged once."""
+        set_aside[path.rpartition("/")[2]] += 1
+        if (name, reason) in self._aside:
             return
-        name = f"{metadata['namespace']}/{metadata['name']}"
-        if gone:
-            self._known[path].pop(name, None)
-        else:
-            self._known[path][name] = ref
-        if path.endswith("/jobs"):
-            if not gone and _pending(item):
-                self._pending[name] = ref
-            else:
-                self._pending.pop(name, None)
-        self._changes.put(ref)
+        if len(self._aside) >= ASIDE_REMEMBERED:
+            self._aside.clear()
+        self._aside.add((name, reason))
+        log.warning("%s of %s is set aside: %s", name[:200], path, reason[:500])
+
+    def _look(self, ref: RunRef) -> Sighting | None:
+        """How a run is, if that is not what was told last."""
+        with self._news:
+            known = self._runs.get(ref)
+            if known is None:
+                return None
+            job, pods, events = known.job, list(known.pods.values()), known.events
+            if job is None and not pods:
+                del self._runs[ref]
+        try:
+            bare = diagnose(job, pods, [])
+            known.held_up = job is not None and bare.phase is Phase.PENDING and bare.cause is None
+            if not known.held_up:
+                known.events = events = []
+            seen = diagnose(job, pods, events) if events else bare
+        except Exception as error:
+            self._put_aside("/runs", ref.run, f"what there is of it can't be read: {error!r}")
+            return Sighting(ref)
+        if seen == known.told:
+            return None
+        known.told = seen
+        return Sighting(ref, seen)
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def _ask_events(self) -> None:
+        """List the events of runs that are held up, those first that waited longest for it. A thread's body."""
+        tokens, counted = EVENTS_AT_ONCE, time.monotonic()
+        while not self._done.wait(1 / EVENTS_PER_SECOND):
+            now = time.monotonic()
+            tokens, counted = min(EVENTS_AT_ONCE, tokens + (now - counted) * EVENTS_PER_SECOND), now
+            for ref, known in self._due(now)[: int(tokens)]:
+                tokens -= 1
+                try:
+                    self._list_events(ref, known)
+                except Exception as error:
+                    self._put_aside("/events", ref.run, f"no events of it: {error!r}")
+
+    def _due(self, now: float) -> list[tuple[RunRef, _Known]]:
+        """The runs whose events are to be listed now."""
+        with self._news:
+            held = [(ref, known) for ref, known in self._runs.items() if known.held_up]
+        due = [each for each in held if now >= max(each[1].ask_at, each[1].since + PATIENCE_SECONDS)]
+        return sorted(due, key=lambda each: each[1].ask_at)
+
+    def _list_events(self, ref: RunRef, known: _Known) -> None:
+        """Read what is said of a run's pod, or of its Job while that has none."""
+        shortest, longest = EVENTS_EVERY
+        now = time.monotonic()
+        known.ask_at = now + min(max((now - known.since) / 2, shortest), longest)
+        pods = sorted(known.pods)
+        name = pods[-1].partition("/")[2] if pods else names.job(ref.run)
+        namespace = names.namespace(ref.slug, self._shared)
+        query = {"fieldSelector": f"involvedObject.name={name}", "limit": PAGE}
+        items = self._api.get(f"/api/v1/namespaces/{namespace}/events", **query)["items"]
+        found = [slim_event(item) for item in items[-EVENTS_KEPT:]]
+        with self._news:
+            if known.held_up and found != known.events:
+                known.events = found
+                self._changed[ref] = None
+                self._news.notify()
 
 
-def _pending(job: Object) -> bool:
-    """Whether a Job has no pod that works yet. `ready` counts pods that are Ready."""
-    status = job.get("status", {})
-    over = any(each.get("status") == "True" for each in status.get("conditions") or ())
-    return not over and not status.get("ready")
+class _Odd(Exception):
+    """An object is not what its labels say."""

@@ -263,5 +263,8 @@ def _note(run: Run, cause: Cause | None, words: str, retry_after: timedelta | No
 
 
 def session_of(run_id: str) -> uuid.UUID | None:
-    """The session of a run that a runtime names; None if the database doesn't know it."""
-    return Run.objects.filter(pk=run_id).values_list("session_id", flat=True).first()
+    """The session of a run that a runtime names; None if the database doesn't know it, or it is no run's id."""
+    try:
+        return Run.objects.filter(pk=uuid.UUID(run_id)).values_list("session_id", flat=True).first()
+    except ValueError:
+        return None

@@ -117,12 +117,12 @@ class Watcher:
     def _follow(self) -> None:
         """The thread: from the runtime's changes to tasks."""
         try:
-            for ref in self.runtime.watch(self.until):
+            for sighting in self.runtime.watch(self.until):
                 self.heard = time.monotonic()
-                if ref is None:
+                if sighting is None:
                     continue
                 close_old_connections()
-                session = reconcile.session_of(ref.run)
+                session = reconcile.session_of(sighting.ref.run)
                 if session:
                     self.asked[session] = self.heard
                     async_task("sessions.tasks.reconcile", str(session))

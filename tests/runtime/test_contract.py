@@ -254,10 +254,10 @@ def test_watch_tells_of_every_change(place: Place) -> None:
     later, _ = place.spec("true")
 
     def follow() -> None:
-        for ref in place.runtime.watch(until):
-            told.append(ref)
-            if ref == later.ref:
-                seen.append(place.runtime.observe(ref).phase)
+        for sighting in place.runtime.watch(until):
+            told.append(sighting and sighting.ref)
+            if sighting and sighting.ref == later.ref:
+                seen.append((sighting.observed or place.runtime.observe(later.ref)).phase)
 
     watcher = threading.Thread(target=follow, daemon=True)
     watcher.start()

@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from k8s_adapter.runtime import Observed, Phase, RunRef, RunSpec, Trace
+from k8s_adapter.runtime import Observed, Phase, RunRef, RunSpec, Sighting, Trace
 from sessions import leases, lifecycle
 from sessions.models import AgentSession, Lease, Run
 from sessions.states import RunState
@@ -44,7 +44,7 @@ class Quiet:
     def remove(self, trace: Trace) -> None:
         self.destroy(trace.of)
 
-    def watch(self, until: threading.Event) -> Iterator[RunRef | None]:
+    def watch(self, until: threading.Event) -> Iterator[Sighting | None]:
         yield None
         until.wait(0 if self.silent else 30)
 
