@@ -19,10 +19,9 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
-from django_q.models import OrmQ
 
 from k8s_adapter.runtime import RuntimeFault
-from sessions import runtimes
+from sessions import runtimes, workqueue
 from sessions.leases import WATCHER
 from sessions.models import Lease
 from sessions.patience import begin
@@ -72,8 +71,7 @@ def migrations() -> str:
 
 def broker() -> str:
     """The queue of tasks answers, and is not stuck."""
-    key = settings.Q_CLUSTER["name"]
-    oldest = OrmQ.objects.filter(key=key).order_by("pk").values_list("lock", flat=True).first()
+    oldest = workqueue.oldest()
     age = (timezone.now() - oldest).total_seconds() if oldest else 0.0
     if age > TASK_STUCK_SECONDS:
         raise Bad(f"a task waits for {age:.0f} s: is a worker running?")

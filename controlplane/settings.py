@@ -143,14 +143,15 @@ else:
 # A lost doorbell delays a page by one tick. The in-memory layer doesn't cross processes, so there the tick is the bell.
 STREAM_TICK_SECONDS = 5.0 if REDIS_URL else 0.25
 
-# Tasks are short and every one may be lost or repeated: the watcher's sweep finds whatever is left undone. So a task is
-# taken once (sessions/broker.py): none comes back while it still runs, and none kills worker after worker. No result is
-# kept.
+# Tasks are short and every one may be lost or repeated: the watcher's sweep finds whatever is left undone. They come
+# from a table of our own (sessions/workqueue.py), which sees to repeats and pauses. A worker takes few at a time, so
+# that what comes first can still go first. No result is kept.
 Q_CLUSTER = {
     "name": "berth",
     "orm": "default",
-    "broker_class": "sessions.broker.Once",
+    "broker_class": "sessions.broker.Keyed",
     "workers": WORKERS,
+    "queue_limit": WORKERS,
     "poll": 0.05,
     "timeout": 60,
     "retry": 120,

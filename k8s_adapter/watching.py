@@ -70,9 +70,9 @@ class Watcher:
 
     def run(self, until: threading.Event) -> Iterator[Sighting | None]:
         """Yield as `Runtime.watch` says. Raises the last fault when one can't be watched for `patience` seconds."""
-        bodies = [(self._follow, (path,), f"watch {path}") for path in self._paths]
-        for body, args, name in [*bodies, (self._ask_events, (), "events of runs that are held up")]:
-            threading.Thread(target=body, args=args, name=name, daemon=True).start()
+        for path in self._paths:
+            threading.Thread(target=self._follow, args=(path,), name=f"watch {path}", daemon=True).start()
+        threading.Thread(target=self._ask_events, name="events of runs that are held up", daemon=True).start()
         last_sign = time.monotonic()
         try:
             while not until.is_set():

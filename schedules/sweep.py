@@ -7,13 +7,14 @@ from typing import Any
 
 from django.dispatch import receiver
 from django.utils import timezone
-from django_q.tasks import async_task
 
 from schedules.models import ScheduledTask, TaskRequest
+from sessions import workqueue
 from sessions.signals import swept, task_asked
 
 AGAIN = 10.0  # seconds until what was asked for and did not happen is asked for again
 LOST = timedelta(seconds=5)  # a request that is older was lost on its way
+FIRE, REQUESTED = "schedules.tasks.fire_due", "schedules.tasks.requested"
 asked: dict[object, float] = {}
 
 
@@ -26,17 +27,17 @@ def look(**_: Any) -> None:
     due: list[object] = list(ScheduledTask.objects.due(now).values_list("pk", "next_at")[:100])
     due += list(ScheduledTask.objects.settled().values_list("pk", "last_message_id")[:100])
     if [key for key in due if _fresh(key, clock)]:
-        async_task("schedules.tasks.fire_due")
+        workqueue.request(FIRE)
     for pk in TaskRequest.objects.filter(created_at__lt=now - LOST).values_list("pk", flat=True)[:100]:
         if _fresh(pk, clock):
-            async_task("schedules.tasks.requested", pk)
+            workqueue.request(REQUESTED, pk)
 
 
 @receiver(task_asked)
 def store(session_id: uuid.UUID, run_id: uuid.UUID, text: str, **_: Any) -> None:
     """Keep what an agent asks for, in the transaction that stores its event, and queue the task that answers."""
     request = TaskRequest.objects.create(session_id=session_id, run_id=run_id, text=text)
-    async_task("schedules.tasks.requested", request.pk)
+    workqueue.request(REQUESTED, request.pk)
 
 
 def _fresh(key: object, clock: float) -> bool:

@@ -13,12 +13,13 @@ def fire_due() -> None:
     fire.fire_due()
 
 
-def requested(request_id: int) -> None:
+def requested(request_id: int | str) -> None:
     """Answer what an agent asked for."""
+    number = int(request_id)
     try:
-        requests.handle(request_id)
+        requests.handle(number)
     except OperationalError:
         raise
     except Exception:
-        log.exception("an agent's request failed", request=request_id)
-        requests.give_up(request_id, "Berth failed to handle it.")
+        log.exception("an agent's request failed", request=number)
+        requests.give_up(number, "Berth failed to handle it.")

@@ -2,12 +2,12 @@
 
 import statistics
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.core.cache import cache
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from groups.choices import Hold
@@ -15,11 +15,12 @@ from groups.models import AgentGroup, Limits
 from k8s_adapter.runtime import Cause
 from sessions import lifecycle, queue
 from sessions.leases import QUEUE
-from sessions.models import AgentSession, Lease, Message, Run
+from sessions.models import AgentSession, Lease, Message, Run, RunQuerySet
 from sessions.queue import Holder, Place, Plan, Share, Waiter
 from sessions.states import BEFORE_START, Intent, MessageState, RunState
 
 HISTORY = 50  # runs from which the length of the next ones is guessed
+AT_ONCE = 16  # starts in one transaction
 ENOUGH = 5  # fewer than these say nothing
 HOLD_WORDS = {Hold.PAUSED: "paused", Hold.DRAINING: "being drained"}
 
@@ -28,23 +29,33 @@ def admit() -> list[uuid.UUID]:
     """Start who may start and ask idle runs to give way; return the sessions that got a run.
 
     One process at a time: the slots are counted under the lock of the lease's row, so that there are never more runs
-    than slots.
+    than slots. At most AT_ONCE start at a time, so that the first are made while the next are chosen: if that many
+    did, ask again.
     """
     Lease.objects.get_or_create(name=QUEUE)
     with transaction.atomic():
         Lease.objects.select_for_update().get(name=QUEUE)
         decision = look()
-        started = [session for session in decision.start if lifecycle.claim(session, settings.RUNTIME)]
+        started = [session for session in decision.start[:AT_ONCE] if lifecycle.claim(session, settings.RUNTIME)]
     for run in decision.give_way:
         lifecycle.ask(run, Intent.PREEMPT, only_idle=True)
     return started
 
 
+def waits(session: uuid.UUID) -> bool:
+    """Whether a session waits for a slot that it may have now."""
+    return _waiting(timezone.now()).filter(pk=session).exists()
+
+
+def _waiting(now: datetime) -> QuerySet[AgentSession]:
+    due = Q(retry_at__isnull=True) | Q(retry_at__lte=now)
+    return AgentSession.objects.filter(due, queued_at__isnull=False)
+
+
 def look() -> Plan:
     """The plan for the rows as they are now, without doing anything."""
     now = timezone.now()
-    due = Q(retry_at__isnull=True) | Q(retry_at__lte=now)
-    waiting = AgentSession.objects.filter(due, queued_at__isnull=False)
+    waiting = _waiting(now)
     waiters = [
         Waiter(pk, group, since, priority)
         for pk, group, since, priority in waiting.values_list("pk", "group_id", "queued_at", "priority")
@@ -59,11 +70,11 @@ def look() -> Plan:
 def _holders() -> list[Holder]:
     """Every run that holds a slot. One that waits, for a follow-up or for the cluster's quota, could give it away."""
     pending = Message.objects.filter(session=OuterRef("session_id"), state=MessageState.QUEUED)
-    rows = Run.objects.active().annotate(has_messages=Exists(pending))
-    fields = ("pk", "session__group_id", "state", "waits_cause", "has_messages", "waiting_since", "claimed_at")
+    rows = Run.objects.active().annotate(more=Exists(pending))
+    fields = ("pk", "session__group_id", "state", "waits_cause", "more", "waiting_since", "claimed_at")
     holders = []
-    for pk, group, state, waits_cause, has_messages, waiting_since, claimed_at in rows.values_list(*fields):
-        since = waiting_since if state == RunState.WAITING and not has_messages else None
+    for pk, group, state, waits_cause, more, waiting_since, claimed_at in rows.values_list(*fields):
+        since = waiting_since if state == RunState.WAITING and not more else None
         if state in BEFORE_START and waits_cause == Cause.QUOTA:
             since = claimed_at
         holders.append(Holder(pk, group, since, state == RunState.ENDING))
@@ -88,12 +99,15 @@ def held_words(what: str, hold: str, reason: str) -> str:
     return f"{what} is {HOLD_WORDS[Hold(hold)]} by an operator" + (f" ({reason})" if reason else "")
 
 
+def to_drain() -> RunQuerySet:
+    """The runs of groups that are being drained, as far as they were not asked to close yet."""
+    runs = Run.objects.active().filter(intent="")
+    return runs if Limits.current().hold == Hold.DRAINING else runs.filter(session__group__hold=Hold.DRAINING)
+
+
 def drain() -> None:
     """Ask runs of groups that are being drained to close when their turn ends."""
-    runs = Run.objects.active().filter(intent="")
-    if Limits.current().hold != Hold.DRAINING:
-        runs = runs.filter(session__group__hold=Hold.DRAINING)
-    for run in runs.values_list("pk", flat=True):
+    for run in to_drain().values_list("pk", flat=True):
         lifecycle.ask(run, Intent.CLOSE, "an operator, who drains the group")
 
 

@@ -8,11 +8,10 @@ import uuid
 
 import structlog
 from django.conf import settings
-from django_q.tasks import async_task
 
 from groups.models import AgentGroup
 from k8s_adapter.runtime import GroupRef, GroupSpec, Quota, RuntimeFault
-from sessions import runtimes
+from sessions import runtimes, workqueue
 from sessions.models import Run, RunQuerySet
 from sessions.states import RunState
 
@@ -68,4 +67,4 @@ class Rounds:
             # The start has just looked.
             if now - self._looked.setdefault(group, now) >= EVERY:
                 self._looked[group] = now
-                async_task("sessions.tasks.keep", str(group))
+                workqueue.request(workqueue.KEEP, group)

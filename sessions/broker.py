@@ -1,33 +1,84 @@
-"""The task queue's broker: Django-Q's own, in the database, but a task is taken out of it when it is begun.
+"""Django-Q's broker over the table of `sessions.workqueue`: Django-Q's own table stays empty.
 
-Django-Q's broker hands a task out again when its worker dies, after `retry` seconds and as often as that happens:
-`max_attempts` counts failures alone. A task that kills its worker would so kill one after the other, and a slow one be
-done twice at a time. Berth needs neither: what a lost task left undone is found by the watcher's sweep within seconds.
+Django-Q's broker would hand a task out again when its worker dies, after `retry` seconds and as often as that happens:
+a task that kills its worker would so kill one after the other. Here a key comes back when its time is over, and what
+fails again and again comes ever more rarely.
 """
 
 import time
+import uuid
 
-from django.db import router
+from django.db import close_old_connections, transaction
 from django.utils import timezone
-from django_q.brokers.orm import ORM
+from django_q.brokers import Broker
 from django_q.conf import Conf
-from django_q.models import OrmQ
+from django_q.signing import SignedPackage
+
+from sessions import workqueue
+from sessions.models import WorkItem
 
 
-class Once(ORM):
-    """At most once: who deletes the row has the task."""
+class Keyed(Broker):
+    """Takes keys. What they ask for is done by `workqueue.do`."""
 
-    def dequeue(self) -> list[tuple[int, str]] | None:
-        """Take the oldest tasks; None, after a pause, if there are none."""
-        rows = self.get_connection().filter(key=self.list_key, lock__lte=timezone.now()).order_by("pk")
-        taken = []
-        for pk, payload in list(rows.values_list("pk", "payload")[: Conf.BULK]):
-            # Not QuerySet.delete(), which would first ask what else has to go.
-            if OrmQ.objects.using(Conf.ORM).filter(pk=pk)._raw_delete(Conf.ORM or router.db_for_write(OrmQ)):
-                taken.append((pk, payload))
+    def enqueue(self, task: str) -> str:
+        """Ask for a task that was handed to `async_task`: by its name, with one short argument at most."""
+        order = SignedPackage.loads(task)
+        if not isinstance(order["func"], str) or order.get("kwargs"):
+            raise ValueError("a task is a function's name and one argument")
+        workqueue.request(order["func"], *map(str, order["args"]))
+        return str(order["id"])
+
+    def dequeue(self) -> list[tuple[str, str]] | None:
+        """Take what is due; None, after a pause, if nothing is."""
+        if transaction.get_autocommit():
+            close_old_connections()
+        taken = workqueue.take(Conf.BULK)
         if not taken:
             time.sleep(Conf.POLL)
-        return taken or None
+        return [(key, _order(key, token)) for key, token in taken] or None
 
-    def acknowledge(self, task_id: int) -> None:
-        """It was taken out when it was begun."""
+    def acknowledge(self, task_id: str) -> None:
+        """`workqueue.do` has seen to it."""
+
+    def fail(self, task_id: str) -> None:
+        """As `acknowledge`."""
+
+    def delete(self, task_id: str) -> None:
+        """As `acknowledge`."""
+
+    def queue_size(self) -> int:
+        """How much waits."""
+        return WorkItem.objects.filter(taken_until=None).count()
+
+    def lock_size(self) -> int:
+        """How much is at work."""
+        return WorkItem.objects.filter(taken_until__gt=timezone.now()).count()
+
+    def purge_queue(self) -> int:
+        """Forget all of it: the watcher's sweep finds what is still to be done."""
+        return WorkItem.objects.all().delete()[0]
+
+    def ping(self) -> bool:
+        """Every call tells by itself."""
+        return True
+
+    def info(self) -> str:
+        """What it is, for Django-Q's pages."""
+        return "Berth's work queue"
+
+
+def _order(key: str, token: int) -> str:
+    """What a worker of Django-Q takes from its pusher."""
+    return str(
+        SignedPackage.dumps(
+            {
+                "id": uuid.uuid4().hex,
+                "name": key,
+                "func": "sessions.workqueue.do",
+                "args": (key, token),
+                "kwargs": {},
+                "started": timezone.now(),
+            }
+        )
+    )

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import transaction
-from django_q.tasks import async_task
 
 from groups import audit
 from groups.models import AgentGroup, AgentProfile
-from sessions import doorbell, events, lifecycle
+from sessions import doorbell, events, lifecycle, workqueue
 from sessions.models import AgentSession, Message, Run
 from sessions.states import EventKind, Intent, MessageState, RunState
+from sessions.workqueue import FIRST, RECONCILE
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
@@ -81,7 +81,7 @@ def post_message(session: AgentSession, text: str, *, sender: "Person | None", k
         events.say(locked, EventKind.MESSAGE, text, {"number": message.number, "sender": name})
         if locked.queued_at is None and not locked.runs.active().exists():
             lifecycle.begin_anew(locked)
-            async_task("sessions.tasks.start", str(session.pk))
+            workqueue.request(RECONCILE, session.pk, priority=FIRST)
         lifecycle.refresh(locked)
         doorbell.ring_on_commit(session.pk)
     return message
@@ -143,7 +143,7 @@ def retry(session: AgentSession, *, by: str, actor: "Person | None" = None) -> i
             words = "a later message was answered since; send it anew" if failed else "nothing failed and nothing waits"
             raise Refused("session", f"There is nothing to retry: {words}.")
         lifecycle.begin_anew(locked)
-        async_task("sessions.tasks.start", str(session.pk))
+        workqueue.request(RECONCILE, session.pk, priority=FIRST)
         _say(locked, f"Retry asked by {by}.", "session.retry", by, actor)
     return count
 
@@ -169,7 +169,7 @@ def _ask(session: AgentSession, run: Run, intent: Intent, by: str, actor: "Perso
     """Ask a run to end and say so in the transcript. The session's row is locked."""
     if not lifecycle.ask(run.pk, intent, by):
         return False
-    async_task("sessions.tasks.reconcile", str(session.pk))
+    workqueue.request(RECONCILE, session.pk, priority=FIRST)
     word = "Stop" if intent is Intent.STOP else "Close"
     _say(session, f"{word} asked by {by}.", f"session.{intent}", by, actor, run, run=run.number)
     return True

@@ -6,7 +6,7 @@ from typing import Any, Self
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -84,6 +84,11 @@ class RunQuerySet(models.QuerySet["Run"]):
         """Those that hold a slot."""
         return self.filter(state__in=states.ACTIVE)
 
+    def for_decision(self) -> Self:
+        """With all that `reconcile.wanted_of` reads: its session, group and profile, and whether messages wait."""
+        waiting = Message.objects.filter(session=OuterRef("session_id"), state=MessageState.QUEUED)
+        return self.select_related("session__group", "session__profile").annotate(has_messages=Exists(waiting))
+
     def move(self, target: RunState, **changes: Any) -> int:
         """Move the runs that may go to `target` there, with `changes`; return how many did (compare-and-set)."""
         sources = states.sources(states.RUN_MOVES, target)
@@ -130,6 +135,7 @@ class Run(models.Model):
     removed_at = models.DateTimeField(null=True, blank=True, help_text="When its traces in the runtime were removed.")
 
     objects = RunQuerySet.as_manager()
+    has_messages: bool  # of rows from `for_decision`
 
     class Meta:
         ordering = ["session", "-number"]
@@ -247,6 +253,28 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.seq}"
+
+
+class WorkItem(models.Model):
+    """Something that a worker has to do, once however often it was asked for: see `sessions.workqueue`."""
+
+    KEY_LENGTH = 200
+
+    key = models.CharField(primary_key=True, max_length=KEY_LENGTH, help_text="A task and its argument.")
+    priority = models.SmallIntegerField(help_text="Lower goes first.")
+    due_at = models.DateTimeField()
+    generation = models.BigIntegerField(help_text="Grows with every request and every take.")
+    taken_generation = models.BigIntegerField(null=True, help_text="What the take made it: the taker's token.")
+    taken_until = models.DateTimeField(null=True, help_text="A worker that takes longer has lost it.")
+    failures = models.PositiveIntegerField(default=0, help_text="In a row.")
+    observed = models.TextField(blank=True, help_text="What the watcher has just seen of it.")
+
+    class Meta:
+        ordering = ["priority", "due_at"]
+        indexes = [models.Index(fields=["priority", "due_at"], name="work_due")]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class Lease(models.Model):

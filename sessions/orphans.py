@@ -11,12 +11,11 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.conf import settings
-from django_q.tasks import async_task
 
 from groups.models import AgentGroup
 from k8s_adapter import names
 from k8s_adapter.runtime import GroupRef, Phase, RunRef, Runtime, RuntimeFault, Trace
-from sessions import reconcile, runtimes
+from sessions import reconcile, runtimes, workqueue
 from sessions.ages import age
 from sessions.deeds import Action, Deed, Scope, removed
 from sessions.models import Run
@@ -138,7 +137,7 @@ def rows_without_things(scope: Scope) -> Iterator[Deed]:
 def _reconciled(run: Run) -> str:
     """Take the run's next step, and tell how it is after it."""
     if reconcile.reconcile(run.session_id):
-        async_task("sessions.tasks.admit")
+        workqueue.request(workqueue.ADMIT, priority=workqueue.FIRST)
     run.refresh_from_db(fields=["state", "verdict_words"])
     if run.state == RunState.ENDED:
         return f"it ended: {run.verdict_words}"

@@ -15,10 +15,11 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, Runtime, TransientFault
-from sessions import doorbell, events, leases, lifecycle, records, runtimes, secrets, spec
-from sessions.models import Message, Run
-from sessions.states import BEFORE_START, GRACEFUL, Intent, MessageState, RunState
+from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, RunRef, Runtime, TransientFault
+from sessions import doorbell, events, leases, lifecycle, records, runtimes, secrets, spec, workqueue
+from sessions.models import Run
+from sessions.observation import Observation
+from sessions.states import BEFORE_START, GRACEFUL, Intent, RunState
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +40,10 @@ class Do(StrEnum):
     ASK = "ask"  # ask the run to end, with an intent
     FORCE = "force"  # make the runtime end it
     END = "end"  # it is over: give the verdict
+
+
+# What may be done by what the watcher saw a moment ago.
+BY_HEARSAY = frozenset({Do.NOTHING, Do.ASK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +136,8 @@ def _alive(wanted: Wanted, observed: Observed) -> Action:
     return Action(Do.NOTHING if observed.courier_alive or wanted.exited else Do.ENSURE)
 
 
-def wanted_of(run: Run) -> Wanted:
-    """The row as `decide` wants it."""
+def wanted_of(run: Run, door_since: datetime | None) -> Wanted:
+    """The row, one of `RunQuerySet.for_decision`, as `decide` wants it; makes no query."""
     profile = run.session.profile
     return Wanted(
         state=RunState(run.state),
@@ -146,8 +151,8 @@ def wanted_of(run: Run) -> Wanted:
         counted_from=run.counted_from,
         called_at=max(filter(None, (run.seen_at, run.started_at)), default=None),
         heard_at=run.heard_at,
-        door_since=leases.alive_since(leases.WEB),
-        has_messages=Message.objects.filter(session=run.session_id, state=MessageState.QUEUED).exists(),
+        door_since=door_since,
+        has_messages=run.has_messages,
         start_seconds=profile.start_seconds or settings.START_SECONDS,
         idle_seconds=profile.idle_seconds or settings.IDLE_SECONDS,
         turn_seconds=profile.turn_seconds or settings.TURN_SECONDS,
@@ -156,27 +161,38 @@ def wanted_of(run: Run) -> Wanted:
     )
 
 
-def reconcile(session_id: uuid.UUID) -> bool:
-    """Take the next step for a session's run. True if a slot became free."""
-    run = Run.objects.active().filter(session=session_id).select_related("session__group", "session__profile").first()
+def reconcile(session_id: uuid.UUID, seen: Observation | None = None) -> bool:
+    """Take the next step for a session's run. True if a slot became free.
+
+    What was `seen` of the run saves asking the runtime. It may be late: whatever can't be taken back is decided anew,
+    by what the runtime tells now.
+    """
+    run = Run.objects.active().filter(session=session_id).for_decision().first()
     if run is None:
         _clean(session_id)
         return False
     if run.not_before and run.not_before > timezone.now():
-        return False  # the runtime asked to be left alone until then
+        workqueue.retry((run.not_before - timezone.now()).total_seconds())  # the runtime asked to be left alone
+        return False
     bound = log.bind(session=str(session_id), run=str(run.id))
     runtime = runtimes.get(run.runtime)
     try:
         # A run that was only claimed has most likely never been made: `ensure` adopts it if it was.
         fresh = run.state == RunState.CLAIMED and not run.intent
-        observed = Observed(Phase.ABSENT) if fresh and not run.waits_for else runtime.observe(run.ref)
-        action = decide(wanted_of(run), observed, timezone.now())
+        known = seen.observed if seen and seen.run == run.pk else None
+        observed = Observed(Phase.ABSENT) if fresh and not run.waits_for else known or runtime.observe(run.ref)
+        wanted = wanted_of(run, leases.alive_since(leases.WEB))
+        action = decide(wanted, observed, timezone.now())
+        if observed is known and action.do not in BY_HEARSAY:
+            observed = runtime.observe(run.ref)
+            action = decide(wanted, observed, timezone.now())
         if action.do is not Do.NOTHING:
             bound.info("reconcile", do=action.do, state=run.state, phase=observed.phase, intent=action.intent)
         return _apply(run, runtime, action, observed)
     except TransientFault as fault:
         bound.warning("runtime: will pass", cause=fault.cause, words=str(fault))
         _note(run, fault.cause, str(fault), timedelta(seconds=fault.retry_after))
+        workqueue.retry(fault.retry_after)
         return False
     except PermanentFault as fault:
         bound.error("runtime: refused", cause=fault.cause, words=str(fault))
@@ -262,9 +278,10 @@ def _note(run: Run, cause: Cause | None, words: str, retry_after: timedelta | No
         doorbell.ring_on_commit(session.pk, doorbell.EVENTS)
 
 
-def session_of(run_id: str) -> uuid.UUID | None:
-    """The session of a run that a runtime names; None if the database doesn't know it, or it is no run's id."""
+def session_of(ref: RunRef) -> uuid.UUID | None:
+    """The session of a run that a runtime names; None if the database doesn't know it, or knows it as another's."""
     try:
-        return Run.objects.filter(pk=uuid.UUID(run_id)).values_list("session_id", flat=True).first()
+        run = Run.objects.filter(pk=uuid.UUID(ref.run)).select_related("session__group").first()
     except ValueError:
         return None
+    return run.session_id if run and run.ref == ref else None

@@ -1,47 +1,73 @@
-"""What the task queue calls: a few lines each, and payloads are ids.
+"""What the work queue calls: a few lines each, and payloads are ids.
 
 Every task may run twice, or be lost: the watcher's sweep finds what it left undone.
 """
 
+import time
 import uuid
 
 import structlog
-from django_q.tasks import async_task
+from django.conf import settings
 
-from sessions import admission, berths
+from sessions import admission, berths, observation, orphans, runtimes, workqueue
 from sessions import gc as cleaning
 from sessions import reconcile as reconciler
+from sessions.workqueue import ADMIT, FIRST, GC, ORPHANS, RECONCILE
 
 log = structlog.get_logger(__name__)
+ORPHANS_SECONDS = 5.0  # for which orphans are removed at a time
 
 
-def start(session_id: str) -> None:
-    """A session waits for a slot: admit who may start, and take this session's first step at once."""
-    for started in admission.admit():
-        if str(started) == session_id:
-            reconcile(session_id)
-        else:
-            async_task("sessions.tasks.reconcile", str(started))
+def reconcile(session_id: str, observed: str = "") -> None:
+    """Take the next step for one session: of its run, or into a slot. If that freed one, let the next one have it."""
+    session = uuid.UUID(session_id)
+    if reconciler.reconcile(session, observation.unpack(observed)):
+        workqueue.request(ADMIT, priority=FIRST)
+    elif admission.waits(session) and session in _admitted(but=session):
+        reconciler.reconcile(session)
 
 
-def reconcile(session_id: str) -> None:
-    """Take the next step for one session; if that freed a slot, let the next one have it."""
-    if reconciler.reconcile(uuid.UUID(session_id)):
-        admit()
+def admit() -> None:
+    """Fill the free slots."""
+    _admitted()
+
+
+def _admitted(but: uuid.UUID | None = None) -> list[uuid.UUID]:
+    """Give some of the waiting their slots, ask for their starts, `but` for one, and for the rest; who got one."""
+    started = admission.admit()
+    starts = {str(session): "" for session in started if session != but}
+    workqueue.request_all(RECONCILE, starts, priority=FIRST)
+    if len(started) >= admission.AT_ONCE:
+        workqueue.request(ADMIT, priority=FIRST)
+    return started
+
+
+def drain() -> None:
+    """Let the runs of groups that are being drained close when their turn ends."""
+    admission.drain()
+
+
+def remove_orphans() -> None:
+    """Remove for a few seconds what the runtime has and nobody wants; what is left then is another round."""
+    end = time.monotonic() + ORPHANS_SECONDS
+    late = False
+
+    def go_on() -> bool:
+        nonlocal late
+        late = late or time.monotonic() >= end
+        return not late and workqueue.holds()
+
+    orphans.remove_orphans(runtimes.get(settings.RUNTIME), go_on)
+    if late:
+        workqueue.request(ORPHANS)
 
 
 def gc() -> None:
-    """Clean up for a few seconds; what is left then is a task of its own."""
+    """Clean up for a few seconds; what is left then is another round."""
     if cleaning.step():
-        async_task("sessions.tasks.gc")
+        workqueue.request(GC)
 
 
 def keep(group_id: str) -> None:
     """Put a group's berth right, should somebody have changed it."""
     berths.keep(uuid.UUID(group_id))
-
-
-def admit() -> None:
-    """Fill the free slots."""
-    for started in admission.admit():
-        async_task("sessions.tasks.reconcile", str(started))

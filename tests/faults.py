@@ -161,17 +161,16 @@ def _kind(path: str) -> str:
 def do(order: dict[str, Any], told: int) -> dict[str, Any]:
     """What the child does."""
     from django.conf import settings
-    from django_q.models import OrmQ
 
     from sessions import runtimes, tasks
-    from sessions.models import Run
+    from sessions.models import Run, WorkItem
 
     runtime = runtimes.get(settings.RUNTIME)
     if order["do"] == "phase":
         return {"phase": runtime.observe(Run.objects.filter(session=order["session"]).latest("number").ref).phase}
     if order["do"] == "owned":
         return {"sessions": [ref.session for ref in runtime.owned()]}
-    OrmQ.objects.all().delete()
+    WorkItem.objects.all().delete()
     Counter(told, order["kill"]).install()
     getattr(tasks, order["do"])(order["session"])
     return {}

@@ -1,33 +1,41 @@
-"""The task queue's broker: who begins a task takes it out of the queue."""
+"""Django-Q's broker: what is asked for is in the work queue, and nowhere else."""
 
 import pytest
+from django_q.brokers import get_broker
 from django_q.models import OrmQ
+from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 
-from sessions.broker import Once
+from sessions import workqueue
+from sessions.broker import Keyed
+from sessions.models import WorkItem
 
 
 @pytest.fixture
-def broker(db: None) -> Once:
-    OrmQ.objects.all().delete()
-    return Once(list_key="berth")
+def broker(db: None) -> Keyed:
+    WorkItem.objects.all().delete()
+    return Keyed(list_key="berth")
 
 
-def test_a_task_is_handed_out_once_whatever_becomes_of_its_worker(broker: Once) -> None:
-    async_task("sessions.tasks.admit")
+def test_django_q_uses_it_and_its_own_table_stays_empty(broker: Keyed) -> None:
+    assert isinstance(get_broker(), Keyed)
+    for _ in range(3):
+        async_task("sessions.tasks.admit")
+    assert [item.key for item in WorkItem.objects.all()] == ["sessions.tasks.admit"]
+    assert not OrmQ.objects.exists()
+
+
+def test_a_worker_is_handed_the_key_and_its_token(broker: Keyed) -> None:
+    workqueue.request(workqueue.RECONCILE, "4b2d")
     taken = broker.dequeue()
     assert taken and len(taken) == 1
-    assert broker.dequeue() is None and not OrmQ.objects.exists()
+    order = SignedPackage.loads(taken[0][1])
+    assert order["func"] == "sessions.workqueue.do"
+    assert order["args"][0] == "sessions.tasks.reconcile 4b2d"
+    assert broker.dequeue() is None
 
 
-def test_tasks_come_in_the_order_in_which_they_were_asked_for(broker: Once) -> None:
-    for name in ("a", "b", "c"):
-        broker.enqueue(name)
-    taken = [payload for _ in range(3) for _, payload in broker.dequeue() or ()]
-    assert taken == ["a", "b", "c"]
-
-
-def test_django_q_uses_it(broker: Once) -> None:
-    from django_q.brokers import get_broker
-
-    assert isinstance(get_broker(), Once)
+@pytest.mark.parametrize("arguments", [("a", "b"), ("a b",), ("x" * 300,)])
+def test_what_is_no_key_is_refused(broker: Keyed, arguments: tuple[str, ...]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        async_task("sessions.tasks.keep", *arguments)

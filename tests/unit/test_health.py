@@ -9,11 +9,10 @@ import pytest
 from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
-from django_q.tasks import async_task
 
 from controlplane import health
 from k8s_adapter.runtime import Cause, TransientFault
-from sessions import leases
+from sessions import leases, workqueue
 from sessions.models import Lease
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -80,10 +79,7 @@ def test_a_watcher_that_fell_silent(leader: None) -> None:
 
 @pytest.mark.parametrize(("age", "bad", "words"), [(45, [], "late"), (130, ["broker"], "is a worker running")])
 def test_a_task_that_nobody_takes(age: int, bad: list[str], words: str, leader: None) -> None:
-    from django_q.models import OrmQ
-
-    async_task("sessions.tasks.admit")
-    OrmQ.objects.update(lock=timezone.now() - timedelta(seconds=age))
+    workqueue.request(workqueue.ADMIT, due_at=timezone.now() - timedelta(seconds=age))
 
     checks = ready(503 if bad else 200)
     assert failed(checks) == bad

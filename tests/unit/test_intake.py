@@ -3,12 +3,11 @@
 from typing import Any
 
 import pytest
-from django_q.models import OrmQ
 
 from groups.models import AgentGroup, AgentProfile
 from sessions import intake, lifecycle
 from sessions.intake import Refused
-from sessions.models import AgentSession, Event, Message
+from sessions.models import AgentSession, Event, Message, WorkItem
 from sessions.states import Intent, MessageState, RunState, SessionState
 
 
@@ -18,12 +17,11 @@ def test_a_first_message_is_stored_queued_shown_and_acted_on(session: AgentSessi
     assert session.state == SessionState.QUEUED and session.queued_at
     event = session.events.get()
     assert (event.seq, event.kind, event.text, event.data) == (1, "message", "Hello", {"number": 1, "sender": "member"})
-    assert [task.func() for task in OrmQ.objects.all()] == ["sessions.tasks.start"]
-    assert [task.task["args"] for task in OrmQ.objects.all()] == [(str(session.pk),)]
+    assert [item.key for item in WorkItem.objects.all()] == [f"sessions.tasks.reconcile {session.pk}"]
 
 
 def test_a_payload_holds_ids_and_no_text(session: AgentSession) -> None:
-    assert "Hello" not in str([task.task for task in OrmQ.objects.all()])
+    assert "Hello" not in str(list(WorkItem.objects.values()))
 
 
 @pytest.mark.parametrize(("text", "words"), [("  ", "Write a message"), ("x" * 300_000, "at most 256 KiB")])

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.utils import timezone
-from django_q.models import OrmQ
 
 from groups.choices import Hold
 from groups.models import AgentGroup, AgentProfile, AuditEntry
@@ -17,7 +16,7 @@ from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.models import ScheduledTask
 from sessions import intake
 from sessions.intake import Refused
-from sessions.models import AgentSession, Message
+from sessions.models import AgentSession, Message, WorkItem
 from sessions.signals import swept
 from sessions.states import MessageState, SessionState
 
@@ -308,7 +307,7 @@ def test_a_task_that_cannot_be_run_at_all_is_paused_and_holds_up_no_other(make: 
 def queued(db: None) -> Callable[[], list[str]]:
     """The tasks of this app that are queued."""
     sweep.asked.clear()
-    return lambda: [row.func() for row in OrmQ.objects.all() if row.func().startswith("schedules.")]
+    return lambda: [row.key for row in WorkItem.objects.filter(key__startswith="schedules.")]
 
 
 def test_the_sweep_queues_a_task_only_when_something_is_due(make: Make, queued: Callable[[], list[str]]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 from django.utils import timezone
-from django_q.models import OrmQ
 
 from groups.models import AgentGroup, AgentProfile, AuditEntry
 from schedules import requests, sweep, tasks
@@ -16,7 +15,7 @@ from schedules.choices import Context, Kind, TaskState
 from schedules.models import ScheduledTask, TaskRequest
 from sessions import ingest, intake
 from sessions.events import NewEvent
-from sessions.models import AgentSession, Message, Run
+from sessions.models import AgentSession, Message, Run, WorkItem
 from sessions.signals import swept, task_asked
 
 NINE = {"type": "schedule_task", "prompt": "Count the boats", "schedule_type": "cron", "schedule_value": "0 9 * * *"}
@@ -242,23 +241,22 @@ def test_a_request_is_stored_with_its_event_and_answered_once(session: AgentSess
     ingest.ingest(run.pk, [NewEvent("task", json.dumps(NINE), number=1)])
 
     request = TaskRequest.objects.get()
-    queued = [row.task["args"] for row in OrmQ.objects.all() if row.func() == "schedules.tasks.requested"]
-    assert queued == [(request.pk,)]
+    assert WorkItem.objects.filter(key=f"schedules.tasks.requested {request.pk}").exists()
     tasks.requested(request.pk)
-    tasks.requested(request.pk)
+    tasks.requested(str(request.pk))
     assert ScheduledTask.objects.count() == 1
 
 
 def test_a_request_whose_task_was_lost_is_found_by_the_sweep(session: AgentSession, run: Run) -> None:
     task_asked.send(None, session_id=session.pk, run_id=run.pk, text=json.dumps(NINE))
-    OrmQ.objects.all().delete()
+    WorkItem.objects.all().delete()
     sweep.asked.clear()
     swept.send(None)
-    assert not OrmQ.objects.exists()
+    assert not WorkItem.objects.exists()
 
     TaskRequest.objects.update(created_at=timezone.now() - timedelta(minutes=1))
     swept.send(None)
-    assert [row.func() for row in OrmQ.objects.all()] == ["schedules.tasks.requested"]
+    assert [row.key for row in WorkItem.objects.all()] == [f"schedules.tasks.requested {TaskRequest.objects.get().pk}"]
 
 
 def test_a_worker_killed_while_it_answers_has_done_nothing(

@@ -156,7 +156,7 @@ def test_a_start_goes_on_wherever_its_worker_is_killed(stack: Stack, jobs: Jobs 
     group = stack.group(max_runs=200)
     stack.wait_state(warm(stack, group), "idle")
     with faulty(stack) as faults:
-        places = every_effect(faults, "start", opened(stack, group))
+        places = every_effect(faults, "reconcile", opened(stack, group))
     print(*places.values(), sep="\n")
     settled(stack, places)
     once(stack, places, jobs, group)
@@ -187,7 +187,7 @@ def finished(faults: Faults, stack: Stack, group: str, count: int) -> list[str]:
     sessions = []
     for _ in range(count):
         sessions.append(stack.open("echo", group, "echo"))
-        faults.run("start", sessions[-1])
+        faults.run("reconcile", sessions[-1])
     for session in sessions:
         wait_for(lambda s=session: "exit" in kinds(stack, s), 90, f"the exit of {session}'s agent; see {stack.log}")
         wait_for(lambda s=session: faults.phase(s) == "finished", 60, f"the end of {session}'s run")
@@ -213,7 +213,7 @@ def test_a_groups_first_start_goes_on_wherever_its_worker_is_killed(production: 
         for group, name in zip(groups, ("", "", *ground), strict=True):
             session = production.open("echo", group, "echo")
             number = effects.index(name) + 1 if name else 0
-            told = faults.run("start", session, number)
+            told = faults.run("reconcile", session, number)
             effects = effects if name else told.effects
             assert told.killed == bool(name) and (not name or told.effects[-1] == name)
             places[session] = f"before {name}"
