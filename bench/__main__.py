@@ -1,13 +1,13 @@
 """`python -m bench [NAME …]` (`make bench`): measures Berth on a real cluster, PostgreSQL and Redis.
 
 Names: cold_start, follow_up, relay, ingest, watchers, courier_cost, queue, reconcile, recovery, admin_list, egress,
-redaction; without one, all of them, about half an hour. `soak` takes a quarter of an hour more, `hostile` some minutes;
-they are run only when they are named. Each is a module here, whose docstring says what it measures and how; each starts
-a Berth of its own and removes it. Wants the variables of tests/conftest.py (TEST_DATABASE_URL, TEST_REDIS_URL,
-KUBECONFIG, TEST_NODE_IP; CLUSTER_TOOL for `soak`), the images of the courier and the workbench on the node
-(COURIER_IMAGE names another), and a machine that does nothing else. The status is 0 unless something broke: a figure
-that misses its target is told, not punished. Results stand in bench/results.json, and docs/performance.md is made from
-them.
+redaction; without one, all of them, about half an hour. `soak` takes a quarter of an hour more, `hostile` and `starts`
+some minutes; they are run only when they are named. Each is a module here, whose docstring says what it measures and
+how; each starts a Berth of its own and removes it. Wants the variables of tests/conftest.py (TEST_DATABASE_URL,
+TEST_REDIS_URL, KUBECONFIG, TEST_NODE_IP; CLUSTER_TOOL for `soak`), the images of the courier and the workbench on the
+node (COURIER_IMAGE names another), and a machine that does nothing else. The status is 0 unless something broke: a
+figure that misses its target is told, not punished. Results stand in bench/results.json, and docs/performance.md is made
+from them.
 """
 
 import importlib
@@ -21,7 +21,7 @@ NAMES = (
     "cold_start", "follow_up", "relay", "ingest", "watchers", "courier_cost",
     "queue", "reconcile", "recovery", "admin_list", "egress", "redaction",
 )  # fmt: skip
-BY_HAND = ("soak", "hostile")
+BY_HAND = ("soak", "hostile", "starts")
 
 
 def main(names: list[str]) -> int:

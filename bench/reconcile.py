@@ -30,11 +30,11 @@ DATE = ["sh", "-c", "cat > /dev/null; date"]
 RELEASE = """
 import time
 from django.db import transaction
-from django_q.tasks import async_task
 from groups.models import AgentGroup
+from sessions import workqueue
 with transaction.atomic():
     AgentGroup.objects.filter(slug="{slug}").update(hold="")
-    async_task("sessions.tasks.admit")
+    workqueue.request(workqueue.ADMIT, priority=workqueue.FIRST)
     result = time.time()
 """
 
@@ -97,11 +97,11 @@ def made(selector: str) -> Iterator[dict[str, float]]:
 def _bare(stack: Stack, session: str) -> float:
     """Jobs a second, by as many clients as there are workers."""
     bare = BareJobs(stack, session, DATE)
-    specs = [_another(bare.spec) for _ in range(SESSIONS)]
+    specs = [another(bare.spec) for _ in range(SESSIONS)]
     context = multiprocessing.get_context("fork")
     ready, begin = context.Barrier(WORKERS + 1), context.Event()
     clients = [
-        context.Process(target=_create, args=(specs[i::WORKERS], bare.config, ready, begin)) for i in range(WORKERS)
+        context.Process(target=create, args=(specs[i::WORKERS], bare.config, ready, begin)) for i in range(WORKERS)
     ]
     for client in clients:
         client.start()
@@ -111,17 +111,18 @@ def _bare(stack: Stack, session: str) -> float:
     for client in clients:
         client.join(120)
     took = time.time() - begun
-    _remove(bare, specs)
+    remove(bare, specs)
     return SESSIONS / took
 
 
-def _another(spec: RunSpec) -> RunSpec:
+def another(spec: RunSpec) -> RunSpec:
+    """The same for another run."""
     return dataclasses.replace(
         spec, ref=dataclasses.replace(spec.ref, run=str(uuid.uuid4()), session=str(uuid.uuid4()))
     )
 
 
-def _create(specs: list[RunSpec], config: KubernetesConfig, ready: object, begin: object) -> None:
+def create(specs: list[RunSpec], config: KubernetesConfig, ready: object, begin: object) -> None:
     """One client: the Secret, then the Job, of each spec."""
     api = cluster()
     api.get("/version")
@@ -141,7 +142,8 @@ def _places(spec: RunSpec) -> tuple[str, str]:
     return f"/api/v1/namespaces/{namespace}/secrets", f"/apis/batch/v1/namespaces/{namespace}/jobs"
 
 
-def _remove(bare: BareJobs, specs: list[RunSpec]) -> None:
+def remove(bare: BareJobs, specs: list[RunSpec]) -> None:
+    """Remove what `create` made, and wait for the end of its pods."""
     api: Api = bare.api
     for spec in specs:
         secrets, jobs = _places(spec)
