@@ -52,7 +52,7 @@ QUEUE = "SELECT count(*) FROM agent_sessions_workitem"
 def run() -> Outcome:
     """Measure; four rows."""
     room = {"MAX_RUNS": "5000", "MAX_RUNS_PER_GROUP": "5000", "WORKERS": str(WORKERS), "START_SECONDS": "36000"}
-    plenty = {"max_runs": 5000, "quota_cpu_millis": 10**8, "quota_memory_mib": 10**8}
+    plenty = {"max_runs": 5000, "quota_cpu_millis": 900_000, "quota_memory_mib": 900_000}
     with (
         berth(**room) as stack,
         group(stack, quota_pods=QUOTA_PODS, **plenty) as slug,
@@ -69,6 +69,7 @@ def run() -> Outcome:
             with most_rows(stack) as most:
                 ours.append(_release(stack, slug, RELEASED))
             queued.append(most[0])
+            print(f"  {waiting}: {ours[-1]:.1f}/s, bare {floor[-1]:.1f}/s", flush=True)
             notes.append(f"beside {waiting}: {ours[-1]:.1f}/s, bare {floor[-1]:.1f}/s, at most {most[0]} rows queued")
         _settled(stack)
         rest = _at_rest(stack)

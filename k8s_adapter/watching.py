@@ -12,12 +12,12 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from k8s_adapter import names
 from k8s_adapter.api import Api, Object
 from k8s_adapter.diagnose import diagnose
-from k8s_adapter.runtime import Observed, Phase, RunRef, RuntimeFault, Sighting
+from k8s_adapter.runtime import Cause, Observed, Phase, RunRef, RuntimeFault, Sighting
 from k8s_adapter.slim import slim_event, slim_job, slim_pod
 
 log = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ class Watcher:
         except Exception as error:
             self._put_aside("/runs", ref.run, f"what there is of it can't be read: {error!r}")
             return Sighting(ref)
-        if seen == known.told:
+        if known.told and _same(seen, known.told):
             return None
         known.told = seen
         return Sighting(ref, seen)
@@ -292,6 +292,13 @@ class Watcher:
                 known.events = found
                 self._changed[ref] = None
                 self._news.notify()
+
+
+def _same(now: Observed, before: Observed) -> bool:
+    """Whether there is nothing to tell. A quota's refusal has other words at every try: a pod's name, what is used."""
+    if now.cause is Cause.QUOTA:
+        return replace(now, words="") == replace(before, words="")
+    return now == before
 
 
 class _Odd(Exception):

@@ -33,6 +33,7 @@ from sessions.workqueue import ADMIT, DRAIN, FIRST, GC, LOOK, ORPHANS, RECONCILE
 
 log = structlog.get_logger(__name__)
 SILENCE = 60.0  # seconds; `Runtime.watch` promises a sign of life every 5
+STEPS = timedelta(seconds=1)  # for which the steps of a start are gathered
 SETTLE = timedelta(seconds=3)  # a step that is only this old is probably under way
 DECIDE = 5.0  # seconds between two rounds of `decide` over all runs
 LOOK_AGAIN = 15.0  # seconds between two looks at a run that nothing else calls for
@@ -226,8 +227,13 @@ class Watcher:
         if session is None:
             return
         self.asked[session] = time.monotonic()
-        told = observation.pack(run, observed)
-        workqueue.request(RECONCILE, session, priority=LOOK if told else FIRST, observed=told)
+        if told := observation.pack(run, observed):
+            # A start goes through several steps within a second, of which people need to hear the last.
+            passing = observed and observed.phase is Phase.PENDING and observed.cause is None
+            due_at = timezone.now() + STEPS if passing else None
+            workqueue.request(RECONCILE, session, priority=LOOK, observed=told, due_at=due_at)
+        else:
+            workqueue.request(RECONCILE, session, priority=FIRST)
 
 
 def holder_name() -> str:

@@ -168,6 +168,22 @@ def test_what_holds_a_run_up_is_read_from_its_events(monkeypatch: pytest.MonkeyP
     assert held == [None, Cause.QUOTA]
 
 
+def test_other_words_for_the_same_quota_are_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "EVENTS_EVERY", (0.0, 0.0))
+    monkeypatch.setattr(watching, "EVENTS_PER_SECOND", 50.0)
+
+    class Counting(Script):
+        def get(self, path: str, **query: str) -> Object:
+            self.events = [{"reason": "FailedCreate", "message": f"exceeded quota: used {self.asked_events}"}]
+            return super().get(path, **query)
+
+    monkeypatch.setattr(watching, "SIGN_OF_LIFE_SECONDS", 0.1)
+    script = Counting([job(1)])
+    told = sightings(script, lambda told: script.asked_events > 5)
+    assert [each.observed.cause for each in told if each and each.observed] == [None, Cause.QUOTA]
+
+
 def test_events_are_listed_at_a_bounded_rate_however_many_runs_are_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(watching, "EVENTS_AT_ONCE", 4.0)

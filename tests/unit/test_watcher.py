@@ -394,7 +394,7 @@ def test_what_can_not_be_taken_back_is_decided_anew(on_cluster: Run, monkeypatch
 
     runtime = Alive()
     Run.objects.update(state=RunState.ENDING, intent=Intent.CLOSE, intent_at=past)
-    worked(Observed(Phase.PENDING), on_cluster, runtime, monkeypatch)
+    worked(HELD_UP, on_cluster, runtime, monkeypatch)
     assert runtime.observed == 1
     assert Run.objects.get().state == RunState.ENDING
     worked(Observed(Phase.FINISHED), on_cluster, runtime, monkeypatch)
