@@ -6,8 +6,8 @@ some minutes; they are run only when they are named. Each is a module here, whos
 how; each starts a Berth of its own and removes it. Wants the variables of tests/conftest.py (TEST_DATABASE_URL,
 TEST_REDIS_URL, KUBECONFIG, TEST_NODE_IP; CLUSTER_TOOL for `soak`), the images of the courier and the workbench on the
 node (COURIER_IMAGE names another), and a machine that does nothing else. The status is 0 unless something broke: a
-figure that misses its target is told, not punished. Results stand in bench/results.json, and docs/performance.md is made
-from them.
+figure that misses its target is told, not punished. Results stand in bench/results.json, and docs/performance.md is
+made from them.
 """
 
 import importlib
