@@ -31,6 +31,7 @@ PAGE = "500"  # objects in one answer to a list
 # its events listed, then ever more rarely; and never more than EVENTS_PER_SECOND lists for all runs.
 PATIENCE_SECONDS = 2.0
 EVENTS_EVERY = (3.0, 60.0)  # seconds between two lists for one run, shortest and longest
+QUOTA_EVERY = 300.0  # the longest for one that waits for the quota: when there is room, it gets a pod
 EVENTS_PER_SECOND, EVENTS_AT_ONCE = 5.0, 10.0
 EVENTS_KEPT = 20  # of a run: the newest
 ASIDE_REMEMBERED = 1000  # objects that can't be read, each logged once
@@ -279,6 +280,8 @@ class Watcher:
     def _list_events(self, ref: RunRef, known: _Known) -> None:
         """Read what is said of a run's pod, or of its Job while that has none."""
         shortest, longest = EVENTS_EVERY
+        if known.told and known.told.cause is Cause.QUOTA:
+            longest = max(longest, QUOTA_EVERY)
         now = time.monotonic()
         known.ask_at = now + min(max((now - known.since) / 2, shortest), longest)
         pods = sorted(known.pods)
