@@ -54,12 +54,13 @@ def insist(folder: Path) -> int:
         time.sleep(POLL)
 
 
-def remove(folder: Path) -> None:
-    """Delete a folder that is claimed and whose events are all stored.
+def remove(folder: Path, *more: str) -> None:
+    """Delete a folder that is claimed and whose events are all stored; `more` are patterns of files to delete with it.
 
     Spools go first and the journal's newest file last: what a kill leaves of them is never read as news.
     """
-    for pattern in ("out-*", "err-*", "journal-*", "wanted", "lock"):  # and nothing that somebody else put there
+    ours = ("out-*", "err-*", "begun", "journal-*", "wanted", "lock")
+    for pattern in (*more, *ours):  # and nothing that somebody else put there
         for path in sorted(folder.glob(pattern)):
             path.unlink(missing_ok=True)
     with suppress(OSError):

@@ -8,9 +8,10 @@ from contextlib import suppress
 
 from courier import claim
 from courier.contracts.base import Handover, Message
+from courier.events import Event
 from courier.home import Home
 from courier.ipc import Ipc
-from courier.journal import FULL
+from courier.journal import FULL, set_aside
 from courier.log import log
 from courier.pipes import Pipes
 from courier.settings import Settings
@@ -44,7 +45,8 @@ class Courier:
     def __init__(self, settings: Settings, pipes: Pipes) -> None:
         self.settings, self.pipes = settings, pipes
         self.lock = claim.insist(settings.folder)
-        self.transcript = Transcript(settings.folder, settings)
+        self.lost = 0  # bytes of a journal that can't be read: then the control plane alone knows where numbers go on
+        self.transcript = self._open()
         self.contract = self.transcript.contract
         self.seen = self.transcript.journal.last > 0  # the agent's wrapper, by this courier or an earlier one
         self.ipc = Ipc(settings.ipc) if self.contract.uses_ipc and settings.ipc else None
@@ -78,7 +80,7 @@ class Courier:
         before = self.transcript.journal.last
         self.home.run_tasks()
         self.pipes.quiet_bell()
-        if self.transcript.code is None:
+        if self.transcript.code is None and not self.lost:
             self._attach()
             self._hold()
             hung = self._take(ready)
@@ -90,6 +92,17 @@ class Courier:
                 self._watch_end()
         if self.transcript.journal.last > before:
             self.home.news.set()
+
+    def _open(self) -> Transcript:
+        """Open the run's own journal. One that can't be read is set aside: else every courier would end by it."""
+        try:
+            return Transcript(self.settings.folder, self.settings)
+        except OSError:
+            raise
+        except Exception as error:
+            log("journal set aside", problem=type(error).__name__)
+            self.lost = set_aside(self.settings.folder)
+            return Transcript(self.settings.folder, self.settings)
 
     def finished(self) -> bool:
         """Tell whether there is nothing left to do, or no time to do it."""
@@ -255,6 +268,10 @@ class Courier:
         if stored > self.transcript.journal.last:
             log("journal lost", last=self.transcript.journal.last, stored=stored)
             self.transcript.journal.skip_to(stored)
+        if self.lost:
+            words = "the journal that an earlier courier of this run left can't be read"
+            self.transcript.record([Event("gap", words, {"events": 0, "bytes": self.lost})])
+            self.lost = 0
         if not self.known:
             self.known = True
             after = self.contract.state["delivered"]

@@ -5,9 +5,12 @@ import json
 import math
 from typing import Any, NamedTuple
 
+from courier.bounds import REPLACEMENT, fit, fits, shorten, storable
+
 TEXT_LIMIT = 256 * 1024  # bytes of UTF-8 in one event's text, docs/courier-protocol.md
 CHUNK_LIMIT = 32 * 1024  # bytes of raw output in one event
-REPLACEMENT = "\ufffd"
+CARRIED = 1024  # bytes of data that every part of a long text carries; more goes with the first one alone
+PARTED = frozenset({"text", "result", "error", "stdout", "stderr"})  # kinds whose text may be split
 
 
 class Event(NamedTuple):
@@ -26,7 +29,11 @@ def encode(number: int, event: Event, at: float) -> bytes:
     if event.data:
         content["data"] = event.data
     content["at"] = round(at, 3)
-    return dump(content)
+    line = dump(content)
+    if event.data and not fits(line):
+        content["data"] = fit(event.data)
+        line = dump(content)
+    return line
 
 
 def dump(value: Any) -> bytes:
@@ -47,7 +54,7 @@ def _dumps(value: Any) -> bytes:
 def clean(value: Any) -> Any:
     """Return a JSON value with NULs and lone surrogates replaced, in keys as well, and NaN and infinities as None."""
     if isinstance(value, str):
-        return "".join(REPLACEMENT if c == "\0" or "\ud800" <= c <= "\udfff" else c for c in value)
+        return storable(value)
     if isinstance(value, list):
         return [clean(item) for item in value]
     if isinstance(value, dict):
@@ -69,10 +76,15 @@ def raw(kind: str, chunk: bytes) -> Event:
 
 
 def split(event: Event) -> list[Event]:
-    """Return the event, or several where its text is above the limit; parts of a result or error are numbered."""
+    """Return the event, or several where its text is above the limit; parts of a result or error are numbered.
+
+    Where a part makes no sense, as in the name of a tool, the text is cut.
+    """
     if len(event.text) * 4 <= TEXT_LIMIT:
         return [event]
-    content = event.text.encode(errors="replace") if event.text.isascii() else clean(event.text).encode()
+    if event.kind not in PARTED:
+        return [event._replace(text=shorten(event.text, TEXT_LIMIT))]
+    content = event.text.encode(errors="replace") if event.text.isascii() else storable(event.text).encode()
     if len(content) <= TEXT_LIMIT:
         return [event]
     parts = []
@@ -81,12 +93,13 @@ def split(event: Event) -> list[Event]:
         end = whole_characters(content, min(start + TEXT_LIMIT, len(content)))
         parts.append(content[start:end].decode())
         start = end
-    if event.kind == "text":
-        return [Event(event.kind, part, event.data) for part in parts]
-    return [
-        Event(event.kind, part, {**(event.data or {}), "part": index, "parts": len(parts)})
-        for index, part in enumerate(parts, 1)
-    ]
+    data = event.data or {}
+    more = data if len(dump(data)) <= CARRIED else {}
+    numbers: list[dict[str, Any]] = [{}] * len(parts)
+    if event.kind != "text":
+        numbers = [{"part": index, "parts": len(parts)} for index in range(1, len(parts) + 1)]
+    carried = [{**(more if index else data), **number} for index, number in enumerate(numbers)]
+    return [Event(event.kind, part, each or None) for part, each in zip(parts, carried, strict=True)]
 
 
 def whole_characters(content: bytes | bytearray, end: int, start: int = 0) -> int:

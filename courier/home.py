@@ -60,7 +60,13 @@ class Home:
         with suppress(BlockingIOError):
             os.read(self.wake_read, 4096)
         while self.tasks:
-            self.tasks.popleft()()
+            task = self.tasks.popleft()
+            try:
+                task()
+            except OSError:
+                raise
+            except Exception as error:
+                log("failed", work="task", problem=repr(error))
 
     def start_shipping(self, journal: Journal) -> None:
         """Say hello, then ship the journal as it grows."""

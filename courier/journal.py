@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from courier.events import Event, dump, encode, split
+from courier.log import log
 
 SEGMENT = 4 * 1024 * 1024  # bytes; a file at least this long is followed by a new one
 QUIET = 1024 * 1024  # bytes of a spool that may be read without a record
 KEPT = frozenset({"delivered", "turn", "session", "exit"})  # written even above the bound: few and small
+ASIDE = "unread-"  # begins the names of what was set aside
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -94,7 +96,7 @@ class Journal:
         at = time.time()
         state = {**state, "gap": self.gap}
         head = dump({"n": self.last + 1, "state": state})
-        lines = [encode(self.last + index, event, at) for index, event in enumerate(events, 1)]
+        lines = [_encoded(self.last + index, event, at) for index, event in enumerate(events, 1)]
         self._put(b"\t".join([head, *lines]) + b"\n")
         self.last += len(events)
         self.state, self.recorded = state, place
@@ -148,6 +150,15 @@ class Journal:
         return self._begin()
 
 
+def _encoded(number: int, event: Event, at: float) -> bytes:
+    """Return the event's line; one that can't be written is a gap, since it would be tried again for ever."""
+    try:
+        return encode(number, event, at)
+    except Exception as error:
+        log("event not written", kind=event.kind, problem=type(error).__name__)
+        return encode(number, Event("gap", "it could not be written", {"events": 1, "bytes": len(event.text)}), at)
+
+
 def path_of(folder: Path, first: int) -> Path:
     """Return where the journal's file is whose first event has number `first`."""
     return folder / f"journal-{first:012d}"
@@ -156,6 +167,16 @@ def path_of(folder: Path, first: int) -> Path:
 def segments(folder: Path) -> list[int]:
     """Return the numbers of the first events of the journal's files, in order."""
     return sorted(int(path.name.rpartition("-")[2]) for path in folder.glob("journal-*"))
+
+
+def set_aside(folder: Path) -> int:
+    """Put away a journal that can't be read, with its spools, so that nobody reads it again; return its bytes."""
+    size = 0
+    for pattern in ("journal-*", "out-*", "err-*"):
+        for path in folder.glob(pattern):
+            size += path.stat().st_size
+            path.rename(folder / f"{ASIDE}{path.name}")
+    return size
 
 
 def last_line(path: Path) -> tuple[int, bytes]:

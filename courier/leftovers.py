@@ -1,4 +1,7 @@
-"""Journals that other runs of the group left on the volume: whoever comes next ships them."""
+"""Journals that other runs of the group left on the volume: whoever comes next ships them.
+
+One that can't be read is told of in its run's session, once, and set aside: nobody reads it again.
+"""
 
 import os
 import time
@@ -7,14 +10,16 @@ from typing import NamedTuple
 
 from courier.claim import claim, remove
 from courier.client import Client, Ended, Over, Signal
-from courier.journal import segments
+from courier.events import Event
+from courier.journal import ASIDE, segments, set_aside
 from courier.log import log
 from courier.settings import Settings
 from courier.ship import Shipper
 from courier.transcript import Transcript
 
 SETTLED = 600.0  # seconds after which a courier will not come back: a kubelet's longest pause is 300
-REFUSED = (400, 403, 404)
+KEPT_ASIDE = 7 * 24 * 3600.0  # seconds for which what was set aside stays on the volume, for a person who looks
+REFUSED = (403, 404)
 
 
 class Until(NamedTuple):
@@ -45,13 +50,27 @@ def ship_leftovers(settings: Settings, ended: Signal) -> None:
             lock = claim(folder)
             if lock is not None:
                 try:
-                    _settle(folder, settings, client, Until(ended, folder))
+                    _settle_or_set_aside(folder, settings, client, Until(ended, folder))
                 finally:
                     os.close(lock)
         except Ended:
             continue
-        except (OSError, ValueError, KeyError) as error:  # not readable for this one; the next one may fare better
+        except OSError as error:  # not readable for this one; the next one may fare better
             log("leftover unreadable", leftover=folder.name, problem=repr(error))
+
+
+def _settle_or_set_aside(folder: Path, settings: Settings, client: Client, until: Until) -> None:
+    try:
+        _settle(folder, settings, client, until)
+    except (Over, Ended, OSError):
+        raise
+    except Exception as error:
+        log("leftover set aside", leftover=folder.name, problem=type(error).__name__)
+        size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        words = "the journal that this run left can't be read"
+        shipper = Shipper(client, folder, folder.name, until)
+        shipper.tell(Event("gap", words, {"events": 0, "bytes": size}), REFUSED)
+        set_aside(folder)
 
 
 def _settle(folder: Path, settings: Settings, client: Client, until: Until) -> None:
@@ -59,7 +78,7 @@ def _settle(folder: Path, settings: Settings, client: Client, until: Until) -> N
     age = time.time() - _changed(folder)
     if not segments(folder):
         if age > SETTLED:
-            remove(folder)
+            remove(folder, *([f"{ASIDE}*"] if age > KEPT_ASIDE else []))
         return
     transcript = Transcript(folder, settings)
     over = transcript.code is not None or age > SETTLED

@@ -33,9 +33,9 @@ class Reader:
             self.waiting += more
             size += sum(len(event) + 1 for _, event in more)
         size = 0
-        for count, (_, event) in enumerate(self.waiting):
+        for count, (number, event) in enumerate(self.waiting):
             size += len(event) + 1
-            if count == self.EVENTS or (count and size > self.BYTES):
+            if count == self.EVENTS or (count and size > self.BYTES) or number != self.waiting[0][0] + count:
                 return self.waiting[:count]
         return self.waiting[:]
 
@@ -56,8 +56,9 @@ class Reader:
                 return []
             head, *events = line.split(b"\t")
             if events:
-                number = json.loads(head)["n"]
+                number = _number(head)
                 wanted = [(number + index, event) for index, event in enumerate(events) if number + index > after]
+                wanted = wanted if number else []
                 if wanted:
                     return wanted
 
@@ -103,3 +104,11 @@ class Reader:
             return b""
         self.offset += len(line)
         return line[:-1]
+
+
+def _number(head: bytes) -> int:
+    """Return the number of a record's first event, 0 if its header can't be read: then its events are passed over."""
+    try:
+        return int(json.loads(head)["n"])
+    except (ValueError, TypeError, KeyError):
+        return 0

@@ -1,18 +1,22 @@
 """What one agent said, on its way from the spools to the journal: for its own courier, or whoever finds the remains."""
 
+import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from courier.contracts.base import Contract, make
-from courier.events import TEXT_LIMIT, Event
+from courier.events import Event, dump
 from courier.journal import Journal
-from courier.parser import Parser
-from courier.redact import Shield
+from courier.log import log
+from courier.parser import LINE_LIMIT, Parser
+from courier.redact import OURS, Lane, Shield
 from courier.settings import Settings
 from courier.spool import Spool
 
 STREAMS = ("out", "err")
+TRIES = 5  # couriers that may begin at the same place and record nothing; the next one takes the line there as raw
 
 
 class Transcript:
@@ -26,14 +30,10 @@ class Transcript:
         self.contract: Contract = make(self.name, settings, state.get("contract"))
         self.code: int | None = state.get("exit")
         self.shield = Shield(settings.secrets, settings.token_file, state.get("redaction"), settings.run)
-        out, out_inside = state.get("out", (0, False))
-        err, err_inside = state.get("err", (0, False))
-        self.spools = {"out": Spool(folder, "out", out), "err": Spool(folder, "err", err)}
-        read = self.contract.read if self.contract.structured else None
-        self.parsers = {
-            "out": Parser(self.contract.kind, out, out_inside, read, self.contract.marks),
-            "err": Parser("stderr", err, err_inside),
-        }
+        self.spools = {name: Spool(folder, name, state.get(name, (0,))[0]) for name in STREAMS}
+        self.begun: Path | None = folder / "begun"
+        stuck = self._count_tries() > TRIES
+        self.parsers = {name: self._parser(name, bool(state.get(name, (0, False))[1] or stuck)) for name in STREAMS}
         if folder != settings.folder and self.shield.lacks():
             self._leave_out()
 
@@ -46,11 +46,18 @@ class Transcript:
         more = False
         for stream, parser in self.parsers.items():
             spool = self.spools[stream]
-            parser.feed(spool.read())
+            data = spool.read()
             rest = spool.position < spool.end
             before = [parser.offset, parser.inside], dict(self.contract.state)
-            events = parser.events(time.monotonic(), final and not rest)
-            self._append(self.shield.sift(stream, events, before, final and not rest))
+            try:
+                parser.feed(data)
+                events = parser.events(time.monotonic(), final and not rest)
+                events = self.shield.sift(stream, events, before, final and not rest)
+            except OSError:
+                raise
+            except Exception as error:
+                events = [self._lose(stream, error)]
+            self._append(events)
             more = more or rest
         self.journal.close_gap(self.state())
         return more
@@ -61,11 +68,21 @@ class Transcript:
 
     def record(self, events: list[Event]) -> None:
         """Append the events, after those that wait, and the present state to the journal."""
-        self._append(self.shield.all(events))
+        try:
+            events = self.shield.all(events)
+        except OSError:
+            raise
+        except Exception as error:  # what may hold a secret is left out
+            kept = [event for event in events if event.kind in OURS]
+            events = [self._gap(error, len(events) - len(kept), 0), *kept]
+        self._append(events)
 
     def _append(self, events: list[Event]) -> None:
         """Append redacted events and the state after them, and drop what is no longer needed of the spools."""
         self.journal.append(events, self.state(), sum(parser.offset for parser in self.parsers.values()))
+        if events and self.begun:
+            self.begun.unlink(missing_ok=True)
+            self.begun = None
         for stream in STREAMS:
             # An answer that is repeated as a result is read from the beginning, which is still in the first file.
             self.spools[stream].forget(self.journal.state.get(stream, (0,))[0])
@@ -115,6 +132,40 @@ class Transcript:
             words = "it may hold secrets that the run which found it does not have"
             self.record([Event("gap", words, {"events": 0, "bytes": left})])
 
-    def _output(self) -> bytes | None:
+    def _output(self) -> tuple[int, bytes | None]:
         spool = self.spools["out"]
-        return spool.slice(0, spool.end) if spool.end <= TEXT_LIMIT else None
+        return spool.end, spool.slice(0, spool.end) if spool.end <= LINE_LIMIT else None
+
+    def _parser(self, stream: str, inside: bool) -> Parser:
+        """Return a parser that goes on where the stream's spool is read next."""
+        if stream == "err":
+            return Parser("stderr", self.spools[stream].position, inside)
+        read = self.contract.read if self.contract.structured else None
+        return Parser(self.contract.kind, self.spools[stream].position, inside, read, self.contract.marks)
+
+    def _count_tries(self) -> int:
+        """Return how many couriers have begun where this one does, and note it, if there is something to read.
+
+        One that runs out of memory there can't tell: without this, the next one would do the same.
+        """
+        if not self.begun or all(spool.position == spool.end for spool in self.spools.values()):
+            return 0
+        here = [self.spools[name].position for name in STREAMS]
+        tries = 1
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(self.begun.read_bytes())
+            tries += int(known["tries"]) if known["at"] == here else 0
+        with suppress(OSError):
+            self.begun.write_bytes(dump({"at": here, "tries": tries}))
+        return tries
+
+    def _lose(self, stream: str, error: Exception) -> Event:
+        """Pass over what can't be read, and what waits before it, and go on; return the event that says so."""
+        place = self.journal.state.get(stream, (0,))[0]
+        self.parsers[stream] = self._parser(stream, True)
+        self.shield.lanes[stream] = Lane(self.shield.secrets)
+        return self._gap(error, 0, self.spools[stream].position - place)
+
+    def _gap(self, error: Exception, events: int, size: int) -> Event:
+        log("not read", problem=type(error).__name__, bytes=size)
+        return Event("gap", "the courier could not read it", {"events": events, "bytes": size})

@@ -5,15 +5,21 @@ it must remember across a restart of the courier is in `state`, which goes into 
 """
 
 import json
+import re
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-from courier.events import Event
+from courier.events import CHUNK_LIMIT, Event, raw
+from courier.log import log
 from courier.settings import Settings
 
 LEVELS = 200  # of JSON within JSON; Python's own reader ends at about 1,000, and the control plane adds a few
+VALUES = 100_000  # in one unit: each takes up to some 300 bytes of memory, and a courier has 96 MiB
+ID_LIMIT = 200  # characters of an id that is remembered; the control plane keeps as many of a conversation's
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
 class Message(NamedTuple):
@@ -47,6 +53,7 @@ class Contract(ABC):
     def __init__(self, settings: Settings, state: dict[str, Any] | None = None) -> None:
         self.settings = settings
         self.state: dict[str, Any] = {"turn": "", "delivered": 0, **(state or {})}
+        self.unread = 0  # units and files that the contract's reader failed at
 
     @abstractmethod
     def hand(self, message: Message) -> Handover:
@@ -57,16 +64,29 @@ class Contract(ABC):
         return Handover(eof=True)
 
     def read(self, unit: bytes) -> list[Event] | None:
-        """Return the events of one unit of output, None where it is not the contract's structure (then it is raw)."""
-        return None
+        """Return the events of one unit of output, None where it is not the contract's structure (then it is raw).
 
-    def finish(self, code: int, output: Callable[[], bytes | None]) -> list[Event]:
-        """Return the events of the agent's end. `output` gives all of its output, None when that is above 256 KiB."""
+        Whatever an agent writes, this raises nothing: its courier would start again at the same byte, for ever.
+        """
+        before = dict(self.state)
+        try:
+            return self._read(unit)
+        except Exception as error:
+            self.state = before
+            self._failed(error)
+            return None
+
+    def finish(self, code: int, output: Callable[[], tuple[int, bytes | None]]) -> list[Event]:
+        """Return the events of the agent's end. `output` gives its output's bytes and all of it, None above 8 MiB."""
         return []
 
     def file(self, folder: str, content: bytes) -> list[Event]:
-        """Return the events of a file that the agent put into ipc/messages or ipc/tasks (`folder`)."""
-        return []
+        """Return the events of a file that the agent put into ipc/messages or ipc/tasks (`folder`). As `read`."""
+        try:
+            return self._file(folder, content)
+        except Exception as error:
+            self._failed(error)
+            return [raw("stdout", content[:CHUNK_LIMIT])]
 
     def delivered(self, number: int) -> list[Event]:
         """Return the events that follow when the agent has been handed message `number`."""
@@ -82,10 +102,33 @@ class Contract(ABC):
 
     def session(self, name: Any) -> list[Event]:
         """Return the event for the id to resume with, none when it is known or no id."""
-        if not isinstance(name, str) or not name or self.state.get("session") == name:
+        if not isinstance(name, str) or not 0 < len(name) <= ID_LIMIT or self.state.get("session") == name:
             return []
         self.state["session"] = name
         return [Event("session", data={"id": name})]
+
+    def _read(self, unit: bytes) -> list[Event] | None:
+        """As `read`, which stands around it."""
+        return None
+
+    def _file(self, folder: str, content: bytes) -> list[Event]:
+        """As `file`, which stands around it."""
+        return []
+
+    def _failed(self, error: Exception) -> None:
+        self.unread += 1
+        if self.unread == 1:  # an agent may repeat it as often as it likes
+            log("not read, so taken as raw output", problem=type(error).__name__)
+
+
+def identity(value: Any) -> str:
+    """Return an agent's id as it may be remembered and repeated, "" for none.
+
+    One that is longer than any real one becomes its length and checksum, which tell nothing of a secret in it.
+    """
+    if not isinstance(value, str) or len(value) <= ID_LIMIT:
+        return value if isinstance(value, str) else ""
+    return f"{len(value)} characters, {zlib.crc32(value.encode(errors='surrogatepass')):08x}"
 
 
 def line(value: dict[str, Any]) -> bytes:
@@ -94,7 +137,9 @@ def line(value: dict[str, Any]) -> bytes:
 
 
 def load(unit: bytes) -> dict[str, Any] | None:
-    """Return the JSON object that the bytes are, None if they are none or nested beyond all sense."""
+    """Return the JSON object that the bytes are, None if they are none, or too deep or too wide to be meant."""
+    if len(unit) > 2 * VALUES and wide(unit):
+        return None
     try:
         value = json.loads(unit)
     except (ValueError, RecursionError):
@@ -102,6 +147,23 @@ def load(unit: bytes) -> dict[str, Any] | None:
     if unit.count(b"[") + unit.count(b"{") > LEVELS and deep(value):
         return None
     return value if isinstance(value, dict) else None
+
+
+def wide(unit: bytes) -> bool:
+    """Tell whether JSON has more than VALUES values, without making them: commas and brackets outside of strings."""
+    if _separators(unit, 0, len(unit)) <= VALUES:
+        return False
+    count = place = 0
+    for string in STRING.finditer(unit):
+        count += 1 + _separators(unit, place, string.start())
+        place = string.end()
+        if count > 2 * VALUES:
+            return True
+    return count + _separators(unit, place, len(unit)) > 2 * VALUES
+
+
+def _separators(unit: bytes, start: int, end: int) -> int:
+    return unit.count(b",", start, end) + unit.count(b"[", start, end) + unit.count(b"{", start, end)
 
 
 def deep(value: Any) -> bool:

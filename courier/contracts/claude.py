@@ -6,10 +6,11 @@ the last may be missing: then text comes from whole messages.
 
 from typing import Any
 
-from courier.contracts.base import Contract, Handover, Message, line, load
+from courier.contracts.base import ID_LIMIT, Contract, Handover, Message, identity, line, load
 from courier.events import Event
 
 REMEMBERED = 16  # messages whose text has been streamed, and tools that have no result yet
+REMEMBERED_SIZE = 2048  # characters of all of them; each record of the journal has them
 COUNTS = ("num_turns", "duration_ms", "total_cost_usd")
 
 
@@ -20,7 +21,7 @@ class Claude(Contract):
         content = [{"type": "text", "text": message.text}]
         return Handover(line({"type": "user", "message": {"role": "user", "content": content}}))
 
-    def read(self, unit: bytes) -> list[Event] | None:
+    def _read(self, unit: bytes) -> list[Event] | None:
         value = load(unit)
         if value is None:
             return None
@@ -41,9 +42,9 @@ class Claude(Contract):
 
     def _delta(self, value: dict[str, Any]) -> list[Event]:
         event = _object(value.get("event"))
-        agent = str(value.get("parent_tool_use_id") or "")
+        agent = identity(value.get("parent_tool_use_id"))
         if event.get("type") == "message_start":
-            self._remember("open", agent, str(_object(event.get("message")).get("id") or ""))
+            self._remember("open", agent, identity(_object(event.get("message")).get("id")))
         delta = _object(event.get("delta"))
         text = delta.get("text")
         if event.get("type") != "content_block_delta" or delta.get("type") != "text_delta" or not isinstance(text, str):
@@ -53,16 +54,17 @@ class Claude(Contract):
 
     def _assistant(self, value: dict[str, Any]) -> list[Event]:
         message = _object(value.get("message"))
+        name = identity(message.get("id"))
         events = []
         for block in _blocks(message):
-            streamed = message.get("id") in self.state.get("streamed", {})
+            streamed = name != "" and name in self.state.get("streamed", {})
             if block.get("type") == "text" and block.get("text") and not streamed:
                 events.append(Event("text", str(block["text"]), _parent(value)))
             elif block.get("type") == "tool_use":
-                call, name = str(block.get("id") or ""), str(block.get("name") or "")
-                self._remember("tools", call, name)
+                call, tool = identity(block.get("id")), str(block.get("name") or "")
+                self._remember("tools", call, tool[:ID_LIMIT])
                 data = {"phase": "use", "id": call, "input": block.get("input"), **(_parent(value) or {})}
-                events.append(Event("tool", name, data))
+                events.append(Event("tool", tool, data))
         return events
 
     def _user(self, value: dict[str, Any]) -> list[Event]:
@@ -70,7 +72,7 @@ class Claude(Contract):
         for block in _blocks(_object(value.get("message"))):
             if block.get("type") != "tool_result":
                 continue
-            call = str(block.get("tool_use_id") or "")
+            call = identity(block.get("tool_use_id"))
             data = {"phase": "result", "id": call, "output": _plain(block.get("content"))}
             data |= {"is_error": bool(block.get("is_error")), **(_parent(value) or {})}
             events.append(Event("tool", self.state.get("tools", {}).get(call, ""), data))
@@ -79,7 +81,8 @@ class Claude(Contract):
     def _result(self, value: dict[str, Any]) -> list[Event]:
         text = value.get("result")
         if value.get("is_error") or not isinstance(text, str):
-            problems = [str(problem) for problem in value.get("errors") or []]
+            errors = value.get("errors")
+            problems = [str(problem) for problem in (errors if isinstance(errors, list) else [])]
             words = text if isinstance(text, str) and text else "; ".join(problems) or str(value.get("subtype") or "")
             said = Event("error" if value.get("is_error", True) else "result", words)
         else:
@@ -90,8 +93,13 @@ class Claude(Contract):
         return [*events, *([Event("usage", data=usage)] if usage else []), *self.turn("idle")]
 
     def _remember(self, table: str, key: str, word: str) -> None:
-        known = {name: kept for name, kept in self.state.get(table, {}).items() if name != key}
-        self.state[table] = dict(list(known.items())[-REMEMBERED + 1 :]) | {key: word}
+        before = self.state.get(table, {})
+        if next(reversed(before), None) == key and before[key] == word:
+            return
+        known = [*[pair for pair in before.items() if pair[0] != key][-REMEMBERED + 1 :], (key, word)]
+        while sum(len(name) + len(kept) for name, kept in known) > REMEMBERED_SIZE:
+            del known[0]
+        self.state[table] = dict(known)
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -108,7 +116,7 @@ def _blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
 def _parent(value: dict[str, Any]) -> dict[str, Any] | None:
     """Return the tool call in which a subagent speaks."""
     parent = value.get("parent_tool_use_id")
-    return {"parent": parent} if isinstance(parent, str) else None
+    return {"parent": identity(parent)} if isinstance(parent, str) else None
 
 
 def _plain(content: Any) -> Any:

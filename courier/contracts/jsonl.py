@@ -8,7 +8,7 @@ agent has handled: while it is lower than the last one delivered, the turn goes 
 
 from typing import Any
 
-from courier.contracts.base import Contract, Handover, Message, line, load
+from courier.contracts.base import Contract, Handover, Message, identity, line, load
 from courier.events import Event
 
 SPOKEN = {"text", "result", "error"}
@@ -24,11 +24,13 @@ class Jsonl(Contract):
     def close(self) -> Handover:
         return Handover(line({"type": "close"}), eof=True)
 
-    def read(self, unit: bytes) -> list[Event] | None:
+    def _read(self, unit: bytes) -> list[Event] | None:
         value = load(unit)
         if value is None:
             return None
         kind = value.pop("type", None)
+        if not isinstance(kind, str):
+            return None
         if kind in SPOKEN:
             return self._spoken(kind, value)
         if kind == "idle":
@@ -45,4 +47,6 @@ class Jsonl(Contract):
 
     def _spoken(self, kind: str, value: dict[str, Any]) -> list[Event] | None:
         text = value.pop("text", None)
+        if "parent" in value:
+            value["parent"] = identity(value["parent"])
         return [Event(kind, text, value or None)] if isinstance(text, str) else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from courier.contracts.base import Contract, Handover, Message, line, load
 from courier.events import Event
+from courier.log import log
 
 START, END = b"---NANOCLAW_OUTPUT_START---", b"---NANOCLAW_OUTPUT_END---"
 SECRET_LIMIT = 64 * 1024  # bytes of one secret
@@ -42,7 +43,7 @@ class Nanoclaw(Contract):
     def close(self) -> Handover:
         return Handover(files={"_close": b""}) if self.state["delivered"] else Handover(eof=True)
 
-    def read(self, unit: bytes) -> list[Event] | None:
+    def _read(self, unit: bytes) -> list[Event] | None:
         stripped = unit.strip()
         if not stripped.startswith(START) or not stripped.endswith(END):
             return None
@@ -56,7 +57,7 @@ class Nanoclaw(Contract):
             events.append(Event("error", str(value.get("error") or "unknown error")))
         return [*events, *self.turn("idle")]
 
-    def file(self, folder: str, content: bytes) -> list[Event]:
+    def _file(self, folder: str, content: bytes) -> list[Event]:
         text = content.decode(errors="replace")
         if folder == "tasks":
             return [Event("task", text)]
@@ -74,6 +75,9 @@ def read_secrets(folder: Path | None) -> dict[str, str]:
     secrets = {}
     for path in sorted(folder.iterdir()):
         if path.name.isidentifier() and path.is_file():
-            with path.open(errors="replace") as file:
-                secrets[path.name] = file.read(SECRET_LIMIT).rstrip("\n")
+            try:
+                with path.open(errors="replace") as file:
+                    secrets[path.name] = file.read(SECRET_LIMIT).rstrip("\n")
+            except OSError as error:
+                log("secret not read, so not handed over", secret=path.name, problem=str(error))
     return secrets

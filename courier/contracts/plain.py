@@ -20,10 +20,11 @@ class Plain(Contract):
     def close(self) -> Handover:
         return Handover(eof=not self.state["delivered"])  # else it has ended already, and the agent with it
 
-    def finish(self, code: int, output: Callable[[], bytes | None]) -> list[Event]:
+    def finish(self, code: int, output: Callable[[], tuple[int, bytes | None]]) -> list[Event]:
         if code:
             return [Event("error", f"exit status {code}")]
-        answer = output()
+        size, answer = output()
         if answer is None:
-            return []
+            words = f"The answer has {size:,} bytes, too many to repeat them as a result: it is the output above."
+            return [Event("result", words, {"cut": True, "bytes": size})]
         return [Event("result", answer.decode(errors="replace"))]

@@ -86,13 +86,23 @@ def test_a_plain_program_that_fails_leaves_an_error_and_no_result(bench: Make) -
     assert run.desk.events()[-1]["data"] == {"code": 3}
 
 
-def test_a_plain_answer_above_the_limit_is_not_repeated(bench: Make) -> None:
+def test_a_long_plain_answer_is_a_result_in_parts(bench: Make) -> None:
     run = bench("plain")
     run.start_courier()
     run.python("print('x' * 300_000)")
     run.wait_for_kind("exit")
-    assert run.desk.text("text") == "x" * 300_000 + "\n"
-    assert "result" not in run.desk.kinds()
+    assert run.desk.text("text") == run.desk.text("result") == "x" * 300_000 + "\n"
+    assert [event["data"] for event in run.desk.of("result")] == [{"part": 1, "parts": 2}, {"part": 2, "parts": 2}]
+
+
+def test_a_plain_answer_that_is_too_long_to_be_repeated_has_a_result_that_says_so(bench: Make) -> None:
+    run = bench("plain")
+    run.start_courier()
+    run.python("for _ in range(9): print('x' * 1024 * 1024)")
+    run.wait_for_kind("exit", seconds=30)
+    (result,) = run.desk.of("result")
+    assert len(run.desk.text("text")) == result["data"]["bytes"] == 9 * (1024 * 1024 + 1)
+    assert result["text"].startswith("The answer has 9,437,193 bytes") and result["data"]["cut"]
 
 
 def test_a_plain_run_takes_one_message(bench: Make) -> None:

@@ -64,11 +64,10 @@ class TestPlain:
         assert (handover.data, handover.eof) == ("grüß dich\n".encode(), True)
 
     def test_its_whole_output_is_the_result_of_exit_0(self) -> None:
-        assert make("plain", settings()).finish(0, lambda: b"42\n") == [Event("result", "42\n")]
+        assert make("plain", settings()).finish(0, lambda: (3, b"42\n")) == [Event("result", "42\n")]
 
-    def test_its_output_is_no_result_when_it_is_too_long_or_the_exit_is_not_0(self) -> None:
-        assert make("plain", settings()).finish(0, lambda: None) == []
-        assert make("plain", settings()).finish(2, lambda: b"42\n") == [Event("error", "exit status 2")]
+    def test_its_output_is_no_result_when_the_exit_is_not_0(self) -> None:
+        assert make("plain", settings()).finish(2, lambda: (3, b"42\n")) == [Event("error", "exit status 2")]
 
 
 class TestJsonl:
