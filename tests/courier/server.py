@@ -19,6 +19,11 @@ def well(number: int) -> str:
     return ""
 
 
+def fit(events: list[dict[str, Any]], size: int) -> int:
+    """Take any events."""
+    return 0
+
+
 @dataclass
 class Desk:
     """What the server holds, and how it behaves. `manner` is asked before each post of events is stored.
@@ -38,6 +43,7 @@ class Desk:
     over: bool = False
     heard: list[str] = field(default_factory=list)  # what was asked, in order: "inbox LIMIT", "events RUN KIND…"
     refused: dict[str, int] = field(default_factory=dict)  # other runs, and the status that naming them gets
+    unfit: Callable[[list[dict[str, Any]], int], int] = fit  # the status by which events of so many bytes are refused
     busy: set[str] = field(default_factory=set)  # runs whose events get 503
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -126,6 +132,9 @@ class Handler(BaseHTTPRequestHandler):
         desk.heard.append(f"events {content.get('run', desk.own)} {' '.join(e['kind'] for e in content['events'])}")
         if content.get("run") in desk.refused:
             self._answer(desk.refused[content["run"]], {})
+            return
+        if status := desk.unfit(content["events"], len(body)):
+            self._answer(status, {})
             return
         manner = "503" if content.get("run") in desk.busy else desk.manner(desk.posts)
         if manner in ("503", "429", "401", "410"):

@@ -233,3 +233,40 @@ def test_a_journal_that_a_living_courier_holds_delays_nothing(bench: Make, monke
     wait_for(lambda: heard(threads, ears) == ["hello"])
     threads.end()
     assert desk.events("first") == []
+
+
+@pytest.mark.parametrize(
+    "damage", [b"{", b"[]", b'{"n":[],"state":{}}', b'{"n":3,"state":{"out":7}}', b'{"n":1,"state":{}}']
+)
+def test_a_leftover_that_cannot_be_read_is_told_of_once_and_set_aside(bench: Make, damage: bytes) -> None:
+    desk = Desk(own="second")
+    leave_behind(bench, "first", desk)
+    leave_behind(bench, "third", desk)
+    (journal,) = (bench("plain", run="x").journals / "first").glob("journal-*")
+    journal.write_bytes(damage + b"\n")
+    size = sum(path.stat().st_size for path in journal.parent.iterdir())
+    for run in ("second", "fourth"):
+        later = bench("plain", run=run, desk=desk)
+        later.start_courier()
+        wait_for(lambda: "exit" in desk.kinds("third"))
+        desk.say(f"to {run}")
+        later.start_agent("cat")
+        wait_for(lambda: len(desk.of("delivered", run="second")) == 1)
+        if run == "second":
+            wait_for(lambda: desk.kinds("first") == ["gap"])
+    assert desk.of("gap", run="first")[0]["data"] == {"events": 0, "bytes": size}
+    assert desk.kinds("first") == ["gap"]
+    assert list(journal.parent.glob("unread-journal-*")) and not journal.exists()
+    log = (later.folder / "courier.log").read_text()
+    assert log.count("leftover set aside") == 1
+
+
+def test_what_was_set_aside_is_deleted_after_a_week(bench: Make) -> None:
+    desk = Desk(own="second")
+    folder = bench("plain", run="second", desk=desk).journals / "first"
+    folder.mkdir(parents=True)
+    for name in ("lock", "unread-journal-000000000001"):
+        (folder / name).touch()
+        os.utime(folder / name, (1, 1))
+    bench("plain", run="second", desk=desk).start_courier()
+    wait_for(lambda: not folder.exists())

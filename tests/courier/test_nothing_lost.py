@@ -5,6 +5,7 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -234,3 +235,94 @@ def journal_size(run: Bench) -> int:
             return 0
 
     return sum(size(path) for path in (run.journals / run.run).glob("journal-*"))
+
+
+@pytest.mark.parametrize("status", [413, 422, 499])
+def test_an_event_that_is_refused_for_good_becomes_a_gap_and_all_others_are_stored(bench: Make, status: int) -> None:
+    run = bench("jsonl")
+
+    def unfit(events: list[dict[str, Any]], size: int) -> int:
+        return status if any("line 300\n" in event.get("text", "") for event in events) else 0
+
+    run.desk.unfit = unfit
+    run.start_courier()
+    run.python(counting(1_000, TEXT, every=2_000))
+    run.wait_for_kind("exit")
+    assert run.desk.text("text") == expected(1_000).replace("line 300\n", "")
+    (gap,) = run.desk.of("gap")
+    assert gap["text"] == f"the control plane refused it with status {status}" and gap["data"]["events"] == 1
+    assert_numbered(run.desk)
+
+
+def test_batches_that_are_too_large_are_sent_in_parts(bench: Make) -> None:
+    run = bench("jsonl")
+    run.desk.unfit = lambda events, size: 413 if size > 20_000 else 0
+    run.start_courier()
+    run.python(counting(2_000, TEXT, every=4_000))
+    run.wait_for_kind("exit")
+    assert run.desk.text("text") == expected(2_000)
+    assert not run.desk.of("gap")
+
+
+def test_a_control_plane_that_refuses_everything_is_waited_for(bench: Make) -> None:
+    run = bench("jsonl")
+    asked: list[int] = []
+
+    def unfit(events: list[dict[str, Any]], size: int) -> int:
+        asked.append(len(events))
+        return 400 if len(asked) < 4 else 0
+
+    run.desk.unfit = unfit
+    run.start_courier()
+    run.start_agent("sh", "-c", "echo one; read line; echo two")
+    wait_for(lambda: len(asked) >= 4)
+    run.desk.say("go")
+    run.wait_for_kind("exit")
+    assert len(run.desk.of("gap")) == 1 and run.desk.text("stdout") == "two\n"
+
+
+@pytest.mark.parametrize("damage", ["a record", "a file"])
+def test_what_a_journal_has_lost_is_a_gap(bench: Make, damage: str) -> None:
+    run = bench("jsonl")
+    run.environment["BERTH_JOURNAL_MAX_MIB"] = "0.0625"
+    run.server.stop()
+    run.start_courier()
+    run.python("import time\nfor n in range(9): print(f'{n}' * 1000, flush=True); time.sleep(0.06)")
+    wait_for(lambda: (run.pipes / "drained").exists())
+    run.kill_courier()
+    files = sorted((run.journals / "run").glob("journal-*"))
+    content = files[0].read_bytes().split(b"\n")
+    lost = len(files[0].read_bytes().split(b"\t")) - 1 if damage == "a file" else content[2].count(b"\t")
+    if damage == "a file":
+        files[0].unlink()
+    else:
+        content[2] = b"{damaged" + content[2][8:]
+        files[0].write_bytes(b"\n".join(content))
+    run.server = Server(run.desk, run.port)
+    run.start_courier()
+    run.wait_for_kind("exit")
+    assert_numbered(run.desk)
+    (gap,) = run.desk.of("gap")
+    assert gap["data"] == {"events": lost, "bytes": 0} and lost > 0
+    assert "8" * 1000 in run.desk.text("stdout")
+
+
+@pytest.mark.parametrize(
+    "damage", [b"{", b"[]", b'{"n":"x"}', b'{"n":3,"state":[]}', b'{"n":3,"state":{"out":{}}}', b"\xff"]
+)
+def test_a_journal_of_ones_own_that_cannot_be_read_is_set_aside(bench: Make, damage: bytes) -> None:
+    run = bench("jsonl")
+    run.start_courier()
+    run.start_agent("sh", "-c", "echo one; read line; echo two; read line")
+    run.wait_for_kind("stdout")
+    run.kill_courier()
+    (journal,) = (run.journals / "run").glob("journal-*")
+    journal.write_bytes(damage + b"\n")
+    run.start_courier()
+    run.wait_for_kind("gap")
+    run.desk.say("go")
+    wait_for(lambda: "two" in run.desk.text("stdout"))
+    assert [event["text"] for event in run.desk.of("stdout")] == ["one\n", "two\n"]
+    assert "can't be read" in run.desk.text("gap")
+    assert_numbered(run.desk)
+    assert list((run.journals / "run").glob("unread-journal-*"))
