@@ -211,10 +211,10 @@ class Courier:
             self.letters.append(Letter(None, handover))
             self._hand_over()
 
-    def _collect_files(self) -> None:
-        """Record what the agent left in its outboxes; a file is deleted once that is in the journal."""
+    def _collect_files(self) -> bool:
+        """Record some of what the agent left in its outboxes, and delete it once that is in the journal; tell if any."""
         if not self.ipc:
-            return
+            return False
         with suppress(OSError):
             self._forget_files()
             found = list(self.ipc.found())
@@ -224,6 +224,8 @@ class Courier:
                     [event for outbox, _, content in found for event in self.contract.file(outbox, content)]
                 )
                 self._forget_files()
+                return True
+        return False
 
     def _forget_files(self) -> None:
         for outbox, name in self.contract.state.pop("files", []):
@@ -238,7 +240,8 @@ class Courier:
         until = time.monotonic() + LAST_WORDS
         while sum(self._fill(fd) for fd in self.pipes.streams.values()) and time.monotonic() < until:
             self.transcript.step()
-        self._collect_files()
+        while self._collect_files() and time.monotonic() < until:
+            pass
         self.transcript.end(code, self.pipes.peak())
         self._after_exit()
         for fd in self.listening if not self.held else ():

@@ -3,14 +3,18 @@
 The agent owns what is in there and could put a link to the courier's own files, so nothing is followed.
 """
 
+import heapq
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OUTBOXES = ("messages", "tasks")
 FILE_LIMIT = 8 * 1024 * 1024  # bytes, as for a line of structured output
+AT_ONCE = 100  # files, and
+BYTES_AT_ONCE = 16 * 1024 * 1024  # of them, that one look takes; the rest waits for the next one
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -18,23 +22,32 @@ class Ipc:
     """The folder that the agent knows as /workspace/ipc."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folders where they are missing, open to an agent that is another user."""
+        """Make the folders where they are missing, open to an agent that is another user.
+
+        What an earlier run's agent has put in the place of one is put away: it must not end every later courier.
+        """
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         for name in ("input", *OUTBOXES):
             path = folder / name
-            path.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                _put_away(path)
+            path.mkdir(exist_ok=True)
             with suppress(OSError):  # somebody else's, then it is theirs to open
                 path.chmod(0o777)
-        with self._open("input") as input_folder:
-            _unlink(input_folder, "_close")  # from an earlier run
+        close = folder / "input" / "_close"  # from an earlier run
+        if close.is_dir() and not close.is_symlink():
+            _put_away(close)
+        else:
+            with self._open("input") as input_folder:
+                _unlink(input_folder, "_close")
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Put files into input/, each complete at once."""
         with self._open("input") as folder:
             for name, content in files.items():
-                fd = os.open(
-                    f".{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666, dir_fd=folder
-                )
+                _unlink(folder, f".{name}.new")  # a FIFO there would hold the courier up for ever
+                fd = os.open(f".{name}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
                 with os.fdopen(fd, "wb") as file:
                     file.write(content)
                     with suppress(OSError):
@@ -42,14 +55,18 @@ class Ipc:
                 os.rename(f".{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
 
     def found(self) -> Iterator[tuple[str, str, bytes]]:
-        """Yield (folder, name, content) of what the agent left in messages/ and tasks/, in the order of names."""
+        """Yield (folder, name, content) of what the agent left in messages/ and tasks/, in the order of names.
+
+        At most AT_ONCE files of each, and no more once they have BYTES_AT_ONCE.
+        """
+        left = BYTES_AT_ONCE
         for outbox in OUTBOXES:
             with self._open(outbox) as folder:
-                for name in sorted(os.listdir(folder)):  # noqa: PTH208 (of a descriptor)
-                    if name.endswith(".json"):
-                        content = _read(folder, name)
-                        if content is not None:
-                            yield outbox, name, content
+                for name in heapq.nsmallest(AT_ONCE, _files(folder)):
+                    content = _read(folder, name) if left > 0 else None
+                    if content is not None:
+                        left -= len(content)
+                        yield outbox, name, content
 
     def remove(self, outbox: str, name: str) -> None:
         """Delete a file of messages/ or tasks/."""
@@ -63,6 +80,17 @@ class Ipc:
             yield fd
         finally:
             os.close(fd)
+
+
+def _files(folder: int) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".json") and entry.is_file(follow_symlinks=False):
+                yield entry.name
+
+
+def _put_away(path: Path) -> None:
+    path.rename(path.with_name(f".{path.name}.{time.time_ns()}"))
 
 
 def _read(folder: int, name: str) -> bytes | None:

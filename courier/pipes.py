@@ -5,6 +5,7 @@ import fcntl
 import os
 import stat
 import termios
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,8 +25,11 @@ class Pipes:
         folder.mkdir(parents=True, exist_ok=True)
         mask = os.umask(0)
         for name in FIFOS:
+            path = folder / name
+            if path.is_symlink() or (path.exists() and not path.is_fifo()):
+                path.rename(folder / f".{name}.{time.time_ns()}")  # the agent's doing, which must not end each courier
             with suppress(FileExistsError):
-                os.mkfifo(folder / name, 0o666)
+                os.mkfifo(path, 0o666)
         os.umask(mask)
         # Read-write: a bell that nobody else has open is neither an error nor at its end.
         self.bell = _fifo(folder / "bell", os.O_RDWR)
@@ -117,7 +121,7 @@ class Pipes:
         try:
             return _fifo(self.folder / name, os.O_WRONLY)
         except OSError as error:
-            if error.errno not in (errno.ENXIO, errno.ELOOP, errno.ENOENT, errno.EINVAL):
+            if error.errno not in (errno.ENXIO, errno.ELOOP, errno.ENOENT, errno.EINVAL, errno.EISDIR, errno.EACCES):
                 raise
             return None
 

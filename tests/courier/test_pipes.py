@@ -20,12 +20,22 @@ def plant(pipes: Pipes, name: str, target: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["out", "err", "bell"])
-def test_a_link_is_not_read(pipes: Pipes, tmp_path: Path, name: str) -> None:
+def test_a_link_is_not_read_and_ends_no_later_courier(pipes: Pipes, tmp_path: Path, name: str) -> None:
     token = tmp_path / "token"
     token.write_text("of the courier")
     plant(pipes, name, token)
-    with pytest.raises(OSError, match=name):
-        Pipes(pipes.folder)
+    again = Pipes(pipes.folder)
+    assert (again.folder / name).is_fifo() and not (again.folder / name).is_symlink()
+    assert again.exit_code(seen=True) == VANISHED
+
+
+@pytest.mark.parametrize("name", ["in", "ctl"])
+def test_a_folder_in_the_place_of_a_fifo_is_no_wrapper(pipes: Pipes, name: str) -> None:
+    (pipes.folder / name).unlink()
+    (pipes.folder / name).mkdir()
+    assert not pipes.attach()
+    assert pipes.exit_code(seen=True) == VANISHED
+    assert (Pipes(pipes.folder).folder / name).is_fifo()
 
 
 @pytest.mark.parametrize("name", ["in", "ctl"])
