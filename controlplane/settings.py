@@ -105,6 +105,8 @@ GROUP_PODS = number("GROUP_PODS", default=50)
 GROUP_STORAGE_GIB = number("GROUP_STORAGE_GIB", default=100)
 DOOR_EVENTS_PER_SECOND = number("DOOR_EVENTS_PER_SECOND", default=5000)
 DOOR_KIB_PER_SECOND = number("DOOR_KIB_PER_SECOND", default=4096)
+RUN_EVENTS_MIB = number("RUN_EVENTS_MIB", default=1024)
+GROUP_EVENTS_MIB = number("GROUP_EVENTS_MIB", default=50 * 1024)
 
 # --- data ----------------------------------------------------------------------------------------------------------
 DATABASE_URL = env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'berth.sqlite3'}")

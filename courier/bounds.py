@@ -19,6 +19,8 @@ UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 def storable(text: str) -> str:
     """Return the text as a database can hold it: PostgreSQL knows no NUL, UTF-8 no lone surrogates."""
+    if text.isascii() and "\0" not in text:
+        return text
     return UNSTORABLE.sub(REPLACEMENT, text)
 
 

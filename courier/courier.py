@@ -212,7 +212,7 @@ class Courier:
             self._hand_over()
 
     def _collect_files(self) -> bool:
-        """Record some of what the agent left in its outboxes, and delete it once that is in the journal; tell if any."""
+        """Record some of what the agent left in its outboxes, then delete it; tell whether there was any."""
         if not self.ipc:
             return False
         with suppress(OSError):

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import connection
-from django.db.models import DateTimeField, Value
+from django.db.models import DateTimeField, F, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -45,41 +45,76 @@ def append(session: AgentSession, events: Iterable[NewEvent], run: Run | None = 
 
     Saves `session.last_seq` and `updated_at`. The doorbell is the caller's to ring, after the commit.
     """
-    session.last_seq = store(session.pk, session.last_seq, list(events), run.pk if run else None)
+    said = list(events)
+    session.last_seq = store(session.pk, session.last_seq, said, run.pk if run else None, sum(map(size, said)))
     return session.last_seq
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a courier's batch says of its run, to be saved with it."""
+    """What a courier's batch says of its run, to be saved with it; `left_out` are bytes that are not stored."""
 
+    run_id: uuid.UUID
     last_number: int
     first_output_at: datetime | None
+    left_out: int = 0
+
+
+ROW = 128  # bytes that an event takes besides its text and data: columns and indexes, roughly
+
+
+def size(event: NewEvent) -> int:
+    """Bytes that an event takes in the database, roughly."""
+    text = len(event.text) if event.text.isascii() else len(event.text.encode())
+    return ROW + text + (len(json.dumps(event.data, ensure_ascii=False).encode()) if event.data else 0)
 
 
 def store(
-    session_id: uuid.UUID, last_seq: int, events: list[NewEvent], run_id: uuid.UUID | None, heard: Heard | None = None
+    session_id: uuid.UUID,
+    last_seq: int,
+    events: list[NewEvent],
+    run_id: uuid.UUID | None,
+    taken: int,
+    heard: Heard | None = None,
 ) -> int:
-    """Insert `events` after `last_seq` of a session whose row is locked, save the counters, return the last number."""
-    if not events:
+    """Insert `events` after `last_seq` of a session whose row is locked, save the counters, return the last number.
+
+    `taken` are the bytes that they take, see `size`.
+    """
+    if not events and not heard:
         return last_seq
     now = timezone.now()
     rows = [(last_seq + i, run_id, e.number, str(e.kind), e.text, e.data, e.at or now) for i, e in enumerate(events, 1)]
-    put = _store_in_one if connection.vendor == "postgresql" else _store
-    put(session_id, rows, now, heard)
-    return int(rows[-1][0])
+    last_seq += len(rows)
+    put = _store_in_one if connection.vendor == "postgresql" and rows else _store
+    put(session_id, last_seq, rows, taken, now, heard)
+    return last_seq
 
 
-def _store(session_id: uuid.UUID, rows: list[tuple[Any, ...]], now: datetime, heard: Heard | None) -> None:
+def _store(
+    session_id: uuid.UUID,
+    last_seq: int,
+    rows: list[tuple[Any, ...]],
+    taken: int,
+    now: datetime,
+    heard: Heard | None,
+) -> None:
     """On any database."""
     fields = ("seq", "run_id", "number", "kind", "text", "data", "at")
     made = [Event(session_id=session_id, **dict(zip(fields, row, strict=True))) for row in rows]
     Event.objects.bulk_create(made, batch_size=500)
-    AgentSession.objects.filter(pk=session_id).update(last_seq=rows[-1][0], updated_at=now)
+    counted = F("event_bytes") + taken
+    AgentSession.objects.filter(pk=session_id).update(last_seq=last_seq, updated_at=now, event_bytes=counted)
     if heard:
         first = Coalesce("first_output_at", Value(heard.first_output_at, DateTimeField()))
-        runs = Run.objects.filter(pk=rows[0][1])
-        runs.update(last_number=heard.last_number, seen_at=now, heard_at=now, first_output_at=first)
+        Run.objects.filter(pk=heard.run_id).update(
+            last_number=heard.last_number,
+            seen_at=now,
+            heard_at=now,
+            first_output_at=first,
+            event_bytes=counted,
+            left_out_bytes=F("left_out_bytes") + heard.left_out,
+        )
 
 
 INSERT = (
@@ -87,21 +122,32 @@ INSERT = (
     " SELECT %s, u.* FROM unnest(%s::bigint[], %s::uuid[], %s::bigint[], %s::text[], %s::text[], %s::jsonb[],"
     " %s::timestamptz[]) AS u)"
 )
-COUNT = f"UPDATE {AgentSession._meta.db_table} SET last_seq = %s, updated_at = %s WHERE id = %s"
+COUNT = (
+    f"UPDATE {AgentSession._meta.db_table} SET last_seq = %s, updated_at = %s, event_bytes = event_bytes + %s"
+    " WHERE id = %s"
+)
 HEAR = (
     f"UPDATE {Run._meta.db_table} SET last_number = %s, seen_at = %s, heard_at = %s,"
-    " first_output_at = coalesce(first_output_at, %s) WHERE id = %s"
+    " first_output_at = coalesce(first_output_at, %s), event_bytes = event_bytes + %s,"
+    " left_out_bytes = left_out_bytes + %s WHERE id = %s"
 )
 
 
-def _store_in_one(session_id: uuid.UUID, rows: list[tuple[Any, ...]], now: datetime, heard: Heard | None) -> None:
+def _store_in_one(
+    session_id: uuid.UUID,
+    last_seq: int,
+    rows: list[tuple[Any, ...]],
+    taken: int,
+    now: datetime,
+    heard: Heard | None,
+) -> None:
     """On PostgreSQL: one statement, with one array a column. A relay of 20 agents does this some 200 times a second."""
     columns = [list(column) for column in zip(*rows, strict=True)]
     columns[5] = [json.dumps(data) if data else "{}" for data in columns[5]]
-    count = [rows[-1][0], now, session_id]
+    count: list[Any] = [last_seq, now, taken, session_id]
     with connection.cursor() as cursor:
         if heard:
-            hear = [heard.last_number, now, now, heard.first_output_at, rows[0][1]]
+            hear: list[Any] = [heard.last_number, now, now, heard.first_output_at, taken, heard.left_out, heard.run_id]
             cursor.execute(f"{INSERT}, counted AS ({COUNT}) {HEAR}", [session_id, *columns, *count, *hear])
         else:
             cursor.execute(f"{INSERT} {COUNT}", [session_id, *columns, *count])

@@ -3,7 +3,6 @@
 One transaction for a batch: pass over what is stored, refuse a hole, insert, apply what the events mean.
 """
 
-import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +12,14 @@ from typing import Any
 from django.db import connection, transaction
 from django.utils import timezone
 
+from courier.bounds import fit, shorten, storable
 from redaction.known import redact_known, redact_known_data, strings, suspicious
-from sessions import doorbell, events, lifecycle, messages, signals
+from sessions import doorbell, events, lifecycle, messages, signals, storage
 from sessions.events import Heard, NewEvent
 from sessions.models import AgentSession, Run
 from sessions.states import COURIERS, OUTPUT, EventKind, RunState
 
-MAX_TEXT = 256 * 1024  # characters; the protocol's limit
-DEEPEST = 50  # levels of an event's data; what reads it all, here and on the pages, goes down by calling itself
+MAX_TEXT = 256 * 1024  # bytes of UTF-8; the protocol's limit
 MEANINGFUL = frozenset({EventKind.DELIVERED, EventKind.TURN, EventKind.SESSION, EventKind.TASK, EventKind.EXIT})
 
 
@@ -51,11 +50,11 @@ def parse(batch: Any) -> list[NewEvent]:
             text, data = item.get("text", ""), item.get("data", {})
         except (TypeError, KeyError, AttributeError) as error:
             raise Malformed(f"event {len(parsed)}: wants n, kind and at ({error})") from error
-        if type(number) is not int or number < 1 or kind not in COURIERS:
+        if type(number) is not int or number < 1 or not isinstance(kind, str) or kind not in COURIERS:
             raise Malformed(f"event {len(parsed)}: n {number!r} or kind {kind!r} can't be")
         if not isinstance(text, str) or len(text) > MAX_TEXT or not isinstance(data, dict):
             raise Malformed(f"event {number}: text is a string of at most {MAX_TEXT} characters, data an object")
-        parsed.append(NewEvent(kind, _storable(text), _storable_data(data) if data else data, _time(at), number))
+        parsed.append(NewEvent(kind, _text(text), fit(data) if data else data, _time(at), number))
     return _without_known_keys(parsed)
 
 
@@ -63,34 +62,20 @@ def _without_known_keys(parsed: list[NewEvent]) -> list[NewEvent]:
     """The events with keys of well-known kinds taken out of them; the courier did so too, if it was ours."""
     if not suspicious(text for event in parsed for text in (event.text, *strings(event.data))):
         return parsed
-    return [replace(event, text=redact_known(event.text), data=redact_known_data(event.data)) for event in parsed]
+    return [
+        replace(event, text=_text(redact_known(event.text)), data=fit(redact_known_data(event.data)))
+        for event in parsed
+    ]
 
 
-def _storable_data(value: Any, depth: int = 0) -> Any:
-    """JSON as a database can hold it: the same, with every text in it storable, and no deeper than DEEPEST."""
-    if isinstance(value, str):
-        return _storable(value)
-    if depth >= DEEPEST and isinstance(value, list | dict):
-        return "⟦nested too deeply⟧"
-    if isinstance(value, list):
-        return [_storable_data(item, depth + 1) for item in value]
-    if isinstance(value, dict):
-        return {_storable(key): _storable_data(item, depth + 1) for key, item in value.items()}
-    return value
-
-
-def _storable(text: str) -> str:
-    """Text as a database can hold it: PostgreSQL knows no NUL, UTF-8 no lone surrogates."""
-    if "\0" in text:
-        text = text.replace("\0", "\ufffd")
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "replace").decode()
+def _text(text: str) -> str:
+    """An event's text as a database can hold it, and within the limit."""
+    return storable(text) if len(text) * 4 <= MAX_TEXT else shorten(text, MAX_TEXT)
 
 
 def _time(at: Any) -> datetime:
     """Seconds since the epoch as a time; ours, if a clock says something absurd."""
-    if isinstance(at, int | float) and math.isfinite(at) and 0 < at < 4e9:
+    if isinstance(at, int | float) and 0 < at < 4e9:  # which no NaN is
         return datetime.fromtimestamp(at, UTC)
     return timezone.now()
 
@@ -111,8 +96,10 @@ def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent], late: bool = False) -> 
                 raise Hole(held.last_number)
         if not fresh:
             return held.last_number, held.session_id
-        heard = Heard(held.last_number + len(fresh), next((e.at for e in fresh if e.kind in OUTPUT), None))
-        events.store(held.session_id, held.last_seq, fresh, run_id, heard)
+        kept = storage.keep(fresh, storage.room(held.group_id, held.event_bytes, held.left_out_bytes))
+        first_output = next((e.at for e in fresh if e.kind in OUTPUT), None)
+        heard = Heard(run_id, held.last_number + len(fresh), first_output, kept.left_out)
+        events.store(held.session_id, held.last_seq, kept.events, run_id, kept.size, heard)
         meaningful = [event for event in fresh if event.kind in MEANINGFUL]
         if meaningful or held.state == RunState.ENDED:
             _apply(AgentSession.objects.get(pk=held.session_id), Run.objects.get(pk=run_id), meaningful)
@@ -124,13 +111,16 @@ class Held:
     """A run and its session, whose rows are locked."""
 
     session_id: uuid.UUID
+    group_id: uuid.UUID
     last_seq: int
     state: str
     last_number: int
+    event_bytes: int  # of the run
+    left_out_bytes: int
 
 
 HOLD = (
-    "SELECT s.id, s.last_seq, r.state, r.last_number"
+    "SELECT s.id, s.group_id, s.last_seq, r.state, r.last_number, r.event_bytes, r.left_out_bytes"
     f" FROM {AgentSession._meta.db_table} s JOIN {Run._meta.db_table} r ON r.session_id = s.id WHERE r.id = %s"
 )
 
@@ -143,7 +133,7 @@ def _hold(run_id: uuid.UUID) -> Held:
         row = cursor.fetchone()
     if row is None:
         raise Run.DoesNotExist
-    return Held(uuid.UUID(str(row[0])), *row[1:])
+    return Held(uuid.UUID(str(row[0])), uuid.UUID(str(row[1])), *row[2:])
 
 
 def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:

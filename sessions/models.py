@@ -55,6 +55,9 @@ class AgentSession(models.Model):
         editable=False,
         help_text="Events up to this number were removed after their retention.",
     )
+    event_bytes = models.PositiveBigIntegerField(
+        default=0, db_default=0, editable=False, help_text="What its events take, those that were removed not counted."
+    )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, editable=False, related_name="+"
     )
@@ -116,6 +119,10 @@ class Run(models.Model):
     peak_bytes = models.BigIntegerField(null=True, blank=True, help_text="The most memory that its agent used.")
     last_lines = models.TextField(blank=True)
     last_number = models.PositiveBigIntegerField(default=0, help_text="Highest contiguous event number stored.")
+    event_bytes = models.PositiveBigIntegerField(default=0, db_default=0, help_text="What its courier's events take.")
+    left_out_bytes = models.PositiveBigIntegerField(
+        default=0, db_default=0, help_text="What of its output was not stored, since there was too much of it."
+    )
     attempt = models.PositiveSmallIntegerField(default=1, db_default=1, help_text="Which try this is, from 1.")
     queued_at = models.DateTimeField(null=True, blank=True, help_text="Since when its session had waited for a slot.")
     claimed_at = models.DateTimeField(default=timezone.now)

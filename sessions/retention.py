@@ -17,7 +17,7 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django_q.models import Task
 
-from sessions import events
+from sessions import events, storage
 from sessions.deeds import Action, Deed, Scope
 from sessions.models import AgentSession, Event, Message, Run
 from sessions.states import ACTIVE, MessageState, RunState
@@ -82,8 +82,10 @@ def _batch(session: uuid.UUID, pruned: int, cutoff: datetime, dry_run: bool) -> 
     if count:
         pruned = rows[count - 1][0]
         if not dry_run:
-            Event.objects.filter(session=session, seq__lte=pruned).delete()
-            AgentSession.objects.filter(pk=session).update(pruned_seq=pruned)
+            gone = Event.objects.filter(session=session, seq__lte=pruned)
+            left = max(0, locked.event_bytes - storage.size_of(gone)) if pruned < locked.last_seq else 0
+            gone.delete()
+            AgentSession.objects.filter(pk=session).update(pruned_seq=pruned, event_bytes=left)
     return pruned, count == BATCH
 
 

@@ -1,10 +1,15 @@
 """The admin of events, to read."""
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.db.models.functions import Left
+from django.http import HttpRequest
 from unfold.decorators import display
 
 from sessions.admin.shared import KIND_COLOURS, OfSessionAdmin, shortened
 from sessions.models import Event
+
+SHOWN = 200  # characters of a text that the list reads
 
 
 @admin.register(Event)
@@ -19,7 +24,13 @@ class EventAdmin(OfSessionAdmin):
     list_filter = ["kind"]
     list_select_related = ["session", "run"]
     ordering = ["-pk"]
+    # A row's text and data may have 256 KiB each: the list reads the text's beginning alone.
     sortable_by: list[str] = []
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Event]:
+        """What may be seen, without what is long; a page of one event reads that when it is asked for."""
+        rows = super().get_queryset(request)
+        return rows.defer("text", "data").annotate(begin=Left("text", SHOWN))
 
     @display(description="kind", label=KIND_COLOURS)
     def kind_shown(self, event: Event) -> tuple[str, str]:
@@ -34,4 +45,4 @@ class EventAdmin(OfSessionAdmin):
     @display(description="text")
     def text_shown(self, event: Event) -> str:
         """Its beginning."""
-        return shortened(event.text)
+        return shortened(event.begin)  # type: ignore[attr-defined]
