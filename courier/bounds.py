@@ -12,16 +12,18 @@ DATA_LIMIT = 256 * 1024  # bytes of an event's data as JSON, docs/courier-protoc
 ITEMS = 10_000  # values in it
 DEEPEST = 50  # levels; what reads it all, here and on the pages, goes down by calling itself
 KEY_LIMIT = 200  # characters of a name in what has to be cut
+LEAST = 64  # bytes for each name of data; of more names some are left out
 MARGIN = 8192  # bytes for the words about what was cut: a few at each level
 REPLACEMENT = "\ufffd"
-UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+SURROGATES = re.compile("[\ud800-\udfff]+")
 
 
 def storable(text: str) -> str:
     """Return the text as a database can hold it: PostgreSQL knows no NUL, UTF-8 no lone surrogates."""
     if text.isascii() and "\0" not in text:
         return text
-    return UNSTORABLE.sub(REPLACEMENT, text)
+    text = text.replace("\0", REPLACEMENT)
+    return SURROGATES.sub(lambda found: REPLACEMENT * len(found[0]), text)
 
 
 def fits(line: bytes) -> bool:
@@ -45,7 +47,7 @@ def fit(data: dict[str, Any]) -> dict[str, Any]:
             return data
     except (ValueError, RecursionError):  # also what UTF-8 can't hold
         pass
-    return dict(_Cut().object(data, 1, sorted(data, key=lambda name: _weight(data[name]))))
+    return _Cut().shares(data)
 
 
 def shorten(text: str, limit: int) -> str:
@@ -93,9 +95,19 @@ class _Cut:
     def __init__(self) -> None:
         self.size, self.items = DATA_LIMIT - MARGIN, ITEMS - 4 * DEEPEST  # that are left
 
-    @property
-    def over(self) -> bool:
-        return self.size <= 0 or self.items <= 0
+    def shares(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Cut an event's data. What small values don't use of an equal share goes to the large ones."""
+        kept = {}
+        order = sorted(data, key=lambda name: _weight(data[name]))[: self.size // LEAST]
+        for place, name in enumerate(order):
+            left, rest = len(order) - place, (self.size, self.items)
+            self.size, self.items = self.size // left, self.items // left
+            if self.size <= 0:
+                break
+            share = self.size, self.items
+            kept[name] = self.pair(name, data[name], 1)
+            self.size, self.items = rest[0] - share[0] + self.size, rest[1] - share[1] + self.items
+        return self.joined(data, kept)
 
     def value(self, value: Any, depth: int) -> Any:
         self.items -= 1
@@ -104,7 +116,7 @@ class _Cut:
         if isinstance(value, dict | list) and depth >= DEEPEST:
             return self.text("⟦nested too deeply⟧")
         if isinstance(value, dict):
-            return dict(self.object(value, depth + 1, list(value)))
+            return self.object(value, depth + 1)
         if isinstance(value, list):
             return self.list(value, depth + 1)
         if isinstance(value, float) and not math.isfinite(value):
@@ -112,26 +124,33 @@ class _Cut:
         self.size -= len(_dumps(value)) + 1
         return value
 
-    def object(self, value: dict[str, Any], depth: int, order: list[str]) -> list[tuple[str, Any]]:
-        """Return the names and values that are kept, in their order; those that are first in `order` are kept first."""
+    def object(self, value: dict[str, Any], depth: int) -> dict[str, Any]:
         self.size -= 2
-        kept: dict[str, tuple[str, Any]] = {}
-        for name in order:
-            if self.over:
+        kept = {}
+        for name, inner in value.items():
+            if self.size <= 0 or self.items <= 0:
                 break
-            short = storable(name)
-            short = short if len(short) <= KEY_LIMIT else short[:KEY_LIMIT] + more(len(short) - KEY_LIMIT, "characters")
-            self.size -= len(_dumps(short)) + 2
-            kept[name] = short, self.value(value[name], depth)
+            kept[name] = self.pair(name, inner, depth)
+        return self.joined(value, kept)
+
+    def pair(self, name: str, value: Any, depth: int) -> tuple[str, Any]:
+        name = storable(name)
+        if len(name) > KEY_LIMIT:
+            name = name[:KEY_LIMIT] + more(len(name) - KEY_LIMIT, "characters")
+        self.size -= len(_dumps(name)) + 2
+        return name, self.value(value, depth)
+
+    def joined(self, value: dict[str, Any], kept: dict[str, tuple[str, Any]]) -> dict[str, Any]:
+        """Return what was kept, in the order of the value, with a word about the rest."""
         pairs = [kept[name] for name in value if name in kept]
         left = len(value) - len(kept)
-        return [*pairs, ("⟦cut⟧", more(left, "items"))] if left else pairs
+        return dict([*pairs, ("⟦cut⟧", more(left, "items"))] if left else pairs)
 
     def list(self, value: list[Any], depth: int) -> list[Any]:
         self.size -= 2
         kept: list[Any] = []
         for item in value:
-            if self.over:
+            if self.size <= 0 or self.items <= 0:
                 return [*kept, more(len(value) - len(kept), "items")]
             kept.append(self.value(item, depth))
         return kept
@@ -140,7 +159,7 @@ class _Cut:
         text = storable(text)
         size = len(_dumps(text)) + 1
         if size > self.size:
-            content, room = text.encode(), max(0, self.size)
+            content, room = text.encode(), max(0, self.size - 2)
             while len(_dumps(text := content[:room].decode(errors="ignore"))) > max(2, self.size):
                 room //= 2  # escapes take more
             text += more(len(content) - len(text.encode()), "bytes")

@@ -140,3 +140,19 @@ def test_no_event_is_larger_than_its_limit(bench: Make) -> None:
     run.wait_for_kind("exit")
     assert run.desk.text("text") == "ü" * 200_000
     assert all(len(event.get("text", "").encode()) <= 256 * 1024 for event in run.desk.events())
+
+
+def test_a_tool_result_of_megabytes_is_an_event_of_a_bounded_size(bench: Make) -> None:
+    run = bench("claude")
+    run.start_courier()
+    run.python(
+        "import json\n"
+        "block = {'type': 'tool_result', 'tool_use_id': 't', 'content': 'x' * 7_000_000, 'is_error': True}\n"
+        "print(json.dumps({'type': 'user', 'message': {'content': [block]}}))\n"
+    )
+    run.wait_for_kind("exit")
+    (tool,) = run.desk.of("tool")
+    assert tool["data"]["is_error"] is True and tool["data"]["id"] == "t"
+    assert len(json.dumps(tool, ensure_ascii=False).encode()) < 300_000
+    kept = tool["data"]["output"].partition("…")[0]
+    assert tool["data"]["output"].endswith(f"…⟦{7_000_000 - len(kept):,} bytes more⟧") and len(kept) > 200_000

@@ -358,3 +358,15 @@ def test_the_list_of_events_counts_nothing(operator: Client, session: AgentSessi
 
 def test_our_models_are_all_in_the_admin() -> None:
     assert all(admin.site.is_registered(model) for model in OURS)
+
+
+def test_the_list_of_events_reads_the_beginnings_of_what_is_long(operator: Client, session: AgentSession) -> None:
+    ingest.record(session.pk, [("tool", "begin " + "x" * 200_000, {"output": "y" * 200_000})] * 3)
+    with CaptureQueriesContext(connection) as queries:
+        page = operator.get(reverse("admin:agent_sessions_event_changelist"))
+    assert page.status_code == 200 and "begin xxx" in page.content.decode() and len(page.content) < 400_000
+    reads = [query["sql"] for query in queries if 'FROM "agent_sessions_event"' in query["sql"]]
+    assert reads and not any('"agent_sessions_event"."data"' in sql for sql in reads)
+    event = session.events.order_by("-seq")[0]
+    one = operator.get(reverse("admin:agent_sessions_event_change", args=[event.pk]))
+    assert one.status_code == 200 and "yyyy" in one.content.decode()

@@ -1,9 +1,13 @@
 """Events come in from couriers: once, in order, and with their effects."""
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from courier.bounds import DATA_LIMIT, DEEPEST
 from sessions import ingest, lifecycle
 from sessions.ingest import Hole, Malformed
 from sessions.models import AgentSession, Event, Message, Run
@@ -53,6 +57,8 @@ def test_a_hole_is_refused_and_stores_nothing(run: Run) -> None:
         {"n": 1, "kind": "message", "at": 1},
         {"n": 1, "kind": "state", "at": 1},
         {"n": 1, "kind": "made-up", "at": 1},
+        {"n": 1, "kind": [], "at": 1},
+        {"n": 1, "kind": {}, "at": 1},
         {"n": 1, "kind": "stdout", "at": 1, "text": 5},
         {"n": 1, "kind": "stdout", "at": 1, "text": "x" * 300_000},
         {"n": 1, "kind": "stdout", "at": 1, "data": []},
@@ -64,7 +70,7 @@ def test_what_is_no_event_of_a_courier_is_refused(item: Any) -> None:
         ingest.parse([item])
 
 
-@pytest.mark.parametrize("at", [-1, 1e30, float("nan"), "now", None])
+@pytest.mark.parametrize("at", [-1, 1e30, 10**400, True, [], {}, float("nan"), "now", None])
 def test_an_absurd_clock_does_no_harm(run: Run, at: Any) -> None:
     ingest.ingest(run.pk, ingest.parse([{"n": 1, "kind": "stdout", "at": at, "text": "x"}]))
     assert said(run) == [(1, "x")]
@@ -80,8 +86,8 @@ def test_text_and_data_that_a_database_cannot_hold_are_stored_all_the_same(run: 
     }
     ingest.ingest(run.pk, ingest.parse([item]))
     event = Event.objects.get(run=run, number=1)
-    assert event.text == "a\ufffdb?c"
-    assert event.data == {"input": "x\ufffdy", "deep": [{"k\ufffd": "?"}]}
+    assert event.text == "a\ufffdb\ufffdc"
+    assert event.data == {"input": "x\ufffdy", "deep": [{"k\ufffd": "\ufffd"}]}
 
 
 def test_a_delivered_message_and_its_turn_move_the_rows(run: Run) -> None:
@@ -135,3 +141,46 @@ def test_keys_of_well_known_kinds_are_taken_out_before_they_are_stored(run: Run)
     first, second = Event.objects.filter(run=run, number__isnull=False).order_by("seq")
     assert first.text == "the key is [redacted:github-token]." and second.text == "plain"
     assert key not in str(first.data) and "curl -H" in str(first.data)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text() | st.just("\ud800\0"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+fields = st.fixed_dictionaries(
+    {"n": values | st.just(1), "kind": values | st.sampled_from(["stdout", "tool", "exit"]), "at": values | st.just(1)},
+    optional={"text": values | st.text(), "data": values},
+)
+
+
+@given(st.lists(values | fields, max_size=3) | values)
+def test_any_json_is_stored_or_refused(batch: Any) -> None:
+    try:
+        parsed = ingest.parse(batch)
+    except Malformed:
+        return
+    for event in parsed:
+        json.dumps([event.text, event.data], ensure_ascii=False, allow_nan=False).encode()
+        assert "\0" not in event.text and "\\u0000" not in json.dumps(event.data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"output": "x" * 7_000_000},
+        {"output": "\0" * 200_000},
+        {"rows": [[n] for n in range(50_000)]},
+        {"k" * 500_000: 1},
+        {"n": float("nan"), "many": 10**400, "far": float("-inf")},
+        {"deep": json.loads("[" * 900 + "]" * 900)},
+    ],
+    ids=["long", "escaped", "many", "long name", "numbers", "deep"],
+)
+def test_no_event_above_its_bound_is_stored(run: Run, data: dict[str, Any]) -> None:
+    """A courier cuts what is too much; one that is not ours might not."""
+    ingest.ingest(run.pk, ingest.parse([{"n": 1, "kind": "tool", "at": 1, "text": "é" * 200_000, "data": data}]))
+    event = Event.objects.get(run=run, number=1)
+    line = json.dumps(event.data, ensure_ascii=False, separators=(",", ":"))
+    assert len(line.encode()) <= DATA_LIMIT and len(event.text.encode()) <= ingest.MAX_TEXT
+    assert max((line.count(bracket * (DEEPEST + 1)) for bracket in "[{"), default=0) == 0
