@@ -18,6 +18,8 @@ from courier.settings import Settings
 
 LEVELS = 200  # of JSON within JSON; Python's own reader ends at about 1,000, and the control plane adds a few
 VALUES = 100_000  # in one unit: each takes up to some 300 bytes of memory, and a courier has 96 MiB
+ASTRAL = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")  # characters for whose sake Python takes 4 bytes for each one
+ASTRAL_LIMIT = 4 * 1024 * 1024  # bytes of a unit with one of them, for the same memory
 ID_LIMIT = 200  # characters of an id that is remembered; the control plane keeps as many of a conversation's
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
@@ -138,7 +140,7 @@ def line(value: dict[str, Any]) -> bytes:
 
 def load(unit: bytes) -> dict[str, Any] | None:
     """Return the JSON object that the bytes are, None if they are none, or too deep or too wide to be meant."""
-    if len(unit) > 2 * VALUES and wide(unit):
+    if (len(unit) > 2 * VALUES and wide(unit)) or (len(unit) > ASTRAL_LIMIT and ASTRAL.search(unit)):
         return None
     try:
         value = json.loads(unit)

@@ -198,6 +198,9 @@ def test_a_line_at_which_courier_after_courier_ends_is_raw_output(tmp_path: Path
 def test_json_of_more_values_than_a_courier_has_memory_for_is_no_structure() -> None:
     assert load(b'{"type":"usage","a":[' + b"{}," * VALUES * 2 + b"1]}") is None
     assert load(b'{"type":"usage","a":[' + b'"",' * VALUES * 2 + b"1]}") is None
+    for astral in ("😀", "\\ud83d\\ude00"):
+        assert load(b'{"type":"text","text":"' + b"x" * 5_000_000 + astral.encode() + b'"}') is None
+        assert load(b'{"type":"text","text":"' + b"x" * 4_000_000 + astral.encode() + b'"}') is not None
     text = json.dumps({"type": "text", "text": "a,[{" * VALUES})
     assert load(text.encode()) == json.loads(text)
 
