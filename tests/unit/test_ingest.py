@@ -106,6 +106,7 @@ def test_a_delivered_message_and_its_turn_move_the_rows(run: Run) -> None:
 def test_a_message_of_another_number_is_not_moved_by_a_forged_delivery(run: Run) -> None:
     ingest.ingest(run.pk, batch("delivered", data={"number": "'; drop table"}))
     ingest.ingest(run.pk, batch("delivered", start=2, data={"number": 77}))
+    ingest.ingest(run.pk, batch("delivered", "exit", start=3, data={"number": 10**400, "code": 10**400}))
     assert Message.objects.get(session=run.session).state == MessageState.QUEUED
 
 
