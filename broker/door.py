@@ -144,12 +144,12 @@ def _count(group: uuid.UUID, meter: Meter) -> None:
 def _size(scope: dict[str, Any]) -> int:
     """The size of the request's body. Raises Refused for one that is too large, or not told."""
     told = {name.lower(): value for name, value in scope["headers"]}
-    text = told.get(b"content-length", b"0").decode("latin-1")
-    if b"transfer-encoding" in told or not text.isdigit():
+    length = told.get(b"content-length", b"0")
+    if b"transfer-encoding" in told or not length.isdigit():
         raise Refused(411, "invalid_request_error", "Send the body with its Content-Length.")
-    if int(text) > BODY_MAX:
+    if len(length) > 18 or int(length) > BODY_MAX:
         raise Refused(413, "request_too_large", f"A request may have {BODY_MAX} bytes.")
-    return int(text)
+    return int(length)
 
 
 def _client() -> aiohttp.ClientSession:

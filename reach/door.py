@@ -5,6 +5,7 @@ A bare ASGI application as the couriers' is: it is called for every new host of 
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,18 +14,18 @@ from urllib.parse import parse_qs
 
 import structlog
 from django.conf import settings
-from django.db import OperationalError
+from django.db import DataError, InterfaceError, OperationalError
 from django.utils.crypto import constant_time_compare
 
 from reach import answers, denials, reports, uses, version
-from sessions import doorbell
+from sessions import bodies, doorbell
+from sessions.bodies import Receive
 from sessions.threads import in_thread
 
 log = structlog.get_logger(__name__)
 BODY_MAX = 4 * 1024 * 1024
 WAIT_MAX = 30.0  # seconds of a long poll
 TICK = 0.5  # seconds after which a bell that was not heard is made up for; a revocation may take 1 s in all
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -43,9 +44,16 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         told = await _routed(scope, receive)
     except Answer as answer:
         status, told = answer.status, {"detail": str(answer)}
-    except reports.Malformed as error:
-        status, told = 422, {"detail": str(error)}
-    except OperationalError as error:
+    except bodies.Gone:
+        return
+    except bodies.TooLarge as error:
+        status, told = 413, {"detail": str(error)}
+    except (bodies.NotJson, reports.Malformed) as error:
+        status, told = 422, {"detail": str(error)[:500]}
+    except DataError as error:
+        log.warning("a proxy's request can't be stored", path=scope["path"], error=str(error)[:500])
+        status, told = 422, {"detail": "the database can't hold this"}
+    except (OperationalError, InterfaceError) as error:
         log.warning("database away", error=str(error))
         status, told = 503, {"detail": "the database is away"}
     except Exception:
@@ -61,16 +69,17 @@ async def _routed(scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
     token = expected()
     if not token:
         raise Answer(404, "no such address")
-    if not constant_time_compare(_bearer(scope), token):
+    if not constant_time_compare(bodies.bearer(scope), token):
         # Not 401, which tells a proxy that a run's credential is wrong.
         raise Answer(403, "send the token of EGRESS_TOKEN as a bearer token")
     route = (scope["method"], scope["path"])
-    if route == ("POST", "/egress/v1/decide"):
-        return await _decide(await _body(receive))
     if route == ("GET", "/egress/v1/version"):
+        await bodies.read(scope, receive, BODY_MAX)
         return await _version(scope, receive)
+    if route == ("POST", "/egress/v1/decide"):
+        return await _decide(bodies.json_of(await bodies.read(scope, receive, BODY_MAX)))
     if route == ("POST", "/egress/v1/report"):
-        return await _report(await _body(receive))
+        return await _report(bodies.json_of(await bodies.read(scope, receive, BODY_MAX)))
     raise Answer(404, "no such address")
 
 
@@ -85,29 +94,6 @@ def expected() -> str:
     return str(settings.EGRESS_TOKEN)
 
 
-def _bearer(scope: dict[str, Any]) -> str:
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            return str(value.decode("latin-1")).removeprefix("Bearer ")
-    return ""
-
-
-async def _body(receive: Receive) -> Any:
-    """The request's JSON. Raises Answer(413) or Answer(422)."""
-    data = bytearray()
-    while True:
-        message = await receive()
-        data += message.get("body", b"")
-        if len(data) > BODY_MAX:
-            raise Answer(413, f"at most {BODY_MAX} bytes")
-        if not message.get("more_body"):
-            break
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise Answer(422, f"not JSON: {error}") from None
-
-
 async def _decide(body: Any) -> dict[str, Any]:
     try:
         run, credential, host, port = (body[name] for name in ("run", "credential", "host", "port"))
@@ -115,6 +101,8 @@ async def _decide(body: Any) -> dict[str, Any]:
         raise Answer(422, "send run, credential, host and port") from None
     if not all(isinstance(text, str) for text in (run, credential, host)) or type(port) is not int:
         raise Answer(422, "run, credential and host are texts, port is a number")
+    if not 0 <= port <= 65535 or not all(text.isprintable() for text in (run, credential, host)):
+        raise Answer(422, "run, credential and host have no control characters or halves of one, port is 0 to 65535")
     told = await in_thread(answers.answer, run, credential, host, port)
     if told is None:
         raise Answer(401, "this run is over, or the credential is not its own")
@@ -128,9 +116,10 @@ async def _version(scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
         after, wait = int(query.get("after", -1)), float(query.get("wait", 0))
     except ValueError as error:
         raise Answer(422, f"after and wait are numbers: {error}") from None
+    if not math.isfinite(wait):
+        raise Answer(422, "wait is a number of seconds")
     end = time.monotonic() + max(0.0, min(wait, WAIT_MAX))
-    await receive()  # the request's empty body; what comes next says that the proxy hung up
-    gone = asyncio.ensure_future(receive())
+    gone = asyncio.ensure_future(receive())  # what comes after the body says that the proxy hung up
     try:
         async with doorbell.hub().listen(version.BELL, doorbell.INBOX) as bell:
             gone.add_done_callback(lambda _: bell.set())

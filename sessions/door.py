@@ -8,6 +8,7 @@ import json
 import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,10 +18,11 @@ from urllib.parse import parse_qs
 
 import structlog
 from django.conf import settings
-from django.db import OperationalError, transaction
+from django.db import DataError, InterfaceError, OperationalError, transaction
 from django.utils import timezone
 
-from sessions import doorbell, events, ingest, intake, lifecycle, tokens
+from sessions import bodies, doorbell, events, ingest, intake, lifecycle, tokens
+from sessions.bodies import Receive
 from sessions.models import Message, Run
 from sessions.rates import Rates
 from sessions.states import GRACEFUL, EventKind, Intent, MessageState, RunState
@@ -28,10 +30,11 @@ from sessions.threads import in_thread
 
 log = structlog.get_logger(__name__)
 BODY_MAX = 16 * 1024 * 1024  # a request holds 1 MiB, or one larger event
+AT_A_TIME = 8  # requests of one run: a courier has a long poll and a batch, and the one before it may have as well
 WAIT_MAX = 30.0  # seconds of a long poll
 SEEN_EVERY = timedelta(seconds=10)
+BIGGEST = 2**31 - 1  # number of a message
 TELL_EVERY = 60.0  # seconds between two events that say that a run's output is limited
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -55,36 +58,51 @@ class Caller:
 
 
 async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Route one request. Every failure has a status that tells the courier whether to come again."""
+    """Answer one request. Every failure has a status that tells the courier whether to come again."""
     status, told, retry_after = 200, {}, 0
     try:
-        route = (scope["method"], scope["path"])
-        run_id = _token(scope)
-        if route == ("POST", "/agent/v1/events"):
-            content = await _content(receive)
-            await _slow_down(run_id, len(content))
-            told = await _events(run_id, _json(content))
-        elif route == ("GET", "/agent/v1/inbox"):
-            told = await _inbox(run_id, scope, receive)
-        elif route == ("POST", "/agent/v1/hello"):
-            content = await _content(receive)
-            await _slow_down(run_id, len(content))
-            told = await _hello(run_id, _json(content))
-        else:
-            raise Answer(404, {"detail": "no such address"})
+        told = await _routed(scope, receive)
+    except bodies.Gone:
+        return
     except Answer as answer:
         status, told, retry_after = answer.status, answer.told, answer.retry_after
-    except ingest.Malformed as error:
-        status, told = 422, {"detail": str(error)}
+    except bodies.TooLarge as error:
+        status, told = 413, {"detail": str(error)}
+    except (bodies.NotJson, ingest.Malformed) as error:
+        status, told = 422, {"detail": str(error)[:500]}
     except ingest.Hole as hole:
         status, told = 409, {"stored": hole.stored, "detail": str(hole)}
-    except OperationalError as error:
+    except DataError as error:
+        log.warning("a courier's request can't be stored", path=scope["path"], error=str(error)[:500])
+        status, told = 422, {"detail": "the database can't hold this"}
+    except (OperationalError, InterfaceError) as error:
         log.warning("database away", error=str(error))
         status, told, retry_after = 503, {"detail": "the database is away"}, 1
     except Exception:
         log.exception("a courier's request failed", path=scope["path"])
         status, told = 500, {"detail": "internal error"}
     await _reply(send, status, told, retry_after)
+
+
+async def _routed(scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
+    """Look at the token, then take the body. Raises Answer, and what `app` knows."""
+    run_id = _token(scope)
+    route = (scope["method"], scope["path"])
+    if route not in ROUTES:
+        raise Answer(404, {"detail": "no such address"})
+    if _under_way[run_id] >= AT_A_TIME:
+        raise Answer(429, {"detail": f"a run may make {AT_A_TIME} requests at a time"}, 1)
+    _under_way[run_id] += 1
+    try:
+        content = await bodies.read(scope, receive, BODY_MAX)
+        if scope["method"] == "GET":
+            return await _inbox(run_id, scope, receive)
+        await _slow_down(run_id, len(content))
+        return await ROUTES[route](run_id, bodies.json_of(content or b"{}"))
+    finally:
+        _under_way[run_id] -= 1
+        if not _under_way[run_id]:
+            del _under_way[run_id]
 
 
 async def _reply(send: Send, status: int, told: dict[str, Any], retry_after: int) -> None:
@@ -98,33 +116,10 @@ async def _reply(send: Send, status: int, told: dict[str, Any], retry_after: int
 
 def _token(scope: dict[str, Any]) -> uuid.UUID:
     """The run that the bearer token opens. Raises Answer(401)."""
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            run_id = tokens.run_of(value.decode("latin-1").removeprefix("Bearer "))
-            if run_id:
-                return run_id
-    raise Answer(401, {"detail": "send the run's token as a bearer token"})
-
-
-async def _content(receive: Receive) -> bytes:
-    """The request's body. Raises Answer(413)."""
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > BODY_MAX:
-            raise Answer(413, {"detail": f"at most {BODY_MAX} bytes"})
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _json(content: bytes) -> Any:
-    """What a body says. Raises Answer(422)."""
-    try:
-        return json.loads(content or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise Answer(422, {"detail": f"not JSON: {error}"}) from error
+    run_id = tokens.run_of(bodies.bearer(scope))
+    if run_id is None:
+        raise Answer(401, {"detail": "send the run's token as a bearer token"})
+    return run_id
 
 
 @lru_cache(maxsize=1)
@@ -194,14 +189,14 @@ async def _hello(run_id: uuid.UUID, body: Any) -> dict[str, Any]:
 
 async def _events(run_id: uuid.UUID, body: Any) -> dict[str, Any]:
     """Store a batch, of this run or of an earlier one of the group whose journal was found on the volume."""
-    if not isinstance(body, dict):
-        raise Answer(422, {"detail": "send an object with events"})
+    if not isinstance(body, dict) or not isinstance(body.get("run") or "", str):
+        raise Answer(422, {"detail": "send an object with events; run, if it is there, is a text"})
     said = body.get("events")
     rates().count(run_id, len(said) if isinstance(said, list) else 1)
 
     def store() -> tuple[int, uuid.UUID]:
         batch = ingest.parse(body.get("events"))
-        target = uuid.UUID(str(body["run"])) if body.get("run") else run_id
+        target = uuid.UUID(body["run"]) if body.get("run") else run_id
         ended = Run.objects.filter(pk=target, state=RunState.ENDED, session__group__sessions__runs=run_id)
         if target != run_id and not ended.exists():
             raise Answer(404, {"detail": "no such run in this group that has ended"})
@@ -228,10 +223,10 @@ async def _inbox(run_id: uuid.UUID, scope: dict[str, Any], receive: Receive) -> 
         raise Answer(422, {"detail": "wait is a number of seconds"})
     rates().count(run_id, 1)  # a poll costs as much as an event
     known = query.get("command") or None
+    after = min(after, BIGGEST)
     end = time.monotonic() + min(wait, WAIT_MAX)
     caller = await in_thread(_caller, run_id)
-    await receive()  # the request's empty body; what comes next says that the courier hung up
-    gone = asyncio.ensure_future(receive())
+    gone = asyncio.ensure_future(receive())  # what comes after the body says that the courier hung up
     try:
         async with doorbell.hub().listen(caller.session, doorbell.INBOX) as bell:
             gone.add_done_callback(lambda _: bell.set())
@@ -264,3 +259,11 @@ def _look(run_id: uuid.UUID, after: int, limit: int) -> tuple[Caller, list[dict[
         }
         for number, text, sender, at, key in rows
     ]
+
+
+_under_way: Counter[uuid.UUID] = Counter()  # requests of each run, of this process
+ROUTES: dict[tuple[str, str], Any] = {
+    ("POST", "/agent/v1/events"): _events,
+    ("POST", "/agent/v1/hello"): _hello,
+    ("GET", "/agent/v1/inbox"): _inbox,
+}

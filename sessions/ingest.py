@@ -45,16 +45,17 @@ def parse(batch: Any) -> list[NewEvent]:
         raise Malformed("events: a list of at most 2000")
     parsed: list[NewEvent] = []
     for item in batch:
-        try:
-            number, kind, at = item["n"], item["kind"], item["at"]
-            text, data = item.get("text", ""), item.get("data", {})
-        except (TypeError, KeyError, AttributeError) as error:
-            raise Malformed(f"event {len(parsed)}: wants n, kind and at ({error})") from error
-        if type(number) is not int or number < 1 or not isinstance(kind, str) or kind not in COURIERS:
-            raise Malformed(f"event {len(parsed)}: n {number!r} or kind {kind!r} can't be")
+        if not isinstance(item, dict) or not {"n", "kind", "at"} <= item.keys():
+            raise Malformed(f"event {len(parsed)}: an object with n, kind and at")
+        number, kind, text, data = item["n"], item["kind"], item.get("text", ""), item.get("data", {})
+        if type(number) is not int or number < 1:
+            raise Malformed(f"event {len(parsed)}: n is a whole number from 1 on")
+        if not isinstance(kind, str) or kind not in COURIERS:
+            raise Malformed(f"event {len(parsed)}: kind is one of {', '.join(sorted(COURIERS))}")
         if not isinstance(text, str) or len(text) > MAX_TEXT or not isinstance(data, dict):
-            raise Malformed(f"event {number}: text is a string of at most {MAX_TEXT} characters, data an object")
-        parsed.append(NewEvent(kind, _text(text), fit(data) if data else data, _time(at), number))
+            raise Malformed(f"event {len(parsed)}: text is a string of at most {MAX_TEXT} characters, data an object")
+        at = _time(item["at"])
+        parsed.append(NewEvent(kind, _text(text), fit(data) if data else data, at, number))
     return _without_known_keys(parsed)
 
 
@@ -75,7 +76,7 @@ def _text(text: str) -> str:
 
 def _time(at: Any) -> datetime:
     """Seconds since the epoch as a time; ours, if a clock says something absurd."""
-    if isinstance(at, int | float) and 0 < at < 4e9:  # which no NaN is
+    if isinstance(at, int | float) and 0 < at < 4e9:  # which NaN and infinity are not
         return datetime.fromtimestamp(at, UTC)
     return timezone.now()
 

@@ -118,6 +118,17 @@ async def follow(
             await doorbell.rung(bell, settings.STREAM_TICK_SECONDS)
 
 
+def acknowledged(text: str | None) -> int:
+    """The number that a page's frame acknowledges; 0 for a frame that is no acknowledgement, whatever it is."""
+    try:
+        message = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return 0
+    if not isinstance(message, dict) or message.get("type") != "ack" or type(message.get("seq")) is not int:
+        return 0
+    return int(message["seq"])
+
+
 class SessionConsumer(AsyncWebsocketConsumer):
     """One page that shows one session. Frames are described in docs/architecture.md."""
 
@@ -153,11 +164,7 @@ class SessionConsumer(AsyncWebsocketConsumer):
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """An acknowledgement: the page has shown everything up to a number."""
-        try:
-            message = json.loads(text_data or "")
-            seq = int(message["seq"]) if message["type"] == "ack" else 0
-        except (ValueError, TypeError, KeyError):
-            return
+        seq = acknowledged(text_data)
         self.unacknowledged = [last for last in self.unacknowledged if last > seq]
         self.room.set()
 
