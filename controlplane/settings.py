@@ -196,6 +196,7 @@ INSTALLED_APPS = [
     "controlplane",
 ]
 MIDDLEWARE = [
+    "controlplane.problems.middleware",
     "django.middleware.security.SecurityMiddleware",
     "controlplane.csp.middleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",

@@ -3,12 +3,16 @@
 Errors are problem details (RFC 9457). What somebody may not see is not there: 404.
 """
 
+import errno
 import json
 import uuid
 from collections.abc import AsyncIterator
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
+import structlog
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Field, NinjaAPI, Router, Schema, Status
@@ -19,6 +23,7 @@ from sessions import bearer, events, intake, stream, summary
 from sessions.intake import Refused
 from sessions.models import AgentSession
 
+log = structlog.get_logger(__name__)
 TITLES = {401: "Not authenticated", 403: "Not allowed", 404: "Not found", 405: "Method not allowed", 422: "Bad input"}
 
 
@@ -116,7 +121,8 @@ class EventsOut(Schema):
 
 def problem(request: HttpRequest, status: int, detail: str, **more: Any) -> HttpResponse:
     """A problem details answer (RFC 9457, section 3)."""
-    told = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "detail": detail} | more
+    title = TITLES.get(status) or HTTPStatus(status).phrase
+    told = {"type": "about:blank", "title": title, "status": status, "detail": detail} | more
     return HttpResponse(json.dumps(told), status=status, content_type="application/problem+json")
 
 
@@ -150,6 +156,29 @@ def refused(request: HttpRequest, error: Refused) -> HttpResponse:
 def http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
     """Whatever else has a status."""
     return problem(request, error.status_code, str(error))
+
+
+@api.exception_handler(Exception)
+def failed(request: HttpRequest, error: Exception) -> HttpResponse:
+    """507 without room on a disk, 503 without a database, else 500: what is inside stays in the log."""
+    if is_full(error):
+        log.error("a disk is full", path=request.path, error=str(error))
+        return problem(request, 507, "Berth has no room to store this. Tell its operator.")
+    if isinstance(error, OperationalError | InterfaceError):
+        log.warning("database away", path=request.path, error=str(error))
+        answer = problem(request, 503, "The database is away. Try again.")
+        answer["Retry-After"] = "1"
+        return answer
+    log.error("a request to the API failed", path=request.path, exc_info=error)
+    return problem(request, 500, "Berth failed at this. Its log says why.")
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether it is for want of room: of the operating system's, SQLite's, or PostgreSQL's (class 53) saying."""
+    if error is None:
+        return False
+    no_room = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or getattr(error, "sqlstate", "") == "53100"
+    return no_room or "database or disk is full" in str(error) or is_full(error.__cause__)
 
 
 def _session(request: HttpRequest, session_id: uuid.UUID, write: bool = False) -> AgentSession:
