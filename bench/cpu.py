@@ -7,7 +7,7 @@ import psutil
 
 # The first part whose words all stand in a process' command line gets its time.
 PARTS = (
-    ("web", ("daphne",)),
+    ("web", ("runweb",)),
     ("worker", ("runtasks",)),
     ("watcher", ("runwatcher",)),
     ("couriers", ("-m courier",)),

@@ -19,10 +19,10 @@ if not settings.EMBEDDED:
 # These need the apps to be loaded, which the line above did.
 from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 from django.urls import path  # noqa: E402
 
 from broker import door as broker  # noqa: E402
+from controlplane.origins import own_pages_only  # noqa: E402
 from reach import door as proxies  # noqa: E402
 from sessions import beat, door  # noqa: E402
 from sessions.stream import SessionConsumer  # noqa: E402
@@ -30,7 +30,15 @@ from sessions.stream import SessionConsumer  # noqa: E402
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 DOORS: dict[str, Any] = {"/agent/v1/": door.app, "/egress/v1/": proxies.app, "/broker/v1/": broker.app}
+# Bytes of a request's body. None: the broker has bounds of its own, and refuses in words that its clients understand.
+BODY_MAX: dict[str, int | None] = {"/agent/v1/": door.BODY_MAX, "/egress/v1/": proxies.BODY_MAX, "/broker/v1/": None}
 HEALTH = ("/healthz", "/readyz")
+
+
+def body_max(path: str) -> int | None:
+    """How many bytes a request's body may have; None: the application sees to it."""
+    pages: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    return next((most for start, most in BODY_MAX.items() if path.startswith(start)), pages)
 
 
 async def nothing(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -54,7 +62,7 @@ async def sockets(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     await (nothing if settings.DOORS_ONLY else websockets)(scope, receive, send)
 
 
-websockets = AllowedHostsOriginValidator(
+websockets = own_pages_only(
     AuthMiddlewareStack(URLRouter([path("ws/sessions/<uuid:session_id>/", SessionConsumer.as_asgi())]))
 )
 beat.start()

@@ -133,6 +133,7 @@ def limits(**_: Any) -> list[CheckMessage]:
     names += ["GROUP_CPU_MILLIS", "GROUP_MEMORY_MIB", "GROUP_PODS", "GROUP_STORAGE_GIB"]
     names += ["LOGIN_FAILURES", "LOGIN_LOCKOUT_SECONDS", "DOOR_EVENTS_PER_SECOND", "DOOR_KIB_PER_SECOND"]
     names += ["RUN_EVENTS_MIB", "GROUP_EVENTS_MIB"]
+    names += ["MAX_CONNECTIONS", "CONNECTIONS_PER_ADDRESS", "HEAD_SECONDS", "BODY_SECONDS"]
     hint = "Use a whole number of at least 1."
     return [
         Error(f"{name} is {getattr(settings, name)}.", hint=hint, id="berth.E006")

@@ -107,6 +107,10 @@ DOOR_EVENTS_PER_SECOND = number("DOOR_EVENTS_PER_SECOND", default=5000)
 DOOR_KIB_PER_SECOND = number("DOOR_KIB_PER_SECOND", default=4096)
 RUN_EVENTS_MIB = number("RUN_EVENTS_MIB", default=1024)
 GROUP_EVENTS_MIB = number("GROUP_EVENTS_MIB", default=50 * 1024)
+MAX_CONNECTIONS = number("MAX_CONNECTIONS", default=4000)
+CONNECTIONS_PER_ADDRESS = number("CONNECTIONS_PER_ADDRESS", default=500)
+HEAD_SECONDS = number("HEAD_SECONDS", default=10)
+BODY_SECONDS = number("BODY_SECONDS", default=20)
 
 # --- data ----------------------------------------------------------------------------------------------------------
 DATABASE_URL = env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'berth.sqlite3'}")
@@ -285,6 +289,10 @@ if REDIS_URL:
     REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
     CACHES = {"default": {"BACKEND": REDIS_CACHE, "LOCATION": REDIS_URL, "KEY_PREFIX": INSTALLATION}}
 
+# What a request to a page or the API may have as its body (controlplane/server.py): a message of MESSAGE_MAX_KIB with
+# each of its characters escaped. It is in memory only when somebody reads it.
+DATA_UPLOAD_MAX_MEMORY_SIZE = max(2_621_440, 8 * 1024 * MESSAGE_MAX_KIB)
+FILE_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_HTTPONLY = True

@@ -5,7 +5,6 @@ and that somebody is not.
 """
 
 from datetime import timedelta
-from ipaddress import ip_address, ip_network
 from typing import Any
 
 from allauth.account.internal.flows.login import get_authentication_records, perform_password_login
@@ -27,6 +26,7 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.forms import AuthenticationForm as SignInForm
 
+from controlplane.proxies import is_proxy
 from groups import audit
 
 NOTED = 100  # failures from one address that are noted, until an hour without one has passed
@@ -40,18 +40,10 @@ def client_ip(request: HttpRequest) -> str:
     reaches `web` by itself) writes all of it: so only callers of `PROXY_NETWORKS` are believed, if any are named.
     """
     direct = str(request.META.get("REMOTE_ADDR") or "")
-    if settings.PROXIES < 1 or not _is_proxy(direct):
+    if not is_proxy(direct):
         return direct
     chain = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()]
     return chain[-settings.PROXIES][:45] if len(chain) >= settings.PROXIES else direct
-
-
-def _is_proxy(address: str) -> bool:
-    try:
-        caller = ip_address(address)
-    except ValueError:
-        return not settings.PROXY_NETWORKS
-    return not settings.PROXY_NETWORKS or any(caller in ip_network(each) for each in settings.PROXY_NETWORKS)
 
 
 class SignIn(views.LoginView):

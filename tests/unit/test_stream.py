@@ -155,7 +155,17 @@ def test_a_role_taken_away_ends_an_open_page(session: AgentSession, people: dict
 
 
 @pytest.mark.parametrize(
-    "text", [" ", "{", "[]", '{"type": "ack"}', '{"type": "ack", "seq": "x"}', '{"type": "other"}']
+    "text",
+    [
+        '{"type": "ack", "seq": Infinity}',
+        "[" * 50_000,
+        " ",
+        "{",
+        "[]",
+        '{"type": "ack"}',
+        '{"type": "ack", "seq": "x"}',
+        '{"type": "other"}',
+    ],
 )
 def test_nonsense_from_a_page_is_passed_over(session: AgentSession, people: dict[str, Any], text: str) -> None:
     async def scene() -> Page:

@@ -1,0 +1,27 @@
+"""`manage.py runweb`: pages, API, websockets, and the doors of couriers, egress proxies and agents' model clients."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+
+class Command(BaseCommand):
+    """Serves until SIGTERM or SIGINT."""
+
+    help = "Serve pages, API, websockets and the machines' doors."
+
+    def add_arguments(self, parser: Any) -> None:
+        """Where to listen."""
+        parser.add_argument("-b", "--bind", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
+        parser.add_argument("-p", "--port", type=int, default=settings.PORT)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Ends with status 1 if the address can't be had."""
+        from controlplane import asgi  # starts the sign of life, so not for who merely lists commands
+        from controlplane.server import Server
+
+        server = Server(asgi.application, options["bind"], options["port"], asgi.body_max, asgi.HEALTH)
+        server.run()
+        if server.failed:
+            raise CommandError(server.failed)
