@@ -55,4 +55,8 @@ if __name__ == "__main__":
     django.setup()
     from controlplane.server import Server
 
-    Server(app, "0.0.0.0", int(sys.argv[1]), lambda path: 1_000_000 if path != "/drain" else None, ("/healthz",)).run()
+    server = Server(
+        app, "0.0.0.0", int(sys.argv[1]), lambda path: None if path == "/drain" else 1_000_000, ("/healthz",)
+    )
+    server.run()
+    sys.exit(server.failed)
