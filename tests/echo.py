@@ -55,8 +55,7 @@ if __name__ == "__main__":
     django.setup()
     from controlplane.server import Server
 
-    server = Server(
-        app, "0.0.0.0", int(sys.argv[1]), lambda path: None if path == "/drain" else 1_000_000, ("/healthz",)
-    )
+    limits = {"/drain": None}
+    server = Server(app, "0.0.0.0", int(sys.argv[1]), lambda path: limits.get(path, 1_000_000), ("/healthz",))
     server.run()
-    sys.exit(server.failed)
+    sys.exit(server.failed or 0)
