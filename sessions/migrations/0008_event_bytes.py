@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('agent_sessions', '0006_denied_checked'),
+        ('agent_sessions', '0007_work_queue'),
     ]
 
     operations = [
