@@ -176,7 +176,7 @@ async def _hello(run_id: uuid.UUID, body: Any) -> dict[str, Any]:
         with transaction.atomic():
             session = events.locked(caller.session)
             runs = Run.objects.filter(pk=run_id, started_at=None)
-            if runs.update(started_at=timezone.now(), waits_for=""):
+            if runs.update(started_at=timezone.now(), waits_for="", waits_cause=""):
                 Run.objects.filter(pk=run_id, state=RunState.CLAIMED).move(RunState.STARTING)
                 lifecycle.refresh(session)
         return caller

@@ -137,7 +137,9 @@ def retry(session: AgentSession, *, by: str, actor: "Person | None" = None) -> i
             raise Refused("session", "It has a run already. Wait for its end, or stop it.")
         sent = locked.messages.filter(state__in=[MessageState.DELIVERED, MessageState.ANSWERED])
         last = sent.order_by("-number").values_list("number", flat=True).first() or 0
-        count = locked.messages.filter(state=MessageState.FAILED, number__gt=last).move(MessageState.QUEUED, run=None)
+        count = locked.messages.filter(state=MessageState.FAILED, number__gt=last).move(
+            MessageState.QUEUED, run=None, delivered_at=None, reason=""
+        )
         if not locked.messages.filter(state=MessageState.QUEUED).exists():
             failed = locked.messages.filter(state=MessageState.FAILED).exists()
             words = "a later message was answered since; send it anew" if failed else "nothing failed and nothing waits"

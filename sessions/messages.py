@@ -15,6 +15,9 @@ from sessions.models import AgentSession, Event, Message, MessageQuerySet, Run
 from sessions.states import EventKind, Intent, MessageState
 from sessions.verdicts import Verdict
 
+# Whose answer may yet be found in a journal.
+UNANSWERED = (MessageState.DELIVERED, MessageState.QUEUED, MessageState.CANCELLED)
+
 
 def unanswered(run: Run) -> MessageQuerySet:
     """The messages that a run was handed and whose turn has not ended."""
@@ -22,9 +25,11 @@ def unanswered(run: Run) -> MessageQuerySet:
 
 
 def delivered(session: AgentSession, run: Run, number: int, at: datetime | None) -> None:
-    """A run was handed a message."""
+    """A run was handed a message. One that was taken back on its way stays so, with the run that may answer it."""
     one = Message.objects.filter(session=session, number=number)
-    one.move(MessageState.DELIVERED, run=run, delivered_at=at, attempts=F("attempts") + 1, reason="")
+    handed: dict[str, Any] = {"run": run, "delivered_at": at, "attempts": F("attempts") + 1}
+    if not one.move(MessageState.DELIVERED, reason="", **handed):
+        one.filter(state=MessageState.CANCELLED).update(**handed)
 
 
 def answered(run: Run, at: datetime | None) -> int:
@@ -38,7 +43,7 @@ def ignored(run: Run) -> bool:
     With the contract `plain` a run is one message's, and exit 0 is success, whether the program has read it or not.
     """
     return (
-        run.session.profile.contract != Contract.PLAIN
+        run.contract != Contract.PLAIN
         and Message.objects.filter(session=run.session_id, state=MessageState.QUEUED).exists()
         and not Message.objects.filter(run=run).exists()
     )
@@ -48,9 +53,9 @@ def settle(session: AgentSession, run: Run, verdict: Verdict, *, again: bool) ->
     """Settle the messages of a run that ended; `again` if there will be another try. Since when the oldest waits."""
     handed = unanswered(run)
     if not verdict.failure and run.intent not in (Intent.STOP, Intent.SHUTDOWN):
-        if verdict.cause is Cause.COMPLETED and run.session.profile.contract == Contract.PLAIN:
+        if verdict.cause is Cause.COMPLETED and run.contract == Contract.PLAIN:
             _take_unread(run)
-        answered(run, timezone.now())
+        handed.move(MessageState.ANSWERED, answered_at=timezone.now(), reason="")
     _answered_by_result(run)
     if again or run.intent == Intent.SHUTDOWN:
         handed.move(MessageState.QUEUED, reason=verdict.words)  # keeps its run, whose journal may yet tell of an answer
@@ -82,7 +87,7 @@ def _answered_by_result(run: Run) -> None:
 
     Several messages may have been handed over at once: each answer is that of the oldest one that has none.
     """
-    open_still = Message.objects.filter(run=run, state__in=[MessageState.DELIVERED, MessageState.QUEUED])
+    open_still = Message.objects.filter(run=run, state__in=UNANSWERED)
     if not open_still.exists():
         return
     told = Event.objects.filter(run=run, kind__in=[EventKind.DELIVERED, EventKind.TURN, EventKind.RESULT])

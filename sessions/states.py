@@ -114,7 +114,8 @@ MESSAGE_MOVES: dict[MessageState, frozenset[MessageState]] = {
     MessageState.DELIVERED: frozenset({MessageState.ANSWERED, MessageState.FAILED, MessageState.QUEUED}),
     MessageState.ANSWERED: frozenset(),
     MessageState.FAILED: frozenset({MessageState.QUEUED, MessageState.ANSWERED, MessageState.CANCELLED}),
-    MessageState.CANCELLED: frozenset({MessageState.DELIVERED}),  # it was on its way when the stop came
+    # It was on its way to an agent when it was taken back: it may turn out to be answered, and never waits again.
+    MessageState.CANCELLED: frozenset({MessageState.ANSWERED}),
 }
 ACTIVE = frozenset(RunState) - {RunState.ENDED}
 BEFORE_START = frozenset({RunState.CLAIMED, RunState.STARTING})  # no courier has delivered anything yet

@@ -9,6 +9,7 @@ import pytest
 from asgiref.testing import ApplicationCommunicator
 
 from controlplane.asgi import application
+from k8s_adapter.runtime import Cause
 from sessions import intake, lifecycle, tokens
 from sessions.models import AgentSession, Run
 from sessions.states import Intent, RunState
@@ -53,6 +54,12 @@ def test_hello_starts_the_run(run: Run) -> None:
     assert told == (200, {"run": str(run.pk), "session": str(run.session_id), "stored": 0})
     run.refresh_from_db()
     assert run.state == RunState.STARTING and run.started_at and run.seen_at
+
+
+def test_a_run_that_waited_for_the_quota_and_starts_gives_its_slot_to_nobody(run: Run) -> None:
+    Run.objects.update(state=RunState.STARTING, waits_cause=Cause.QUOTA, waits_for="exceeded quota")
+    ask(run, "POST", "hello", {"version": 1})
+    assert not lifecycle.ask(run.pk, Intent.PREEMPT, only_idle=True)
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", f"{uuid.uuid4()}.{'0' * 64}"])

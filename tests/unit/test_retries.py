@@ -9,7 +9,7 @@ from django.utils import timezone
 from groups.choices import Contract
 from groups.models import AgentProfile, AuditEntry
 from k8s_adapter.runtime import Cause, Observed, Phase
-from sessions import admission, ingest, intake, lifecycle, summary
+from sessions import admission, ingest, intake, lifecycle, reconcile, summary
 from sessions.intake import Refused
 from sessions.models import AgentSession, Run
 from sessions.states import Intent, MessageState, RunState, SessionState
@@ -298,3 +298,57 @@ def test_when_a_try_is_due_and_no_slot_is_free_its_place_is_told(session: AgentS
     assert admission.admit() == [other.pk]
     AgentSession.objects.filter(pk=session.pk).update(retry_at=timezone.now())
     assert summary.reason(shown(session)) == "1st of 1 in the queue: group at its limit of 1."
+
+
+def test_a_message_that_was_taken_back_on_its_way_is_never_handed_over_again(session: AgentSession, run: Run) -> None:
+    intake.cancel(session, 1, by="ada")
+    tell(run, DELIVERED)
+    lifecycle.end(run, CRASH)
+    assert messages(session) == [MessageState.CANCELLED] and shown(session).queued_at is None
+
+
+def test_a_late_journal_gives_back_nothing_that_was_taken_back(session: AgentSession, run: Run) -> None:
+    intake.stop(session, by="ada")
+    lifecycle.end(run, GONE)
+    assert messages(session) == [MessageState.CANCELLED]
+    tell(run, DELIVERED, ("exit", {"code": 1}))
+    assert messages(session) == [MessageState.CANCELLED] and shown(session).queued_at is None
+
+
+@pytest.mark.parametrize("answer", [IDLE, RESULT])
+def test_a_message_that_was_taken_back_on_its_way_may_turn_out_to_be_answered(
+    session: AgentSession, run: Run, answer: tuple[str, dict[str, Any]]
+) -> None:
+    intake.stop(session, by="ada")
+    lifecycle.end(run, GONE)
+    tell(run, DELIVERED, answer)
+    assert messages(session) == [MessageState.ANSWERED]
+
+
+def test_an_old_journal_does_not_bring_back_an_old_conversation(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED)
+    lifecycle.end(run, Observed(Phase.FINISHED, Cause.NODE_LOST))
+    later = claim(session)
+    tell(later, ("session", {"id": "new"}))
+    tell(run, ("session", {"id": "old"}))
+    assert shown(session).resume == "new"
+
+
+def test_a_retried_message_says_nothing_of_its_failure(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED)
+    AgentSession.objects.update(attempts=lifecycle.tries())
+    lifecycle.end(run, CRASH)
+    intake.retry(session, by="ada")
+    message = session.messages.get()
+    assert (message.state, message.reason, message.delivered_at) == (MessageState.QUEUED, "", None)
+
+
+def test_a_turn_that_ends_while_the_run_closes_is_noted(session: AgentSession, run: Run) -> None:
+    tell(run, DELIVERED)
+    intake.close(session, by="ada")
+    assert reconcile.wanted_of(Run.objects.get()).waiting_since is None
+    tell(run, IDLE)
+    wanted = reconcile.wanted_of(Run.objects.get())
+    assert wanted.state == RunState.ENDING and wanted.waiting_since and wanted.waiting_since <= timezone.now()
+    tell(run, ("turn", {"state": "working"}))
+    assert reconcile.wanted_of(Run.objects.get()).waiting_since is None
