@@ -129,7 +129,15 @@ def sandbox(**_: Any) -> list[CheckMessage]:
 def limits(**_: Any) -> list[CheckMessage]:
     """berth.E006: limits and times are positive."""
     names = ["MAX_RUNS", "MAX_RUNS_PER_GROUP", "IDLE_SECONDS", "DEADLINE_SECONDS", "START_SECONDS"]
-    names += ["TURN_SECONDS", "HEARTBEAT_SECONDS", "MESSAGE_MAX_KIB", "SCHEDULES_PER_GROUP", "WORKERS", "DATABASE_POOL"]
+    names += [
+        "TURN_SECONDS",
+        "CLOSE_SECONDS",
+        "HEARTBEAT_SECONDS",
+        "MESSAGE_MAX_KIB",
+        "SCHEDULES_PER_GROUP",
+        "WORKERS",
+        "DATABASE_POOL",
+    ]
     names += ["GROUP_CPU_MILLIS", "GROUP_MEMORY_MIB", "GROUP_PODS", "GROUP_STORAGE_GIB"]
     names += ["LOGIN_FAILURES", "LOGIN_LOCKOUT_SECONDS", "DOOR_EVENTS_PER_SECOND", "DOOR_KIB_PER_SECOND"]
     names += ["RUN_EVENTS_MIB", "GROUP_EVENTS_MIB"]

@@ -92,6 +92,7 @@ MAX_RUNS_PER_GROUP = number("MAX_RUNS_PER_GROUP", default=1)
 IDLE_SECONDS = number("IDLE_SECONDS", default=30 * 60)
 DEADLINE_SECONDS = number("DEADLINE_SECONDS", default=4 * 3600)
 START_SECONDS = number("START_SECONDS", default=5 * 60)
+CLOSE_SECONDS = number("CLOSE_SECONDS", default=60)
 TURN_SECONDS = number("TURN_SECONDS", default=30 * 60)
 HEARTBEAT_SECONDS = number("HEARTBEAT_SECONDS", default=2 * 60)
 RETRY_SECONDS = numbers("RETRY_SECONDS", default=[5, 10, 20, 40, 80])
@@ -140,7 +141,8 @@ if REDIS_URL:
     CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "channels_redis.core.RedisChannelLayer",
-            "CONFIG": {"hosts": [REDIS_HOST], "prefix": INSTALLATION},
+            # Who listens joins again and again (sessions/doorbell.py): a process that was killed is soon forgotten.
+            "CONFIG": {"hosts": [REDIS_HOST], "prefix": INSTALLATION, "group_expiry": 120},
         },
     }
 else:

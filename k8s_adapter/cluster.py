@@ -60,6 +60,9 @@ class KubernetesRuntime:
             self._ground.forget(spec.ref.slug)
             self._make(spec, files)
 
+    def revive(self, spec: RunSpec) -> None:
+        """See `Runtime.revive`. The kubelet does it: the courier is a sidecar that is always restarted."""
+
     def keep(self, group: GroupSpec) -> None:
         """See `Runtime.keep`."""
         self._ground.forget(group.ref.slug)

@@ -98,14 +98,30 @@ class LocalRuntime:
                     folder.make(spec, files, *mounts)
                 elif about["hash"] != names.spec_hash(spec):
                     raise PermanentFault(Cause.REJECTED, f"run {spec.ref.run} exists and was made for another spec")
-                look = _look(folder)
-                if look.stopped:
-                    return
-                if not look.courier_alive and (look.agent is None or look.agent_alive or not _drained(folder)):
-                    self._programs.start_courier(spec, folder, lock)
-                self._programs.start_relay(spec, folder, lock)
-                if look.agent is None:
+                look = self._start_beside(spec, folder, lock)
+                if look.agent is None and not look.stopped:
                     self._programs.start_agent(spec, folder, lock)
+
+    def revive(self, spec: RunSpec) -> None:
+        """See `Runtime.revive`. What stands between a sandbox and the proxy is brought back as well."""
+        folder = self._folders.run(spec.ref.run)
+        with _outside():
+            if not folder.exists():
+                return
+            with processes.locked(folder.lock) as lock:
+                if not folder.exists():  # destroyed meanwhile; what is left is the lock that we just made
+                    folder.remove()
+                    return
+                self._start_beside(spec, folder, lock)
+
+    def _start_beside(self, spec: RunSpec, folder: RunFolder, lock: int) -> Look:
+        """Start what a run has beside its agent, unless it lives or the run was stopped; return how that was before."""
+        look = _look(folder)
+        if not look.stopped:
+            if not look.courier_alive and (look.agent is None or look.agent_alive or not _drained(folder)):
+                self._programs.start_courier(spec, folder, lock)
+            self._programs.start_relay(spec, folder, lock)
+        return look
 
     def keep(self, group: GroupSpec) -> None:
         """See `Runtime.keep`. A group's folders are made with its runs, and hold no rules that could be changed."""

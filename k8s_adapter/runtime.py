@@ -222,6 +222,12 @@ class Runtime(Protocol):
         Raises PermanentFault if something of the same name is not this run, or the spec can never be accepted.
         """
 
+    def revive(self, spec: RunSpec) -> None:
+        """Bring back a courier that died beside a living agent; nothing where there is none, or one that was stopped.
+
+        `spec` is what the run was started with. Nothing of it is judged or read anew, since nothing is started.
+        """
+
     def keep(self, group: GroupSpec) -> None:
         """Make what lasts of a group, and put right what somebody changed or deleted of it.
 

@@ -16,7 +16,7 @@ from courier.bounds import fit, shorten, storable
 from redaction.known import redact_known, redact_known_data, strings, suspicious
 from sessions import doorbell, events, lifecycle, messages, signals, storage
 from sessions.events import Heard, NewEvent
-from sessions.models import AgentSession, Run
+from sessions.models import AgentSession, Event, Run
 from sessions.states import COURIERS, OUTPUT, EventKind, RunState
 
 MAX_TEXT = 256 * 1024  # bytes of UTF-8; the protocol's limit
@@ -144,7 +144,7 @@ def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
             number = event.data.get("number")
             messages.delivered(session, run, number if type(number) is int else 0, event.at)
         elif event.kind == EventKind.SESSION:
-            AgentSession.objects.filter(pk=session.pk).update(resume=str(event.data.get("id", ""))[:200])
+            _named(session, run, str(event.data.get("id", ""))[:200])
         elif event.kind == EventKind.TASK:
             signals.task_asked.send(None, session_id=session.pk, run_id=run.pk, text=event.text)
         elif event.kind == EventKind.EXIT:
@@ -155,6 +155,13 @@ def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
         messages.settle_late(session, run)
         lifecycle.nothing_left(session)
     lifecycle.refresh(session)
+
+
+def _named(session: AgentSession, run: Run, resume: str) -> None:
+    """The agent told its conversation's id. One of a journal that was found late is older than a later run's."""
+    told = Event.objects.filter(kind=EventKind.SESSION, run__session=session, run__number__gt=run.number)
+    if run.state != RunState.ENDED or not told.exists():
+        AgentSession.objects.filter(pk=session.pk).update(resume=resume)
 
 
 def _exited(run: Run, data: dict[str, Any]) -> None:
@@ -170,11 +177,15 @@ def _turned(session: AgentSession, run: Run, event: NewEvent) -> None:
     """The agent took its turn, or ended it."""
     runs = Run.objects.filter(pk=run.pk)
     if event.data.get("state") == "idle":
-        runs.move(RunState.WAITING, waiting_since=event.at)
+        now = timezone.now()
+        since = min(event.at or now, now)  # the courier's clock may be ahead
+        runs.move(RunState.WAITING, waiting_since=since)
+        runs.filter(state=RunState.ENDING).update(waiting_since=since)  # it was its last turn: what is left is to end
         if messages.answered(run, event.at):
             lifecycle.answered(session)
     elif event.data.get("state") == "working":
         runs.move(RunState.WORKING, waiting_since=None)
+        runs.filter(state=RunState.ENDING).update(waiting_since=None)
 
 
 def record(session_id: uuid.UUID, said: Sequence[tuple[str, str, dict[str, Any]]]) -> int:

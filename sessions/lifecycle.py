@@ -198,7 +198,8 @@ def end(run: Run, observed: Observed, cause: Cause | None = None, words: str = "
                 verdict = verdicts.say(Cause.AGENT_ERROR, detail="it ended before it took a message", code=0)
         changes = {"verdict": verdict.cause, "verdict_words": verdict.words, "retry_safe": verdict.retry_safe}
         last_lines = (events.tail(run) if verdict.failure else "") or verdict.last_lines[-4000:]
-        changes |= {"exit_code": verdict.exit_code, "last_lines": last_lines, "waits_for": ""}
+        changes |= {"exit_code": verdict.exit_code, "last_lines": last_lines}
+        changes |= dict.fromkeys(("waits_for", "waits_cause", "warning"), "")
         if not Run.objects.filter(pk=run.pk).move(RunState.ENDED, ended_at=timezone.now(), **changes):
             return False
         data = {"state": RunState.ENDED, "verdict": verdict.cause, "exit_code": verdict.exit_code}

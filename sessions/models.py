@@ -88,9 +88,11 @@ class RunQuerySet(models.QuerySet["Run"]):
         return self.filter(state__in=states.ACTIVE)
 
     def for_decision(self) -> Self:
-        """With all that `reconcile.wanted_of` reads: its session, group and profile, and whether messages wait."""
+        """With all that `reconcile.wanted_of` reads: its session, group and profile, and what of messages there is."""
         waiting = Message.objects.filter(session=OuterRef("session_id"), state=MessageState.QUEUED)
-        return self.select_related("session__group", "session__profile").annotate(has_messages=Exists(waiting))
+        handed = Message.objects.filter(run=OuterRef("pk"))
+        rows = self.select_related("session__group", "session__profile")
+        return rows.annotate(has_messages=Exists(waiting), handed=Exists(handed))
 
     def move(self, target: RunState, **changes: Any) -> int:
         """Move the runs that may go to `target` there, with `changes`; return how many did (compare-and-set)."""
@@ -107,6 +109,12 @@ class Run(models.Model):
     state = models.CharField(max_length=10, choices=RunState, default=RunState.CLAIMED)
     runtime = models.CharField(max_length=20)
     resume = models.CharField(max_length=200, blank=True, help_text="The conversation id it was started with.")
+    spec = models.JSONField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="All that it was started with, without secrets: sessions/spec.py. Null: it was not started yet.",
+    )
     intent = models.CharField(max_length=20, choices=Intent, default=Intent.NONE, blank=True)
     intent_by = models.CharField(max_length=150, blank=True, help_text="Who asked for its end.")
     intent_at = models.DateTimeField(null=True, blank=True)
@@ -114,6 +122,9 @@ class Run(models.Model):
     waits_cause = models.CharField(max_length=20, blank=True, choices=CAUSES)
     verdict = models.CharField(max_length=20, blank=True, choices=CAUSES)
     verdict_words = models.TextField(blank=True)
+    warning = models.TextField(
+        blank=True, db_default="", help_text="What the runtime refused since it started; it goes on all the same."
+    )
     retry_safe = models.BooleanField(null=True, blank=True)
     exit_code = models.SmallIntegerField(null=True, blank=True)
     peak_bytes = models.BigIntegerField(null=True, blank=True, help_text="The most memory that its agent used.")
@@ -142,7 +153,8 @@ class Run(models.Model):
     removed_at = models.DateTimeField(null=True, blank=True, help_text="When its traces in the runtime were removed.")
 
     objects = RunQuerySet.as_manager()
-    has_messages: bool  # of rows from `for_decision`
+    has_messages: bool  # of rows from `for_decision`: whether messages wait
+    handed: bool  # likewise: whether it was handed one
 
     class Meta:
         ordering = ["session", "-number"]
@@ -167,6 +179,12 @@ class Run(models.Model):
 
     def __str__(self) -> str:
         return f"run {self.number} of {self.session}"
+
+    @property
+    def contract(self) -> str:
+        """What its agent speaks: as it was when the run was started."""
+        kept = self.spec.get("contract") if isinstance(self.spec, dict) else None
+        return kept or self.session.profile.contract
 
     @property
     def ref(self) -> RunRef:

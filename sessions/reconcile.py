@@ -30,6 +30,7 @@ PASSING = frozenset({Cause.QUOTA, Cause.UNREACHABLE})
 FORCE_AFTER = timedelta(seconds=20)  # the agent's own grace is 10 s
 # A failed mount is tried again by the kubelet after growing pauses; a new pod most often mounts at once.
 MOUNT_PATIENCE = timedelta(seconds=10)
+LONGEST_PAUSE = 300.0  # seconds, however long a runtime wants to be left alone
 
 
 class Do(StrEnum):
@@ -37,6 +38,7 @@ class Do(StrEnum):
 
     NOTHING = "nothing"
     ENSURE = "ensure"
+    REVIVE = "revive"  # the courier, beside an agent that lives
     ASK = "ask"  # ask the run to end, with an intent
     FORCE = "force"  # make the runtime end it
     END = "end"  # it is over: give the verdict
@@ -56,6 +58,7 @@ class Wanted:
     intent_at: datetime | None = None
     made: bool = True  # the runtime had all of it
     called: bool = False  # the courier said hello
+    handed: bool = True  # a message was
     exited: bool = False  # and has reported the agent's end
     waiting_since: datetime | None = None
     counted_from: datetime | None = None  # the start's limit counts from here; None: from `claimed_at`
@@ -68,6 +71,7 @@ class Wanted:
     turn_seconds: int = 1800
     heartbeat_seconds: int = 120
     deadline_seconds: int = 14400
+    close_seconds: int = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,8 @@ def decide(wanted: Wanted, observed: Observed, now: datetime) -> Action:
         return Action(Do.NOTHING if wanted.called else Do.FORCE)
     if observed.phase is Phase.PENDING or wanted.state in BEFORE_START:
         return _start(wanted, observed, now)
+    if (over := _turn_over(wanted)) and now - over > timedelta(seconds=wanted.close_seconds):
+        return Action(Do.FORCE)  # SIGTERM, then SIGKILL; what was asked for stays the verdict
     if now - wanted.claimed_at > timedelta(seconds=wanted.deadline_seconds):
         return Action(Do.ASK, Intent.DEADLINE)
     if (silent := _silent(wanted, now)) and not wanted.exited:
@@ -105,6 +111,15 @@ def decide(wanted: Wanted, observed: Observed, now: datetime) -> Action:
     if idle_since and now - idle_since > timedelta(seconds=wanted.idle_seconds):
         return Action(Do.ASK, Intent.IDLE)
     return _alive(wanted, observed)
+
+
+def _turn_over(wanted: Wanted) -> datetime | None:
+    """Since when an agent that was asked to close has had nothing to do but to end; None if that is not so."""
+    if wanted.intent not in GRACEFUL or wanted.exited or wanted.intent_at is None:
+        return None
+    if wanted.waiting_since is None:
+        return None if wanted.handed else wanted.intent_at
+    return max(wanted.intent_at, wanted.waiting_since)
 
 
 def _silent(wanted: Wanted, now: datetime) -> Intent | None:
@@ -133,12 +148,11 @@ def _start(wanted: Wanted, observed: Observed, now: datetime) -> Action:
 
 def _alive(wanted: Wanted, observed: Observed) -> Action:
     """A run that goes on; a courier that died beside a living agent is revived."""
-    return Action(Do.NOTHING if observed.courier_alive or wanted.exited else Do.ENSURE)
+    return Action(Do.NOTHING if observed.courier_alive or wanted.exited else Do.REVIVE)
 
 
 def wanted_of(run: Run, door_since: datetime | None) -> Wanted:
     """The row, one of `RunQuerySet.for_decision`, as `decide` wants it; makes no query."""
-    profile = run.session.profile
     return Wanted(
         state=RunState(run.state),
         claimed_at=run.claimed_at,
@@ -147,17 +161,17 @@ def wanted_of(run: Run, door_since: datetime | None) -> Wanted:
         made=run.made_at is not None,
         called=run.started_at is not None,
         exited=run.exit_code is not None,
+        handed=run.handed,
         waiting_since=run.waiting_since,
         counted_from=run.counted_from,
         called_at=max(filter(None, (run.seen_at, run.started_at)), default=None),
         heard_at=run.heard_at,
         door_since=door_since,
         has_messages=run.has_messages,
-        start_seconds=profile.start_seconds or settings.START_SECONDS,
-        idle_seconds=profile.idle_seconds or settings.IDLE_SECONDS,
-        turn_seconds=profile.turn_seconds or settings.TURN_SECONDS,
         heartbeat_seconds=settings.HEARTBEAT_SECONDS,
         deadline_seconds=spec.deadline(run),
+        close_seconds=settings.CLOSE_SECONDS,
+        **{name: spec.limit(run, name) for name in spec.LIMITS},
     )
 
 
@@ -188,13 +202,20 @@ def reconcile(session_id: uuid.UUID, seen: Observation | None = None) -> bool:
             action = decide(wanted, observed, timezone.now())
         if action.do is not Do.NOTHING:
             bound.info("reconcile", do=action.do, state=run.state, phase=observed.phase, intent=action.intent)
-        return _apply(run, runtime, action, observed)
+        freed = _apply(run, runtime, action, observed)
+        _warn(run, "") if run.warning else None
+        return freed
     except TransientFault as fault:
         bound.warning("runtime: will pass", cause=fault.cause, words=str(fault))
-        _note(run, fault.cause, str(fault), timedelta(seconds=fault.retry_after))
-        workqueue.retry(fault.retry_after)
+        pause = min(fault.retry_after, LONGEST_PAUSE)
+        _note(run, fault.cause, str(fault), timedelta(seconds=pause))
+        workqueue.retry(pause)
         return False
     except PermanentFault as fault:
+        if run.started_at is not None:  # what is refused now is not what the run lives from
+            bound.warning("runtime: refused, the run goes on", cause=fault.cause, words=str(fault))
+            _warn(run, f"The runtime refuses what was asked of it for this run, which goes on: {fault}")
+            return False
         bound.error("runtime: refused", cause=fault.cause, words=str(fault))
         return _end(run, runtime, Observed(Phase.ABSENT), fault.cause, str(fault))
 
@@ -203,9 +224,11 @@ def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bo
     """Do what was decided. True if a slot became free."""
     match action.do:
         case Do.ENSURE:
-            runtime.ensure(spec.build(run))
+            runtime.ensure(spec.of_run(run))
             secrets.used(run)
             _started(run, runtime)
+        case Do.REVIVE:
+            runtime.revive(spec.of_run(run))
         case Do.ASK:
             lifecycle.ask(run.pk, action.intent, only_idle=action.intent is Intent.IDLE)
         case Do.FORCE:
@@ -213,8 +236,7 @@ def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bo
         case Do.END:
             return _end(run, runtime, observed, action.cause, action.words)
         case Do.NOTHING:
-            waits = observed.phase is Phase.PENDING and observed.words
-            _note(run, observed.cause, observed.words) if waits else None
+            _note(run, observed.cause, observed.words) if observed.phase is Phase.PENDING else None
             secrets.renew(run, runtime) if observed.phase is Phase.RUNNING else None
     return False
 
@@ -223,7 +245,9 @@ def _started(run: Run, runtime: Runtime) -> None:
     """The runtime has it. If the run was ended meanwhile, what was just made goes again."""
     now = timezone.now()
     Run.objects.filter(pk=run.pk, made_at=None).update(made_at=now, counted_from=now)  # it could not start before
-    if Run.objects.filter(pk=run.pk, state=RunState.CLAIMED).update(state=RunState.STARTING, waits_for=""):
+    if Run.objects.filter(pk=run.pk, state=RunState.CLAIMED).update(
+        state=RunState.STARTING, waits_for="", waits_cause=""
+    ):
         with transaction.atomic():
             lifecycle.refresh(events.locked(run.session_id))
             doorbell.ring_on_commit(run.session_id, doorbell.EVENTS)
@@ -269,13 +293,20 @@ def _note(run: Run, cause: Cause | None, words: str, retry_after: timedelta | No
         Run.objects.filter(pk=run.pk).update(not_before=now + retry_after)
     if retry_after is not None or cause in PASSING:
         unborn.update(counted_from=now)
-    if words == run.waits_for or run.state not in BEFORE_START:
+    told = {"waits_for": words[:2000], "waits_cause": cause or ""}
+    if told == {name: getattr(run, name) for name in told} or run.state not in BEFORE_START:
         return
     with transaction.atomic():
         session = events.locked(run.session_id)
-        unborn.update(waits_for=words[:2000], waits_cause=cause or "")
+        unborn.update(**told)
         lifecycle.refresh(session)
         doorbell.ring_on_commit(session.pk, doorbell.EVENTS)
+
+
+def _warn(run: Run, words: str) -> None:
+    """Tell people what the runtime refused of a run that goes on; no words once it refuses nothing any more."""
+    if Run.objects.active().filter(pk=run.pk).exclude(warning=words[:2000]).update(warning=words[:2000]):
+        doorbell.ring(run.session_id, doorbell.EVENTS)
 
 
 def session_of(ref: RunRef) -> uuid.UUID | None:

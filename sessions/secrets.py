@@ -6,6 +6,7 @@ the stand-ins are made here: they are worth nothing outside of the credential br
 
 import time
 import uuid
+from collections.abc import Mapping
 
 import structlog
 from django.conf import settings
@@ -26,6 +27,7 @@ from sessions import runtimes, tokens
 from sessions.models import Run
 
 log = structlog.get_logger(__name__)
+BROKER = "broker:"  # how the source of a stand-in for a provider's key begins
 RENEW_EVERY = 15.0  # seconds between two looks of a process at what a run's sources hold now
 _looked: dict[uuid.UUID, float] = {}  # run → when (monotonic) this process last looked
 
@@ -47,11 +49,14 @@ def of_run(run: Run) -> tuple[SecretFile, ...]:
         if refusal := known[name].refusal(group, profile):
             raise PermanentFault(Cause.MOUNT, refusal)
         files.append(SecretFile(file, known[name].source))
-    files += [
-        SecretFile(key.file_name, f"broker:{provider}", tokens.mint_broker(run.pk))
-        for provider, key in brokered(run).items()
-    ]
+    sources = {key.file_name: BROKER + provider for provider, key in brokered(run).items()}
+    files += [SecretFile(file, source, made(run, source)) for file, source in sources.items()]
     return tuple(sorted(files, key=lambda file: file.name))
+
+
+def made(run: Run, source: str) -> str:
+    """The value that the control plane makes for a run; empty for a source that the runtime reads."""
+    return tokens.mint_broker(run.pk) if source.startswith(BROKER) else ""
 
 
 def environment(run: Run) -> dict[str, str]:
@@ -61,6 +66,12 @@ def environment(run: Run) -> dict[str, str]:
         name, path = BASE_URLS[Provider(provider)]
         found[name] = f"{settings.COURIER_URL}/broker/v1/{provider}{path}"
     return found
+
+
+def without_broker(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what tells of the broker: that follows from the grants of keys."""
+    broker = f"{settings.COURIER_URL}/broker/"
+    return {name: value for name, value in environment.items() if not value.startswith(broker)}
 
 
 def brokered(run: Run) -> dict[str, BrokeredKey]:

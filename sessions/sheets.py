@@ -100,7 +100,7 @@ def _run(run: Run, now: datetime, paint: Paint) -> Iterator[str]:
         words = run.verdict_words
     else:
         how = paint(str(run.get_state_display()), "cyan")
-        lasted, words = f"for {age(now - run.claimed_at)}", run.waits_for
+        lasted, words = f"for {age(now - run.claimed_at)}", run.waits_for or run.warning
     yield f"  {run.number:>3}  {how}  {_time(run.claimed_at)}, {lasted}{tries}"
     for line in (*_lines(words), *(f"│ {line}" for line in _lines(run.last_lines)[-10:])):
         yield f"       {paint(line, 'dim')}"

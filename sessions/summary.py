@@ -3,13 +3,15 @@
 from datetime import timedelta
 from typing import Any
 
+from django.core.cache import cache
 from django.utils import timezone
 
-from sessions import admission
+from sessions import admission, spec
 from sessions.models import AgentSession, Run
 from sessions.queue import Place
 from sessions.states import COLOURS, MessageState, RunState, SessionState
 
+CHANGED_EVERY = 5  # seconds between two looks at what was changed beside a run
 SHOWN_MESSAGES = 50  # how many messages a page is told the states of
 
 
@@ -72,6 +74,14 @@ def of_session(session: AgentSession) -> dict[str, Any]:
     }
 
 
+def warning(run: Run) -> str:
+    """What people should know of a run that goes on; empty if there is nothing, or it is over."""
+    if run.state == RunState.ENDED:
+        return ""
+    changed = cache.get_or_set(f"berth.changed.{run.pk}", lambda: spec.changed(run), CHANGED_EVERY)
+    return " ".join(filter(None, (run.warning, changed)))
+
+
 def for_page(session: AgentSession) -> dict[str, Any]:
     """What the live page's header needs, but for what depends on the person."""
     run = session.runs.first()
@@ -86,6 +96,7 @@ def for_page(session: AgentSession) -> dict[str, Any]:
         "state_label": session.get_state_display(),
         "colour": COLOURS[SessionState(session.state)],
         "run": {key: of_run(run)[key] for key in ("number", "state", "verdict", "verdict_words")} if run else None,
+        "warning": warning(run) if run else "",
         "queued": queued,
         "messages": messages,
         "can_stop": active or bool(queued),

@@ -151,8 +151,9 @@ class Watcher:
                 continue
             if action.do is not Do.NOTHING:
                 steps.append(run.session_id)
-            elif observed.phase is Phase.RUNNING and run.session.profile.secrets:
-                looks[run.session_id] = observation.pack(run.pk, observed)  # it may be time to renew them
+            elif observed.phase is Phase.RUNNING and (run.session.profile.secrets or run.warning):
+                # It may be time to renew them, or what was refused is refused no more.
+                looks[run.session_id] = observation.pack(run.pk, observed)
             if observed.cause in PASSING and run.state in BEFORE_START:
                 passing.append(run.pk)
         self._ask(steps, clock, DECIDE, FIRST)

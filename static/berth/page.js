@@ -38,6 +38,7 @@ function showSession(session) {
   const ended = verdict === "oom" ? "out of memory" : verdict?.replaceAll("_", " ");
   setText("run", session.run ? `Run ${number}${ended ? `: ${ended}` : ""}` : "");
   setText("verdict", words === session.reason ? "" : words); // a session that is over gives its verdict as the reason
+  setText("warning", session.warning);
   const waits = session.queued === 1 ? "message waits" : "messages wait";
   setText("queued", session.queued ? `${session.queued} ${waits}` : "");
   part("stop").disabled = !(session.can_write && session.can_stop);

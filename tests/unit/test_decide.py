@@ -8,7 +8,7 @@ import pytest
 
 from k8s_adapter.runtime import Cause, Observed, Phase
 from sessions.reconcile import Do, Wanted, decide
-from sessions.states import Intent, RunState
+from sessions.states import GRACEFUL, Intent, RunState
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 JUST = NOW - timedelta(seconds=60)
@@ -32,6 +32,10 @@ def silent(seconds: int, **fields: Any) -> Wanted:
 
 def asked(intent: Intent, seconds: int, state: RunState = RunState.ENDING) -> Wanted:
     return replace(RUN, state=state, intent=intent, intent_at=ago(seconds))
+
+
+def closing(intent: Intent, seconds: int, turn_over: int) -> Wanted:
+    return replace(asked(intent, seconds), waiting_since=ago(turn_over))
 
 
 def starting(seconds: int) -> Wanted:
@@ -63,7 +67,7 @@ TABLE = [
     ("agent up, courier silent: wait", replace(RUN, state=RunState.STARTING), RUNNING, Do.NOTHING),
     ("courier never called: over", replace(RUN, state=RunState.STARTING, claimed_at=ago(301)), RUNNING, Do.END),
     ("working: nothing", RUN, RUNNING, Do.NOTHING),
-    ("its courier died: revive it", RUN, Observed(Phase.RUNNING, courier_alive=False), Do.ENSURE),
+    ("its courier died: revive it", RUN, Observed(Phase.RUNNING, courier_alive=False), Do.REVIVE),
     ("its courier is done: wait", replace(RUN, exited=True), Observed(Phase.RUNNING, courier_alive=False), Do.NOTHING),
     ("waits not too long: nothing", waiting(1700), RUNNING, Do.NOTHING),
     ("waits too long: ask", waiting(1801), RUNNING, Do.ASK),
@@ -89,6 +93,38 @@ TABLE = [
     ),
     ("hung: its courier hears nothing, so force it", asked(Intent.HUNG, 0), RUNNING, Do.FORCE),
     ("closing: wait for the turn", asked(Intent.CLOSE, 1000), RUNNING, Do.NOTHING),
+    ("closing, and its turn is over: wait", closing(Intent.CLOSE, 1000, turn_over=59), RUNNING, Do.NOTHING),
+    ("closed in its turn, which is just over: wait", closing(Intent.CLOSE, 59, turn_over=1000), RUNNING, Do.NOTHING),
+    *[
+        (
+            f"{intent}: its turn is over, and it does not end: force it",
+            closing(intent, 1000, turn_over=61),
+            RUNNING,
+            Do.FORCE,
+        )
+        for intent in GRACEFUL
+    ],
+    *[
+        (
+            f"{intent}: it never had a turn, and does not end: force it",
+            replace(asked(intent, 61), handed=False),
+            RUNNING,
+            Do.FORCE,
+        )
+        for intent in GRACEFUL
+    ],
+    (
+        "closing, ended, and its courier ships: wait",
+        replace(closing(Intent.CLOSE, 1000, turn_over=61), exited=True),
+        RUNNING,
+        Do.NOTHING,
+    ),
+    (
+        "closing, its turn over, past its deadline: still force it",
+        replace(closing(Intent.CLOSE, 1000, turn_over=61), claimed_at=ago(14401)),
+        RUNNING,
+        Do.FORCE,
+    ),
     ("told to stop: wait for its grace", asked(Intent.STOP, 5), RUNNING, Do.NOTHING),
     ("would not stop: force it", asked(Intent.STOP, 25), RUNNING, Do.FORCE),
     ("deadline passed and would not end: force it", asked(Intent.DEADLINE, 25), RUNNING, Do.FORCE),

@@ -346,9 +346,9 @@ def test_a_retried_message_says_nothing_of_its_failure(session: AgentSession, ru
 def test_a_turn_that_ends_while_the_run_closes_is_noted(session: AgentSession, run: Run) -> None:
     tell(run, DELIVERED)
     intake.close(session, by="ada")
-    assert reconcile.wanted_of(Run.objects.get()).waiting_since is None
+    assert reconcile.wanted_of(Run.objects.for_decision().get(), None).waiting_since is None
     tell(run, IDLE)
-    wanted = reconcile.wanted_of(Run.objects.get())
+    wanted = reconcile.wanted_of(Run.objects.for_decision().get(), None)
     assert wanted.state == RunState.ENDING and wanted.waiting_since and wanted.waiting_since <= timezone.now()
     tell(run, ("turn", {"state": "working"}))
-    assert reconcile.wanted_of(Run.objects.get()).waiting_since is None
+    assert reconcile.wanted_of(Run.objects.for_decision().get(), None).waiting_since is None
