@@ -26,6 +26,7 @@ EVENTS, INBOX = "events", "inbox"
 # with many watchers costs bigger frames and not more of them.
 GAP_SECONDS, GAP_PER_WAITER = 0.03, 0.001
 OTHERS_SECONDS = 0.02
+REJOIN_SECONDS = 20.0  # well below what a group remembers (`group_expiry` in CHANNEL_LAYERS)
 
 
 def ring_on_commit(session_id: Any, *bells: str) -> None:
@@ -133,26 +134,27 @@ class Hub:
             waiter.set()
 
     async def _receive(self) -> None:
-        """Pass on what other processes ring. Joins anew now and then, since a group forgets its members after a day."""
+        """Pass on what other processes ring, for as long as the layer is there; then join it anew."""
         pause = 0.1
-        while True:
+        while (layer := get_channel_layer()) is not None:
+            channel = ""
             try:
-                layer = get_channel_layer()
-                if layer is None:
-                    return
                 channel = await layer.new_channel("doorbell")
-                await layer.group_add(GROUP, channel)
-                end, pause = time.monotonic() + 3600, 0.1
-                while time.monotonic() < end:
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        message = await asyncio.wait_for(layer.receive(channel), 60)
-                        if message["by"] != PROCESS:
-                            self.ring(message["rings"])
-                await layer.group_discard(GROUP, channel)
+                while True:
+                    await layer.group_add(GROUP, channel)  # the group forgets whom it has not heard of for a while
+                    pause, end = 0.1, time.monotonic() + REJOIN_SECONDS
+                    while (left := end - time.monotonic()) > 0:
+                        with contextlib.suppress(asyncio.TimeoutError):
+                            message = await asyncio.wait_for(layer.receive(channel), left)
+                            if message["by"] != PROCESS:
+                                self.ring(message["rings"])
             except Exception as error:
                 log.warning("doorbell: channel layer away", error=repr(error), retry_in=pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
+            finally:  # else the others would go on ringing where nobody reads
+                with contextlib.suppress(Exception):
+                    await layer.group_discard(GROUP, channel)
 
 
 _hubs: dict[int, Hub] = {}
