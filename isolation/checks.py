@@ -5,12 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from isolation import checks_egress, checks_inside
+from isolation import checks_broker, checks_egress, checks_inside
 from isolation.choices import Expected
 from isolation.surroundings import Place, Surroundings
 
 METADATA = Place("169.254.169.254", 80)  # of every large cloud: https://datatracker.ietf.org/doc/html/rfc3927
 RESOLVERS = ("8.8.8.8", "1.1.1.1")  # public ones, which get a single packet each
+ODD_PATHS = (
+    "/admin/%00", "/api/v1/sessions/%00", "/api/v1/sessions/%ED%A0%80/events?after=1e400", "/agent/v1/inbox?after=%00",
+    "/api/v1/groups?limit=99999999999999999999", "//", "/admin/login/?next=%00", "/ws/sessions/%00/",
+)  # fmt: skip
 READ_ONLY_KUBELET = 10255  # without authentication, where somebody opened it
 
 
@@ -34,6 +38,7 @@ def catalogue(around: Surroundings) -> list[Check]:
         "Cluster": cluster(around),
         "Neighbour": neighbour(around),
         "Control plane": control_plane(around),
+        "Broker": checks_broker.around_the_broker(around),
         "Stores": stores(around),
         "DNS": dns(around),
         "Egress proxy": checks_egress.around_the_proxy(around),
@@ -151,6 +156,19 @@ def control_plane(around: Surroundings) -> Iterator[Fields]:
     yield paths("door-forged", "The couriers' door with a forged token", door, "forged")
     yield paths("door-egress", "The couriers' door with the run's credential for the proxy", door, "egress") | {
         "untested": without_proxy
+    }
+    requests = [[method, path] for method in ("GET", "POST", "PUT", "TRACE") for path in ODD_PATHS]
+    yield {
+        "name": "odd-requests",
+        "title": "Requests that can't be, without a token",
+        "attack": "odd_requests",
+        "parameters": {"url": url, "requests": requests},
+    }
+    yield {
+        "name": "root-path",
+        "title": "A word on where the control plane is mounted, which only its proxy may say",
+        "attack": "root_path",
+        "parameters": {"url": url},
     }
     yield paths("broker", "The broker of model keys with a forged key", ["/broker/v1/anthropic/v1/models"], "forged")
     yield paths("proxies-door", "The egress proxies' door", ["/egress/v1/version"], "forged")

@@ -44,6 +44,7 @@ def files(around: Surroundings) -> Iterator[Fields]:
         targets=[*links, *steps, *(f"../../../../../..{each}" for each in links)],
     )
     yield _check("node-disk", "The node's disk, besides its volume", "node_disk", own=["/workspace"])
+    yield _check("unix-sockets", "The machine's services, by their sockets", "unix_sockets", own=["/workspace"])
     yield _check("read-only-root", "Write outside its own folders", "write", paths=FORBIDDEN)
     yield _check(
         "read-only-mount", "Write to a read-only mount", "write", paths=[f"/workspace/extra/{around.mount}"]
@@ -67,7 +68,12 @@ def resources(around: Surroundings) -> Iterator[Fields]:
         "volume", "A workspace of more than its size", "volume", path=around.workspace, claimed_gib=around.storage_gib
     )
     yield _check("tasks", "As many tasks as it likes (at most 2,000)", "tasks")
+    url = around.control_plane
+    yield _check("large-body", "A large body for the control plane, without a token", "large_body", url=url)
+    yield _check("unfinished", "Many requests to the control plane that are never finished", "unfinished", url=url)
     yield _check("flood", "Print as fast as it can, for 3 s", "flood") | {"expected": Expected.HARMLESS}
+    # Last: a courier that chokes on them hears of nothing afterwards.
+    yield _check("odd-lines", "Print lines that no contract knows", "odd_lines") | {"expected": Expected.SUCCEEDED}
 
 
 def _check(name: str, title: str, attack: str, **parameters: Any) -> Fields:

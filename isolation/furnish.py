@@ -11,8 +11,8 @@ from datetime import timedelta
 from django.conf import settings
 from django.utils import timezone
 
-from groups.choices import Contract, MountKind, MountState, SecretKind
-from groups.models import AgentGroup, AgentProfile, GroupMount, MountRoot, SecretReference
+from groups.choices import Contract, MountKind, MountState, Provider, SecretKind
+from groups.models import AgentGroup, AgentProfile, BrokeredKey, GroupMount, MountRoot, SecretReference
 from isolation.look import Cluster
 from k8s_adapter.api import Conflict, NotFound
 from k8s_adapter.runtime import GroupRef, GroupSpec, Runtime
@@ -107,6 +107,18 @@ class Furniture:
         self._after.callback(lambda: self.cluster.api.delete(f"{path}/{NAME}"))
         self._after.callback(lambda: reference.groups.remove(self.group))
         return hashlib.sha256(value).hexdigest()
+
+    def key(self, owner: AgentProfile, url: str) -> str:
+        """A key for a provider at `url`, for the group and the profile; needs `secret`. Returns its stand-in's file."""
+        reference = SecretReference.objects.get(name=NAME)
+        made, _ = BrokeredKey.objects.update_or_create(
+            provider=Provider.ANTHROPIC,
+            group=self.group,
+            profile=owner,
+            defaults={"reference": reference, "base_url": url, "active": True},
+        )
+        self._after.callback(made.delete)
+        return made.file_name
 
     def mount(self) -> str:
         """A claim of the group's, mounted read-only. Returns its name under /workspace/extra."""

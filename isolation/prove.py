@@ -19,6 +19,7 @@ from isolation import checks, furnish, look, outside, surroundings
 from isolation.canary import Canary
 from isolation.checks import Check
 from isolation.judge import Row, judge
+from isolation.provider import Provider
 from isolation.runs import START_SECONDS, Beside, Impossible, opened, wait_for
 from isolation.surroundings import Place, Surroundings
 from k8s_adapter.cluster import KubernetesRuntime
@@ -59,10 +60,11 @@ def prove(options: Options) -> Proof:
     with ExitStack() as stack:
         pair = stack.enter_context(furnish.groups(options.groups, options.keep))
         canary = stack.enter_context(Canary(look.control_plane()))
+        provider = stack.enter_context(Provider(look.control_plane()))
         attacker = stack.enter_context(furnish.profile("hostile", secret=True))
         bystander = stack.enter_context(furnish.profile("hostile-neighbour", secret=False))
         furniture = stack.enter_context(furnish.Furniture(runtime, cluster, pair[0], options.keep))
-        given = _given(furniture, attacker, options, canary.place)
+        given = _given(furniture, attacker, options, canary.place, provider.url)
         options.say(f"Starting the neighbour in {pair[1].slug}.")
         beside = stack.enter_context(Beside(pair[1], bystander, cluster))
         asked = checks.catalogue(_around(cluster, canary.place, beside, given, options, pair[0]))
@@ -89,6 +91,7 @@ def untried() -> list[Check]:
         canary=Place("127.0.0.1", 0),
         neighbour=other,
         dns=("127.0.0.1",),
+        provider_key="key",
         stores=dict.fromkeys(look.DEFAULT_PORTS, (nowhere,)),
         api_service=(nowhere,),
         api_servers=(nowhere,),
@@ -97,14 +100,17 @@ def untried() -> list[Check]:
     return checks.catalogue(around)
 
 
-def _given(furniture: furnish.Furniture, attacker: AgentProfile, options: Options, canary: Place) -> dict[str, Any]:
+def _given(
+    furniture: furnish.Furniture, attacker: AgentProfile, options: Options, canary: Place, provider: str
+) -> dict[str, Any]:
     """What the agent may have, as fields of Surroundings."""
     furniture.ground()
     furniture.forget_denials(attacker)
     allowed = [options.allowed] if options.allowed else []
     for host, port in [*allowed, *((host, canary.port) for host in options.tricks.values())]:
         furniture.allow(host, port)
-    return {"secret": furniture.secret(attacker), "mount": furniture.mount()}
+    given = {"secret": furniture.secret(attacker), "mount": furniture.mount()}
+    return given | {"provider_key": furniture.key(attacker, provider)}
 
 
 def _around(

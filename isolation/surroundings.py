@@ -44,6 +44,7 @@ class Surroundings:
     closed: frozenset[Place] = frozenset()  # of these, where nobody answers the control plane either
     secret: str = ""  # SHA-256 of what is in the file `proof` of the agent's secrets
     mount: str = ""  # name of a read-only mount under /workspace/extra
+    provider_key: str = ""  # name of the file with the stand-in for the key of a provider that the proof stands for
     proxy: bool = False  # there is an egress proxy
     allowed: tuple[str, int] | None = None  # a host behind it that speaks TLS
     tricks: Mapping[str, str] = field(default_factory=dict)  # private, cname, rebinding → a name that a rule allows

@@ -53,13 +53,14 @@ class Attempt:
                 target()
             except ProcessLookupError:
                 continue
-        os.waitpid(self.pid, 0)
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         os.close(self.reader)
         try:
             told = json.loads(self.answer)
         except ValueError:
-            words = f"no answer within {self.seconds:g} s" if time.monotonic() >= self.end else "it was ended"
-            told = {"outcome": ERROR, "detail": words}
+            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+            late = f"no answer within {self.seconds:g} s"
+            told = {"outcome": ERROR, "detail": late if time.monotonic() >= self.end else f"it was ended {how}"}
         return {"check": self.check, **told}
 
 

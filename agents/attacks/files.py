@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import os
 import re
+import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,6 +18,12 @@ SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9a-f]{64}")  # as sessions/tokens.py makes them
 SKIPPED = ("/proc", "/sys")  # of a walk; what of /proc leads elsewhere is walked by itself
 WALK_SECONDS = 3.0
+# Of those who could do anything on a machine, whether or not a walk finds them.
+SERVICES = (
+    "/run/containerd/containerd.sock", "/var/run/docker.sock", "/run/crio/crio.sock", "/run/podman/podman.sock",
+    "/run/systemd/private", "/run/dbus/system_bus_socket", "/run/snapd.socket",
+    "/var/lib/kubelet/pod-resources/kubelet.sock",
+)  # fmt: skip
 NOT_DISKS = ("tmpfs", "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "overlay")
 
 
@@ -108,6 +116,38 @@ def symlinks(folder: str, targets: list[str]) -> Got:
     raise Refused(f"none of {len(targets)} links and paths leads anywhere")
 
 
+def unix_sockets(own: list[str]) -> Got:
+    """Connect to services of the machine by their sockets, wherever in the file system, and to those without a path."""
+    with open("/proc/net/unix") as file:  # https://man7.org/linux/man-pages/man5/proc.5.html
+        named = [fields[7] for line in file if len(fields := line.split()) > 7]
+    found = {f"\0{name[1:]}" if name.startswith("@") else name for name in named}
+    tried = 0
+    for path in (*SERVICES, *sorted(found), *_sockets()):
+        if path.startswith(tuple(own)):
+            continue
+        tried += 1
+        for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as talk:
+                talk.settimeout(0.2)
+                talk.connect(path)
+                return Got(f"connected to {path!r}")
+    raise Refused(f"none of {tried} can be connected to")
+
+
+def _sockets() -> Iterator[str]:
+    """The sockets in the file system, as far as a walk comes."""
+    until = time.monotonic() + WALK_SECONDS
+    for folder, folders, names in os.walk("/"):
+        folders[:] = [each for each in folders if os.path.join(folder, each) not in SKIPPED]
+        for name in names:
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.lstat(path).st_mode):
+                    yield path
+        if time.monotonic() > until:
+            return
+
+
 def node_disk(own: list[str]) -> Got:
     """Open for writing what is mounted from the node's disk besides the volume, such as the termination log.
 
@@ -187,6 +227,7 @@ ATTACKS: dict[str, Any] = {
     "search": search,
     "symlinks": symlinks,
     "node_disk": node_disk,
+    "unix_sockets": unix_sockets,
     "courier_token": courier_token,
     "service_account": service_account,
 }

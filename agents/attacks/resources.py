@@ -1,6 +1,7 @@
 """Taking more than one's share: of disks, of tasks, of the way out of what is printed. Bounded, and given back."""
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -14,6 +15,18 @@ MOST_MIB = 600  # of disk or memory
 MOST_TASKS = 2000
 STACK = 64 * 1024
 FLOOD_SECONDS, FLOOD_MIB = 3.0, 24
+LARGE = 3  # lines of a MiB and more
+# Any JSON in any place of what a courier reads. No answer and no turn's end is among them: those would be believed.
+VALUES: list[Any] = [None, True, -1, 10**400, 1.5, float("inf"), float("nan"), [], {}, [[]], {"a": {}}, "\0", "\ud800"]
+ODD = [
+    *(json.dumps({"type": value}) for value in VALUES),
+    *(json.dumps({"type": "tool", "name": value}) for value in VALUES),
+    *(json.dumps({"type": "tool", "name": "odd", "phase": value, "id": value, "input": value}) for value in VALUES),
+    *(json.dumps({"type": "session", "id": value}) for value in VALUES if not isinstance(value, str)),
+    *(json.dumps({"type": "usage", "input_tokens": value, "message": {"id": value}}) for value in VALUES),
+    *(json.dumps({"type": "result", "text": value}) for value in VALUES if not isinstance(value, str)),
+    "[" * 5000, '{"type":' * 2000, "null", '"x"', "[1]", "{", "\ufeff{}", "\x1b[0m{}",
+]  # fmt: skip
 
 
 def fill(path: str) -> Got:
@@ -95,6 +108,20 @@ def flood() -> Got:
     return Got(f"printed {sent // MIB} MiB", bytes=sent)
 
 
+def odd_lines() -> Got:
+    """Print lines that look as if they were for the courier, and are not. Who hears of this attempt survived them."""
+    size = 0
+    for line in (*ODD, *(json.dumps({"type": kind, "text": value}) for kind in ("text", "error") for value in VALUES)):
+        size += os.write(1, line.encode() + b"\n")
+    for _ in range(LARGE):
+        large = json.dumps({"type": "tool", "name": "large", "phase": "result", "id": "l", "output": "x" * MIB})
+        left = memoryview(large.encode() + b"\n")
+        while left:
+            written = os.write(1, left)
+            left, size = left[written:], size + written
+    return Got(f"printed {len(ODD)} odd lines and {LARGE} large ones, {size // 1024} KiB, and was heard")
+
+
 class Enough(Exception):
     """The time is over."""
 
@@ -103,4 +130,11 @@ def _enough(*_: Any) -> None:
     raise Enough
 
 
-ATTACKS: dict[str, Any] = {"fill": fill, "volume": volume, "tasks": tasks, "limits": limits, "flood": flood}
+ATTACKS: dict[str, Any] = {
+    "fill": fill,
+    "volume": volume,
+    "tasks": tasks,
+    "limits": limits,
+    "flood": flood,
+    "odd_lines": odd_lines,
+}

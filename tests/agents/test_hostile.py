@@ -3,6 +3,7 @@
 Only what harms nobody is tried on the machine of the tests: connections to servers made here, files made here.
 """
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,37 @@ def site() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.fixture
+def told() -> Iterator[Callable[..., str]]:
+    """Makes a server that answers each request in one way, once it has taken so much of its body; gives its URL."""
+    servers: list[socket.socket] = []
+
+    def make(status: int, location: str = "", takes: int = 0) -> str:
+        server = socket.create_server(("127.0.0.1", 0))
+        servers.append(server)
+        words = f"HTTP/1.1 {status} X\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    talk = server.accept()[0]
+                    with talk, contextlib.suppress(OSError):
+                        left = takes + len(talk.recv(1024))
+                        while left > 0 and takes and (data := talk.recv(65536)):
+                            left -= len(data)
+                        talk.sendall(words.encode() if status else b"")
+                        talk.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=serve, daemon=True).start()
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+    yield make
+    for server in servers:
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
 def test_connections(listener: int, echo: int) -> None:
     closed = socket.create_server(("127.0.0.1", 0))
     port = closed.getsockname()[1]
@@ -102,6 +134,63 @@ def test_paths_of_the_control_plane(site: str) -> None:
         control_plane.http_path(site, ["/closed", "/login-first"])
     with pytest.raises(Refused, match="401"):
         control_plane.websocket(site, "/ws")
+
+
+@pytest.mark.parametrize(
+    ("status", "location"), [(302, "//stranger.invalid/admin/login/"), (302, "/admin/login/?next=/admin/"), (404, "")]
+)
+def test_a_root_path_that_is_believed(told: Callable[..., str], status: int, location: str) -> None:
+    url = told(status, location)
+    if "stranger" in location:
+        assert "stranger.invalid" in control_plane.root_path(url).words
+    else:
+        with pytest.raises(Refused, match=f"answered {status}"):
+            control_plane.root_path(url)
+
+
+def test_a_server_that_goes_wrong(told: Callable[..., str]) -> None:
+    assert "answered 500" in control_plane.odd_requests(told(500), [("GET", "/%00")]).words
+    with pytest.raises(Refused, match="answered with 404"):
+        control_plane.odd_requests(told(404), [("GET", "/%00"), ("POST", "//")])
+
+
+def test_a_body_from_nobody(told: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_plane, "BODY_MIB", 6)
+    assert "took 6 MiB" in control_plane.large_body(told(200, takes=1 << 30)).words
+    with pytest.raises(Refused, match="after"):
+        control_plane.large_body(told(413, takes=0))
+
+
+def test_requests_that_are_never_finished(
+    listener: int, told: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_plane, "UNFINISHED", 5)
+    monkeypatch.setattr(control_plane, "UNFINISHED_SECONDS", 0.2)
+    assert "5 unfinished" in control_plane.unfinished(f"http://127.0.0.1:{listener}").words
+    monkeypatch.setattr(control_plane, "UNFINISHED_SECONDS", 5)
+    with pytest.raises(Refused, match="were ended"):
+        control_plane.unfinished(told(0))
+
+
+def test_services_by_their_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "service.sock")
+    monkeypatch.setattr(files, "SERVICES", ("/nonexistent", path))
+    monkeypatch.setattr(files, "WALK_SECONDS", 0.1)
+    with socket.socket(socket.AF_UNIX) as service:
+        service.bind(path)
+        service.listen()
+        assert "service.sock" in files.unix_sockets([]).words
+    with pytest.raises(Refused, match="can be connected to"):
+        files.unix_sockets(["/", "\0"])
+
+
+def test_odd_lines_are_whole_and_bounded(capfd: pytest.CaptureFixture[str]) -> None:
+    told = resources.odd_lines()
+    printed = capfd.readouterr().out.splitlines()
+    assert f"{len(resources.ODD)} odd lines" in told.words and max(map(len, printed)) > resources.MIB
+    assert sum(map(len, printed)) < 8 * resources.MIB
+    kinds = [value["type"] for line in printed if line.startswith('{"type": "') for value in [json.loads(line)]]
+    assert "idle" not in kinds and {"tool", "usage", "session", "text"} <= set(kinds)
 
 
 def test_the_proxy(site: str, monkeypatch: pytest.MonkeyPatch) -> None:

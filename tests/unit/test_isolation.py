@@ -1,13 +1,18 @@
 """A proof's list of checks, the verdicts on them, the command where nothing isolates, and the report in the admin."""
 
+import http.server
 import json
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from agents.attacks import ATTACKS
+from agents.attacks import ATTACKS, broker
+from agents.attacks.base import outcome
 from isolation import judge, prove, sheet
 from isolation.checks import Check, catalogue
 from isolation.checks_egress import spellings
@@ -15,6 +20,7 @@ from isolation.choices import Expected, Verdict
 from isolation.judge import Outside
 from isolation.models import Proof
 from isolation.outside import longest_gap
+from isolation.provider import Provider
 from isolation.surroundings import Neighbour, Place, Surroundings
 
 NEIGHBOUR = Neighbour("10.0.0.9", 8741, "proof-1.txt", "s", "r", "/srv/b")
@@ -29,6 +35,7 @@ AROUND = Surroundings(
     stores={name: (Place("10.0.0.1", 1000 + n),) for n, name in enumerate(("PostgreSQL", "Redis", "S3"))},
     secret="0" * 64,
     mount="proof",
+    provider_key="anthropic-api-key",
     proxy=True,
     allowed=("allowed.example", 443),
     tricks={"private": "a.example", "cname": "b.example", "rebinding": "c.example"},
@@ -50,7 +57,7 @@ def test_every_check_has_a_name_of_its_own_and_an_attack_that_the_agent_knows() 
         names = code.co_varnames[: code.co_argcount] if code else ()
         assert set(check.parameters) <= set(names), check
     assert len(json.dumps([check.parameters for check in checks])) < 64 * 1024  # a message holds it
-    assert checks[-1].name == "flood"
+    assert [check.name for check in checks[-2:]] == ["flood", "odd-lines"]
 
 
 def test_what_is_not_there_is_not_tested() -> None:
@@ -202,3 +209,64 @@ def test_a_table_for_the_terminal() -> None:
 
 def test_all_checks_are_listed_where_none_is_made() -> None:
     assert {check.name for check in prove.untried()} == {check.name for check in catalogue(AROUND)}
+
+
+class Relaying(http.server.BaseHTTPRequestHandler):
+    """A broker that passes everything on, but for what `without` names."""
+
+    provider, without = "", ""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.without == "all of it" and len(body) > len(broker.ORDINARY):
+            self.send_error(400)
+            return
+        body.pop(self.without, None)
+        headers = {name: self.headers[name] for name in ("anthropic-beta", "x-api-key") if name in self.headers}
+        told = requests.post(f"{self.provider}/v1/messages", json=body, headers=headers, timeout=10).content
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("check", "without", "words"),
+    [
+        ("broker-mcp-servers", "", "asked with mcp_servers"),
+        ("broker-image", "", "asked with https://stranger.invalid/"),
+        ("broker-beta", "", "asked with proof-of-isolation"),
+        ("broker-mcp-servers", "mcp_servers", "passed on without mcp_servers"),
+        ("broker-web-fetch", "all of it", "400"),
+    ],
+)
+def test_what_a_broker_lets_pass_shows_at_the_provider(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str, without: str, words: str
+) -> None:
+    monkeypatch.setenv("BERTH_SECRETS", str(tmp_path))
+    (tmp_path / "anthropic-api-key").write_text("stand-in")
+    with Provider(Place("127.0.0.1", 1)) as provider:
+        handler = type("Handler", (Relaying,), {"provider": provider.url, "without": without})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        parameters = by_name(AROUND)[check].parameters | {"url": url}
+        told = outcome(ATTACKS["broker"], parameters)
+        server.shutdown()
+        server.server_close()
+    assert told["outcome"] == ("refused" if without else "succeeded") and words in told["detail"]
+    assert "stand-in" not in told["detail"]
+
+
+def test_without_a_provider_a_refusal_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTH_SECRETS", str(tmp_path))
+    (tmp_path / "anthropic-api-key").write_text("stand-in")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    parameters = by_name(AROUND)["broker-beta"].parameters
+    told = outcome(ATTACKS["broker"], parameters | {"url": f"http://127.0.0.1:{server.server_address[1]}"})
+    server.shutdown()
+    server.server_close()
+    assert told["untested"] and "501" in told["detail"]
