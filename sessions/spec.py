@@ -13,6 +13,7 @@ from django.conf import settings
 
 from groups.models import AgentProfile
 from k8s_adapter.runtime import (
+    Cause,
     ClaimSource,
     FolderSource,
     MountSource,
@@ -62,10 +63,19 @@ def build(run: Run) -> RunSpec:
 
 
 def of_run(run: Run) -> RunSpec:
-    """What a run was started with, or what it is started with now, which is kept then. Raises as `build` does."""
-    if (kept := _kept(run)) is not None:
+    """What a run was started with, or what it is started with now, which is kept then.
+
+    Until the runtime has all of it, what it may have is judged at each try. Raises as `build` does, and if a mount or
+    secret is another one by now.
+    """
+    kept = _kept(run)
+    if kept is not None and run.made_at is not None:
         return kept
     made = build(run)
+    if kept is not None:
+        if (kept.mounts, kept.secrets) != (made.mounts, made.secrets):
+            raise PermanentFault(Cause.MOUNT, "what it may mount or read was changed while it was being started")
+        return kept
     if run.spec is None and run.made_at is None:
         told = _told(made) | {name: limit(run, name) for name in LIMITS}
         if not Run.objects.filter(pk=run.pk, spec__isnull=True).update(spec=told):  # another process was first

@@ -138,6 +138,18 @@ def test_stopping_what_was_never_made_is_nothing(place: Place) -> None:
     assert place.runtime.observe(spec.ref) == Observed(Phase.ABSENT)
 
 
+def test_nothing_is_revived_of_what_is_not_there_or_was_stopped(place: Place) -> None:
+    spec, _ = place.spec("sleep 60")
+    place.runtime.revive(spec)
+    assert place.runtime.observe(spec.ref).phase is Phase.ABSENT
+    place.runtime.ensure(spec)
+    running(place, spec.ref)
+    place.runtime.stop(spec.ref)
+    finished(place, spec.ref)
+    place.runtime.revive(spec)
+    assert place.runtime.observe(spec.ref).phase is Phase.FINISHED
+
+
 def test_destroy_leaves_nothing_but_the_workspace(place: Place) -> None:
     spec, line = place.spec("echo kept > $BERTH_WORKSPACE/file; (setsid sleep 50 &) ; echo started; sleep 60")
     place.runtime.ensure(spec)
@@ -226,10 +238,13 @@ def test_the_environment_is_the_specs_and_not_the_control_planes(place: Place, m
     assert "DATABASE_URL" not in line.output()
 
 
-def test_a_killed_courier_is_revived_and_nothing_is_lost(place: Place) -> None:
+def test_a_killed_courier_is_revived_and_nothing_is_lost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 400
-    spec, line = place.spec(f"i=0; while [ $i -lt {count} ]; do i=$((i+1)); echo $i; sleep 0.01; done")
+    monkeypatch.setenv("BERTH_SECRET_TEST", "soon gone")
+    script = f"i=0; while [ $i -lt {count} ]; do i=$((i+1)); echo $i; sleep 0.01; done"
+    spec, line = place.spec(script, secrets=(SecretFile("variable", "env:BERTH_SECRET_TEST"),))
     place.runtime.ensure(spec)
+    monkeypatch.delenv("BERTH_SECRET_TEST")  # nothing of a run that lives is read anew
     wait_for(lambda: "50\n" in line.output(), SECONDS)
     courier = wait_for(lambda: place.courier(spec.ref))
     assert courier is not None
@@ -237,7 +252,7 @@ def test_a_killed_courier_is_revived_and_nothing_is_lost(place: Place) -> None:
     courier.wait(10)
 
     def over() -> bool:
-        place.runtime.ensure(spec)
+        place.other_process().revive(spec)
         return place.runtime.observe(spec.ref).phase is Phase.FINISHED
 
     wait_for(over, SECONDS, "the run to end")

@@ -151,6 +151,19 @@ def test_a_start_that_is_under_way_goes_on_with_the_spec_it_began_with(run: Run,
     assert (again(run).waits_cause, again(run).waits_for) == ("", "")
 
 
+@pytest.mark.parametrize("change", [change for words, change in CHANGES if "mount" in words or "secret" in words])
+def test_what_is_withdrawn_while_a_run_is_being_started_stops_the_start(
+    rich: AgentProfile, run: Run, runtime: Refusing, change: Any
+) -> None:
+    runtime.fault = TransientFault(Cause.UNREACHABLE, "away")
+    reconcile.reconcile(run.session_id)
+    Run.objects.update(not_before=None, state=RunState.CLAIMED, waits_for="")
+    change()
+    runtime.fault = None
+    reconcile.reconcile(run.session_id)
+    assert (again(run).verdict, runtime.revived) == (Cause.MOUNT, [])
+
+
 def test_a_start_that_no_longer_waits_for_the_quota_gives_its_slot_to_nobody(run: Run, runtime: Refusing) -> None:
     Run.objects.update(state=RunState.STARTING, made_at=timezone.now())
     for seen, gives_way in (
