@@ -61,9 +61,20 @@ def attack(checks: list[Check]) -> str:
         if alone:
             os.write(1, b"\n")  # what it printed may have been cut in the middle of a line
         for told in reports:
+            if told.get("silent") and not alone:
+                told = alone_again(next(each for each in batch if each["check"] == told["check"]))
             report("attempt", told)
             count += 1
     return f"{count} attempts"
+
+
+def alone_again(check: Check) -> dict[str, Any]:
+    """Make an attempt that gave no answer once more, alone: what ran beside it may have ended it, or held it up."""
+    again = Attempt(check["check"], ATTACKS[check["attack"]], check["parameters"], SECONDS)
+    (told,) = together([again])
+    if told.get("silent"):
+        told["detail"] += ", for the second time, when nothing ran beside it"
+    return told
 
 
 def batches(checks: list[Check]) -> list[list[Check]]:

@@ -47,7 +47,10 @@ class Attempt:
         os.close(writer)
 
     def finish(self) -> dict[str, Any]:
-        """End the child, with all that it started, and return the report: check, outcome, detail and more."""
+        """End the child, with all that it started, and return the report: check, outcome, detail and more.
+
+        A report is `silent` if the child gave no answer: it says nothing of what was tried.
+        """
         for target in (lambda: os.killpg(self.pid, signal.SIGKILL), lambda: os.kill(self.pid, signal.SIGKILL)):
             try:
                 target()
@@ -60,7 +63,8 @@ class Attempt:
         except ValueError:
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             late = f"no answer within {self.seconds:g} s"
-            told = {"outcome": ERROR, "detail": late if time.monotonic() >= self.end else f"it was ended {how}"}
+            words = late if time.monotonic() >= self.end else f"it was ended {how}"
+            told = {"outcome": ERROR, "detail": words, "silent": True}
         return {"check": self.check, **told}
 
 

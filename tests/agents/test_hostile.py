@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -256,6 +257,27 @@ def test_an_attempt_is_bounded_and_ends_with_all_that_it_started() -> None:
     assert quick == {"check": "quick", "outcome": "succeeded", "detail": "there"}
     assert os.read(reader, 1) == b""  # nobody holds it any more
     os.close(reader)
+
+
+def test_an_attempt_that_another_ended_is_made_again_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def ended(path: str, always: bool = False) -> Got:
+        if always or not Path(path).exists():
+            Path(path).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Got("there")
+
+    monkeypatch.setattr(hostile, "ATTACKS", {"ended": ended, "tcp": lambda: Got("here")})
+    checks = [
+        {"check": "a", "attack": "ended", "parameters": {"path": str(tmp_path / "a")}},
+        {"check": "b", "attack": "tcp", "parameters": {}},
+        {"check": "c", "attack": "ended", "parameters": {"path": str(tmp_path / "c"), "always": True}},
+    ]
+    assert hostile.attack(checks) == "3 attempts"
+    told = {line["check"]: line for line in map(json.loads, capfd.readouterr().out.splitlines())}
+    assert [told[name]["outcome"] for name in "abc"] == ["succeeded", "succeeded", "error"]
+    assert "by signal 9, for the second time" in told["c"]["detail"]
 
 
 def test_outcomes() -> None:
