@@ -182,11 +182,20 @@ def courier_token(paths: list[str]) -> Got:
 
 
 def token_digests(paths: Iterable[str]) -> list[str]:
-    """SHA-256 of all texts in files that look like a token of a run."""
+    """SHA-256 of all texts in files that look like a token of a run.
+
+    What is no file is not read, which only who has opened it can tell: a pipe of an attempt that runs beside this one
+    would lose its answer.
+    """
     digests = []
     for path in paths:
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            digests += [hashlib.sha256(each).hexdigest() for each in TOKEN.findall(file.read(1 << 20))]
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                os.close(fd)
+                continue
+            with open(fd, "rb") as file:
+                digests += [hashlib.sha256(each).hexdigest() for each in TOKEN.findall(file.read(1 << 20))]
     return digests
 
 
@@ -203,16 +212,10 @@ def _places() -> Iterator[str]:
     for pid in _pids():
         yield from (f"/proc/{pid}/{name}" for name in ("environ", "cmdline", "root/var/lib/berth/token/token"))
         with contextlib.suppress(OSError):
-            yield from (f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd") if _is_file(pid, fd))
+            yield from (f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd"))
     for root in ("/var/lib/berth", SECRETS, "/run", "/tmp", "/workspace"):
         for folder, _, files in os.walk(root):
-            names = (os.path.join(folder, name) for name in files[:1000])
-            yield from (name for name in names if os.path.isfile(name))
-
-
-def _is_file(pid: str, fd: str) -> bool:
-    """A FIFO or a socket would block, and a standard stream's bytes belong to somebody."""
-    return os.path.isfile(f"/proc/{pid}/fd/{fd}")
+            yield from (os.path.join(folder, name) for name in files[:1000])
 
 
 def _pids() -> list[str]:

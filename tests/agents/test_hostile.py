@@ -235,6 +235,16 @@ def test_what_looks_like_a_couriers_token_is_told_as_a_digest(tmp_path: Path) ->
     assert found == [hashlib.sha256(token.encode()).hexdigest()]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
+def test_looking_for_a_token_takes_nothing_out_of_a_pipe() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"the answer of another attempt")
+    os.close(writer)
+    assert files.token_digests([f"/proc/self/fd/{reader}"]) == []
+    assert os.read(reader, 100) == b"the answer of another attempt"
+    os.close(reader)
+
+
 def test_a_volume_larger_than_its_claim_is_not_called_refused(tmp_path: Path) -> None:
     with pytest.raises(Untested, match="enforces no size"):
         resources.volume(str(tmp_path), 0)
