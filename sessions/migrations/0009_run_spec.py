@@ -6,8 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('agent_sessions', '0007_event_bytes'),
-        ('agent_sessions', '0007_work_queue'),
+        ('agent_sessions', '0008_event_bytes'),
     ]
 
     operations = [
