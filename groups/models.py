@@ -3,6 +3,7 @@
 import uuid
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -282,6 +283,12 @@ class AgentProfile(PodOptions):
 
     def __str__(self) -> str:
         return self.slug
+
+    def clean(self) -> None:
+        """The state folder stays where it is put."""
+        super().clean()
+        if problem := validators.state_folder_problem(self.state_folder):
+            raise ValidationError({"state_folder": problem})
 
 
 # They refer to the models above.

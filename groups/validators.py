@@ -1,6 +1,7 @@
 """What a profile's fields may hold: judged where they are typed, so that a start never meets a surprise."""
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,7 +27,10 @@ CLUSTER_SECRET = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9._
 CLAIM = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
 # A host name or IPv4 address, which is what Kubernetes takes, and an absolute path.
 EXPORT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.-]*:/[^\s:]*\Z")
-VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
+# Linux executes nothing with a longer argument or NAME=VALUE, its NUL included (MAX_ARG_STRLEN, execve(2)). Of all
+# together it takes 2 MiB most often; a pod, of which they are a part, has to fit into a request of etcd (1.5 MiB).
+ARGUMENT_MAX, ARGUMENTS_MAX = 128 * 1024 - 1, 512 * 1024
 LOOKS_SECRET = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?$", re.IGNORECASE)
 
 
@@ -34,6 +38,24 @@ def validate_command(value: Any) -> None:
     """A command is a list of words, the first of which is the program."""
     if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value) or not value[0]:
         raise ValidationError('Use a JSON list of words, such as ["python3", "agent.py"].')
+    if problem := exec_problem(value):
+        raise ValidationError(problem)
+
+
+def exec_problem(texts: Iterable[str]) -> str:
+    """Why a program can't be started with these words or NAME=VALUE texts; empty if it can.
+
+    What the kernel or the API server would refuse at every start is better said once, in the form.
+    """
+    total = 0
+    for text in texts:
+        if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):
+            return f"{text[:40]!r} has a NUL or half a character in it, which no program can be handed."
+        size = len(text.encode())
+        total += size
+        if size > ARGUMENT_MAX:
+            return f"{text[:40]!r}… has {size} bytes; one text may have {ARGUMENT_MAX}. Put it into a file."
+    return f"{total} bytes in all; {ARGUMENTS_MAX} may be. Put them into a file." if total > ARGUMENTS_MAX else ""
 
 
 def validate_environment(value: Any) -> None:
@@ -47,6 +69,14 @@ def validate_environment(value: Any) -> None:
             raise ValidationError(
                 f"{name} looks like a secret. Give it as a reference under “secrets”, never by value."
             )
+    if problem := exec_problem(f"{name}={text}" for name, text in value.items()):
+        raise ValidationError(problem)
+
+
+def state_folder_problem(path: str) -> str:
+    """What is wrong with a state folder that `validate_state_folder` lets pass, in words; empty if nothing is."""
+    odd = path.endswith("\n") or {".", ".."} & set(path.split("/"))
+    return "Use a path without . and .., such as /home/node/.claude." if odd else ""
 
 
 def validate_secrets(value: Any) -> None:
