@@ -289,7 +289,8 @@ def judge(look: Look) -> Observed:
 def _look(folder: RunFolder) -> Look:
     agent, beside = _notes(folder)
     mark = str(folder.path)
-    agent_alive = processes.living(agent, mark) is not None
+    guard = processes.read_note(folder.pid_file("guard"))  # lives until nothing is left of what the agent started
+    agent_alive = any(processes.living(note, mark) is not None for note in (agent, guard))
     exit_code, ended_at = None, None
     with contextlib.suppress(FileNotFoundError, ValueError):  # read after the agent was seen dead: it is complete then
         exit_code, ended_at = int(folder.exit.read_text()), folder.exit.stat().st_mtime

@@ -60,7 +60,8 @@ class Programs:
                 raise PermanentFault(Cause.REJECTED, "agents are to be confined, but bubblewrap is not installed here")
             command = sandbox.wrap(command, self._view(spec, folder), self.python)
         place = (self.folders.workspace(spec.ref), folder.pid_file("agent"), folder.log("agent"))
-        processes.start(wrapper.wrap(command), self._agent_environment(spec, folder), *place, lock)
+        guard = folder.pid_file("guard")
+        processes.start(wrapper.wrap(command), self._agent_environment(spec, folder), *place, lock, guard)
 
     def start_relay(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
         """Start what stands between a sandbox and the proxy. It lives until the run is destroyed."""

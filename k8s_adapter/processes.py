@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,12 +18,17 @@ from pathlib import Path
 
 import psutil
 
-from k8s_adapter.runtime import Cause, TransientFault
+from k8s_adapter.runtime import Cause, PermanentFault, RuntimeFault, TransientFault
 
 MARK = "BERTH_RUN_FOLDER"  # in the environment of every process of a run: the run's folder
+GUARD = "BERTH_GUARD"  # in that of the subreapers above an agent, besides what tells whose they are
+OWNERS = (MARK, "BERTH_RUN", "BERTH_SESSION", "BERTH_GROUP_ID", "BERTH_GROUP")
 LAUNCH_SECONDS = 20.0
 # A program notes its start time itself, milliseconds after the kernel did; the clock may have been set in between.
 START_SECONDS = 5.0
+GUARD_SECONDS = 2.0  # that guards have to kill what is theirs, before they are killed themselves
+UMASK = 0o077
+AGENT_UMASK = 0o022  # as in a pod: what it writes to a mount is for those that it was mounted for
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +40,21 @@ class Note:
 
 
 def start(
-    argv: Sequence[str], environment: Mapping[str, str], folder: Path, pid_file: Path, log: Path, lock: int
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    pid_file: Path,
+    log: Path,
+    lock: int,
+    guard: Path | None = None,
 ) -> None:
     """Start `argv` in `folder`, detached, with its note in `pid_file`. See `launch.py`.
 
-    `lock` is the descriptor of the file whose lock the caller holds. Returns once the program was executed. Raises
-    TransientFault if that can't be done.
+    `lock` is the descriptor of the file whose lock the caller holds. With a `guard`, the path of its note, nothing that
+    the program starts outlives it, on Linux. Returns once the program was executed. Raises TransientFault if that can't
+    be done now, and PermanentFault REJECTED if it never can, with the system's words.
     """
+    guarded = guard is not None and sys.platform == "linux"
     order = {
         "argv": list(argv),
         "environment": dict(environment),
@@ -48,15 +62,18 @@ def start(
         "pid_file": str(pid_file),
         "log": str(log),
         "lock": lock,
+        "umask": AGENT_UMASK if guard else UMASK,
+        "guard": str(guard) if guarded else "",
     }
     command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py"))]
+    marks = {name: environment[name] for name in OWNERS if name in environment} | {GUARD: "1"}
     try:
         done = subprocess.run(
             command,
             input=json.dumps(order).encode(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={},  # nothing of the control plane's own may be seen in a process list
+            env=marks if guarded else {},  # nothing of the control plane's own may be seen in a process list
             pass_fds=(lock,),
             start_new_session=True,
             timeout=LAUNCH_SECONDS,
@@ -65,8 +82,17 @@ def start(
     except (OSError, subprocess.SubprocessError) as error:
         raise TransientFault(Cause.UNREACHABLE, f"no process can be started: {error}") from error
     if done.returncode != 0 or done.stderr:
-        words = done.stderr.decode(errors="replace")[-500:]
-        raise TransientFault(Cause.UNREACHABLE, f"no process can be started: {words}")
+        raise _refusal(done.stderr)
+
+
+def _refusal(told: bytes) -> RuntimeFault:
+    """The fault that the launcher's stderr means: its own JSON, or a Python that could not even start."""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        raw = json.loads(told)
+        if raw["lasting"]:
+            return PermanentFault(Cause.REJECTED, f"the agent can't be executed: {raw['words']}")
+        return TransientFault(Cause.UNREACHABLE, f"no process can be started: {raw['words']}")
+    return TransientFault(Cause.UNREACHABLE, f"no process can be started: {told.decode(errors='replace')[-500:]}")
 
 
 def read_note(pid_file: Path) -> Note | None:
@@ -110,31 +136,47 @@ def marked(prefix: str) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
 
 
 def members(mark: str, notes: Iterable[Note | None]) -> list[psutil.Process]:
-    """Every living process of a run: those that bear its mark, those noted, their children and their sessions."""
-    found = {process.pid: process for process, environment in marked(mark) if environment[MARK] == mark}
-    leaders = [process for note in notes if (process := living(note, mark)) is not None]
-    for leader in leaders:
-        with contextlib.suppress(psutil.Error):
-            found |= {process.pid: process for process in (leader, *leader.children(recursive=True))}
-    sessions = {leader.pid for leader in leaders}
-    for process in psutil.process_iter() if sessions else ():
+    """Every living process of a run: those that bear its mark, those noted, their children and their sessions.
+
+    What lost its parent, its session and its mark is a child of the run's guard, which bears the mark.
+    """
+    leaders = {process.pid for note in notes if (process := living(note, mark)) is not None}
+    every: dict[int, psutil.Process] = {}
+    found, parents = set(leaders), dict[int, int]()
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-            if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
-                found[process.pid] = process
-    return list(found.values())
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            every[process.pid], parents[process.pid] = process, process.ppid()
+            if os.getsid(process.pid) in leaders or process.environ().get(MARK) == mark:
+                found.add(process.pid)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return [every[pid] for pid in found if pid in every]
 
 
 def kill(mark: str, notes: Sequence[Note | None], seconds: float = 5.0) -> None:
-    """Kill every process of a run, and look again until there is none. Raises TransientFault if some won't die."""
-    end = time.monotonic() + seconds
+    """Kill every process of a run, and look again until there is none. Raises TransientFault if some won't die.
+
+    Guards are told to end, and do so when all that is theirs is gone: what they alone know of would be lost with them.
+    """
+    began = time.monotonic()
     while remaining := members(mark, notes):
         for process in remaining:
             with contextlib.suppress(psutil.Error):
-                process.kill()
-        if time.monotonic() > end:
+                if _guards(process) and time.monotonic() < began + GUARD_SECONDS:
+                    process.send_signal(signal.SIGCONT)  # an agent may have stopped it
+                    process.terminate()
+                else:
+                    process.kill()
+        if time.monotonic() > began + seconds:
             pids = [process.pid for process in remaining]
             raise TransientFault(Cause.UNREACHABLE, f"processes that can't be killed: {pids}")
         time.sleep(0.01)
+
+
+def _guards(process: psutil.Process) -> bool:
+    return GUARD in process.environ()
 
 
 @contextlib.contextmanager

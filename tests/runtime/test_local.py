@@ -1,7 +1,11 @@
 """What only the local runtime must do: own processes of which nobody is the parent."""
 
+import contextlib
 import os
+import random
 import signal
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +20,20 @@ from tests.runtime.places import Crash, LocalPlace
 from tests.waiting import wait_for
 
 SECONDS = 30
+
+
+class Daemon:
+    """A program that an agent starts so that it gets away: its parent ends, and it has nothing of the run's."""
+
+    def __init__(self) -> None:
+        self.seconds = str(random.randrange(10**6, 10**7))
+        self.start = f"(setsid env -i sleep {self.seconds} >/dev/null 2>&1 </dev/null &)"
+
+    def living(self) -> list[psutil.Process]:
+        found = psutil.process_iter(["cmdline", "status"])
+        return [each for each in found if each.info["cmdline"] == ["sleep", self.seconds]]
+
+
 NOTE = Note(1, 1000.0)
 AT_1000 = datetime.fromtimestamp(1000, UTC)
 AT_1010 = datetime.fromtimestamp(1010, UTC)
@@ -151,6 +169,88 @@ def test_an_agent_whose_wrapper_was_killed_has_vanished_and_leaves_nothing(local
     os.kill(note.pid, signal.SIGKILL)
     assert finished(local, spec.ref).cause is Cause.VANISHED
     assert not agents(spec.ref)
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    found = Daemon()
+    yield found
+    for process in found.living():
+        process.kill()
+
+
+def guards(ref: RunRef) -> list[psutil.Process]:
+    """The outer guard of a run and the inner one."""
+    every = processes.marked("")
+    found = [each for each, bears in every if bears.get("BERTH_RUN") == ref.run and processes.GUARD in bears]
+    return sorted(found, key=lambda each: each.pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are subreapers on Linux alone")
+class TestNothingIsLeft:
+    """Of an agent whose child has a session of its own, no parent, no environment and another name."""
+
+    def test_when_it_ends(self, local: LocalPlace, daemon: Daemon) -> None:
+        spec, line = local.spec(f"{daemon.start}; echo started; exit 3")
+        local.runtime.ensure(spec)
+        assert finished(local, spec.ref).exit_code == 3
+        assert line.output() == "started\n" and daemon.living() == []
+
+    @pytest.mark.parametrize("how", ["stop", "destroy", "destroy without its folder", "vanish"])
+    @pytest.mark.parametrize("killed", [None, 0, 1], ids=["", "outer guard killed", "inner guard killed"])
+    def test_however_it_is_ended(self, local: LocalPlace, daemon: Daemon, how: str, killed: int | None) -> None:
+        spec, line = local.spec(f"{daemon.start}; echo started; sleep 60")
+        local.runtime.ensure(spec)
+        wait_for(lambda: "started" in line.output() and len(daemon.living()) == 1, SECONDS)
+        pair = guards(spec.ref)
+        assert len(pair) == 2
+        if killed is not None:
+            pair[killed].kill()
+        folder = local.data / "runs" / spec.ref.run
+        if how == "destroy without its folder":
+            folder.rename(local.data / "elsewhere")
+        if how == "vanish":
+            note = processes.read_note(folder / "agent.pid")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(note.pid if note else 0, signal.SIGKILL)
+            finished(local, spec.ref)
+        elif how == "stop":
+            local.runtime.stop(spec.ref)
+            finished(local, spec.ref)
+        else:
+            local.other_process().destroy(spec.ref)  # as after a restart of the control plane
+        assert daemon.living() == [] and guards(spec.ref) == []
+        local.runtime.destroy(spec.ref)
+        assert not local.leftovers(spec.ref)
+
+    def test_even_if_a_guard_was_stopped_by_it(self, local: LocalPlace, daemon: Daemon) -> None:
+        spec, _ = local.spec(f"{daemon.start}; echo started; kill -STOP $(ps -o ppid= -p $PPID); sleep 60")
+        local.runtime.ensure(spec)
+        wait_for(lambda: "stopped" in [each.status() for each in guards(spec.ref)], SECONDS)
+        local.runtime.destroy(spec.ref)
+        assert daemon.living() == [] and not local.leftovers(spec.ref)
+
+
+UNREADABLE = [
+    ({"A": "x" * 200_000}, "Argument list too long"),
+    ({"A": "a\0b"}, "null byte"),
+    ({"A": "\ud800"}, "surrogates"),
+    ({"PATH": "/nowhere"}, "No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("environment", "words"), UNREADABLE, ids=[words for _, words in UNREADABLE])
+def test_what_the_system_will_never_execute_is_refused_in_its_words(
+    local: LocalPlace, environment: dict[str, str], words: str
+) -> None:
+    spec, _ = local.spec("", command=("/bin/true",), environment=environment)
+    for _ in range(2):
+        with pytest.raises(PermanentFault, match=words) as fault:
+            local.runtime.ensure(spec)
+        assert fault.value.cause is Cause.REJECTED
+    assert local.runtime.observe(spec.ref).phase is Phase.PENDING  # there never was an agent that could have vanished
+    local.runtime.destroy(spec.ref)
+    assert not local.leftovers(spec.ref)
 
 
 def test_a_pid_that_was_given_to_another_process_is_not_taken_for_the_run(local: LocalPlace) -> None:
