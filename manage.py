@@ -9,11 +9,14 @@ def main() -> None:
     """Run one management command."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
     try:
+        from django.conf import settings
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import execute_from_command_line
     except ImportError:
         sys.exit("manage.py: Django is not installed here. Run `make setup` and use .venv/bin/python manage.py")
     try:
+        if settings.RUNTIME == "local":
+            os.umask(0o077)  # what it writes is for this user alone: conversations, workspaces, keys
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
         sys.exit(f"manage.py: {error}")

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
+from controlplane import datafolder
 from k8s_adapter.config import pod_selector
 
 
@@ -186,6 +187,17 @@ def data_dir(**_: Any) -> list[CheckMessage]:
     return [Error(f"DATA_DIR {settings.DATA_DIR} can't be written.", hint=hint, id="berth.E007")]
 
 
+def private(**_: Any) -> list[CheckMessage]:
+    """berth.W014: with the local runtime nobody else of the machine reads conversations and keys, or places a task."""
+    if settings.RUNTIME != "local":
+        return []
+    hint = "Run `manage.py make_env`, which takes the rights of others away; as another user's, chmod go= it."
+    return [
+        Warning(f"{path} can be read by others of this machine.", hint=hint, id="berth.W014")
+        for path in datafolder.exposed(settings.DATA_DIR, settings.BASE_DIR / ".env")
+    ]
+
+
 def embedded_on_a_cluster(**_: Any) -> list[CheckMessage]:
     """berth.W008: production wants PostgreSQL and Redis."""
     if settings.RUNTIME != "kubernetes" or (not settings.EMBEDDED and settings.REDIS_URL):
@@ -215,6 +227,7 @@ def register_all() -> None:
         egress,
         sandbox,
         data_dir,
+        private,
         log_format,
     ):
         register(check, Tags.compatibility)

@@ -114,12 +114,14 @@ HEAD_SECONDS = number("HEAD_SECONDS", default=10)
 BODY_SECONDS = number("BODY_SECONDS", default=20)
 
 # --- data ----------------------------------------------------------------------------------------------------------
-DATABASE_URL = env.str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'berth.sqlite3'}")
+DATABASE_URL = env.str("DATABASE_URL", default="")
 REDIS_URL = env.str("REDIS_URL", default="")
 WORKERS = number("WORKERS", default=2)
 DATABASE_POOL = number("DATABASE_POOL", default=10)
 
-DATABASES = {"default": env.db_url_config(DATABASE_URL)}
+# A path is handed over as it is: in a URL it would have to be quoted.
+EMBEDDED_DATABASE = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(DATA_DIR / "berth.sqlite3")}
+DATABASES = {"default": env.db_url_config(DATABASE_URL) if DATABASE_URL else EMBEDDED_DATABASE}
 EMBEDDED = "sqlite" in DATABASES["default"]["ENGINE"]
 if EMBEDDED:
     # WAL lets readers go on beside the one writer; IMMEDIATE makes a writer wait for its turn instead of failing when
@@ -244,7 +246,8 @@ LANGUAGE_CODE = "en-us"
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
 try:
-    STATIC_ROOT.mkdir(parents=True, exist_ok=True)
+    DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+    STATIC_ROOT.mkdir(exist_ok=True)
 except OSError as error:
     raise ImproperlyConfigured(
         f"DATA_DIR {DATA_DIR} can't be made ({error.strerror}). Set it to another folder."

@@ -1,11 +1,20 @@
 """System checks: a wrong setting is named before anything starts, with what to do."""
 
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from django.core.management import call_command
+from hypothesis import strategies as st
 
-from controlplane import checks, dotenv
+from controlplane import checks, datafolder, dotenv
 
 TABLE = [
     ("berth.E001", checks.secret_key, {"SECRET_KEY": ""}),
@@ -69,6 +78,60 @@ def test_an_env_file_gets_the_keys_it_lacks_and_keeps_the_rest(tmp_path: Path) -
     assert dotenv.complete(file) == ["ADMIN_PASSWORD"]
     assert file.read_text().startswith("SECRET_KEY=mine\nPORT=9000\nADMIN_PASSWORD=")
     assert dotenv.complete(file) == []
+
+
+def test_an_env_file_that_others_could_read_is_closed_before_a_key_is_written_to_it(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("PORT=9000\n")
+    file.chmod(0o644)
+    assert dotenv.complete(file) == ["SECRET_KEY", "ADMIN_PASSWORD"]
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_others_can_read_is_named_and_closed(settings: Any, tmp_path: Path) -> None:
+    settings.DATA_DIR, settings.BASE_DIR = tmp_path / "var", tmp_path
+    (tmp_path / "var").mkdir(mode=0o755)
+    for path in (settings.DATA_DIR / "berth.sqlite3", settings.DATA_DIR / "berth.sqlite3-wal", tmp_path / ".env"):
+        path.touch()
+        path.chmod(0o644)
+    assert [found.id for found in checks.private()] == ["berth.W014"] * 4
+    settings.RUNTIME = "kubernetes"
+    assert checks.private() == []
+    settings.RUNTIME = "local"
+    call_command("make_env", stdout=io.StringIO())
+    assert checks.private() == [] and (settings.DATA_DIR / "berth.sqlite3").stat().st_mode & 0o777 == 0o600
+    assert "SECRET_KEY=" in (tmp_path / ".env").read_text()
+
+
+@hypothesis.settings(deadline=None, max_examples=5)
+@hypothesis.example("#?%41+ ;&$X")
+@hypothesis.given(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=60))
+def test_the_database_lies_in_the_data_folder_however_that_is_called(name: str) -> None:
+    with tempfile.TemporaryDirectory() as above:
+        data = Path(above, f"var {name}")
+        environment = {"PATH": os.environ["PATH"], "SECRET_KEY": "k" * 50, "DATA_DIR": str(data)}
+        code = "from controlplane.settings import DATABASES; print(ascii(DATABASES['default']['NAME']))"
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == ascii(str(data / "berth.sqlite3"))
+
+
+@pytest.mark.parametrize("how", ["taken", "taken by one that is gone"])
+def test_a_data_folder_has_one_holder_as_long_as_anything_of_it_lives(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "var"
+    first, beside = datafolder.claim(folder), os.fork()
+    if beside == 0:
+        signal.pause()
+    try:
+        if how == "taken by one that is gone":
+            os.close(first)
+        with pytest.raises(datafolder.InUse, match=f"process {os.getpid()}, or what it started"):
+            datafolder.claim(folder)
+    finally:
+        os.kill(beside, signal.SIGKILL)
+        os.waitpid(beside, 0)
+    if how == "taken":
+        os.close(first)
+    os.close(datafolder.claim(folder))
 
 
 def test_a_new_env_file_is_private(tmp_path: Path) -> None:

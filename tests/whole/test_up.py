@@ -19,7 +19,8 @@ class Up:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.log = folder / f"up-{port}.log"
-        self.mark = str(folder / "var")
+        self.data = folder / "v a+r#?%41é;$X'"  # a path, whatever it would mean in a URL or to a shell
+        self.mark = str(self.data)
         environment = {name: os.environ[name] for name in ("PATH", "HOME")}
         environment |= {"DATA_DIR": self.mark, "PORT": str(port), "SECRET_KEY": "k" * 50, "ADMIN_PASSWORD": "pass-word"}
         with self.log.open("wb") as log:
@@ -52,13 +53,24 @@ def test_it_answers_a_first_message_ends_everything_and_keeps_the_data(tmp_path:
     wait_for(lambda: first.says("Berth is up"), 90, f"see {first.log}")
     assert first.says("admin │ Hello!") and first.says("agent │ Got message 1")
     assert first.says("admin  pass-word") and first.says(f"http://localhost:{port}/admin/")
+    assert {each.name for each in tmp_path.iterdir()} == {first.data.name, first.log.name}
+    assert first.data.stat().st_mode & 0o077 == 0 and (first.data / "berth.sqlite3").stat().st_mode & 0o077 == 0
+
+    before = set(first.left())
+    beside = Up(tmp_path, free_port())
+    assert beside.process.wait(60) == 1 and set(first.left()) == before
+    told = beside.log.read_text().strip().splitlines()
+    assert len(told) == 1 and f"in use by process {first.process.pid}" in told[0] and "DATA_DIR=" in told[0]
+
     assert first.end() == 0
     assert first.left() == []
     assert "Traceback" not in first.log.read_text()
 
+    first.data.chmod(0o755)  # as earlier versions made it
     second = Up(tmp_path, port)
     wait_for(lambda: second.says("Berth is up"), 90, f"see {second.log}")
     assert second.says("agent │ Got message 2")
+    assert second.says("others of this machine could read it") and second.data.stat().st_mode & 0o077 == 0
     assert second.end() == 0 and second.left() == []
 
 
@@ -70,7 +82,7 @@ def test_a_taken_port_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
         up = Up(tmp_path, port)
         assert up.process.wait(60) == 1
     told = up.log.read_text().strip().splitlines()
-    assert len(told) == 1 and f"Port {port} is taken" in told[0] and f"PORT={port + 1}" in told[0]
+    assert len(told) == 1 and f"Port {port} is taken" in told[0] and f"PORT={port + 1} DATA_DIR=" in told[0]
 
 
 @pytest.mark.parametrize(("name", "value"), [("PORT", "abc"), ("MAX_RUNS", "many"), ("DATA_DIR", "/dev/null/x")])

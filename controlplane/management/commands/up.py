@@ -19,7 +19,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, close_old_connections
 from honcho.manager import Manager
 
-from controlplane import demo, shutdown
+from controlplane import datafolder, demo, shutdown
 
 
 class Supervisor(Manager):
@@ -53,6 +53,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Runs until Ctrl-C, SIGTERM, or the end of one of the processes."""
         host = os.environ.get("HOST", "127.0.0.1")
+        for path in claim_data(settings.DATA_DIR):
+            self.stdout.write(f"{path}: others of this machine could read it, and no longer can")
         claim_port(host, settings.PORT)
         try:
             call_command("migrate", verbosity=0, interactive=False)
@@ -93,6 +95,22 @@ class Command(BaseCommand):
         self.stdout.flush()
 
 
+def claim_data(folder: Path) -> list[Path]:
+    """Have the data for as long as this process lives; return what had to be closed to others.
+
+    Fails at once, and in one line, if another Berth has it: the end of either would end the other's agents.
+    """
+    try:
+        datafolder.claim(folder)
+        return datafolder.close(folder) if settings.RUNTIME == "local" else []
+    except datafolder.InUse as held:
+        raise CommandError(
+            f"DATA_DIR {folder} is in use by {held}. End that Berth, or use another folder: DATA_DIR=var-second"
+        ) from None
+    except OSError as error:
+        raise CommandError(f"DATA_DIR {folder}: {error}. Use a folder of this user's own.") from error
+
+
 def claim_port(host: str, port: int) -> None:
     """Fail at once, and in one line, if the port is taken."""
     with socket.socket() as probe:
@@ -101,7 +119,8 @@ def claim_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise CommandError(
-                f"Port {port} is taken ({error.strerror}). Use another one: PORT={port + 1} make run"
+                f"Port {port} is taken ({error.strerror}). Use another one, and beside another Berth another folder "
+                f"too: PORT={port + 1} DATA_DIR=var-{port + 1} make run"
             ) from error
 
 
