@@ -1,7 +1,6 @@
 """System checks: what is wrong with a setting, said before anything starts, with what to do about it."""
 
 import os
-import shutil
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
 from controlplane import datafolder
+from k8s_adapter import sandbox as confining
 from k8s_adapter.config import pod_selector
 
 
@@ -120,11 +120,20 @@ def egress(**_: Any) -> list[CheckMessage]:
 
 
 def sandbox(**_: Any) -> list[CheckMessage]:
-    """berth.E013: what is to confine local agents is there."""
-    if not settings.LOCAL_BWRAP or settings.RUNTIME != "local" or shutil.which("bwrap"):
-        return []
-    hint = "Install bubblewrap (Linux only), or set LOCAL_BWRAP=false and let nobody run what they don't trust."
-    return [Error("LOCAL_BWRAP is set, but bwrap is not installed.", hint=hint, id="berth.E013")]
+    """berth.E013: what is to confine local agents is there, and can do so."""
+    words = confining.problem(settings.LOCAL_BWRAP_ROOT) if settings.LOCAL_BWRAP and settings.RUNTIME == "local" else ""
+    hint = "See docs/egress-rules.md. Or set LOCAL_BWRAP=false, and let nobody run what they don't trust."
+    return [Error(f"LOCAL_BWRAP is set, but {words}.", hint=hint, id="berth.E013")] if words else []
+
+
+def sandbox_folders(**_: Any) -> list[CheckMessage]:
+    """berth.E013: what is to be shown in the sandbox is there, and is not everything."""
+    hint = "List absolute paths of folders with programs, separated by commas, such as /opt/node."
+    return [
+        Error(f"LOCAL_BWRAP_FOLDERS: {folder!r} is no such folder.", hint=hint, id="berth.E013")
+        for folder in settings.LOCAL_BWRAP_FOLDERS
+        if not Path(folder).is_absolute() or not Path(folder).exists() or Path(folder).resolve() == Path("/")
+    ]
 
 
 def limits(**_: Any) -> list[CheckMessage]:
@@ -226,6 +235,7 @@ def register_all() -> None:
         single_sign_on,
         egress,
         sandbox,
+        sandbox_folders,
         data_dir,
         private,
         log_format,

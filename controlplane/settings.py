@@ -66,6 +66,8 @@ K8S_DNS_SELECTOR = env.str("K8S_DNS_SELECTOR", default="kube-system/k8s-app=kube
 PROJECT_FOLDER = env.str("PROJECT_FOLDER", default="")
 PROJECT_CLAIM = env.str("PROJECT_CLAIM", default="")
 LOCAL_BWRAP = env.bool("LOCAL_BWRAP", default=False)
+LOCAL_BWRAP_FOLDERS = env.list("LOCAL_BWRAP_FOLDERS", default=[])
+LOCAL_BWRAP_ROOT = env.bool("LOCAL_BWRAP_ROOT", default=False)
 
 # --- the way out (docs/egress.md) ----------------------------------------------------------------------------------
 EGRESS_PROXY_URL = env.str("EGRESS_PROXY_URL", default="").rstrip("/")
@@ -120,8 +122,10 @@ WORKERS = number("WORKERS", default=2)
 DATABASE_POOL = number("DATABASE_POOL", default=10)
 
 # A path is handed over as it is: in a URL it would have to be quoted.
-EMBEDDED_DATABASE = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(DATA_DIR / "berth.sqlite3")}
-DATABASES = {"default": env.db_url_config(DATABASE_URL) if DATABASE_URL else EMBEDDED_DATABASE}
+EMBEDDED_DATABASE: dict[str, Any] = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(DATA_DIR / "berth.sqlite3")}
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": env.db_url_config(DATABASE_URL) if DATABASE_URL else EMBEDDED_DATABASE
+}
 EMBEDDED = "sqlite" in DATABASES["default"]["ENGINE"]
 if EMBEDDED:
     # WAL lets readers go on beside the one writer; IMMEDIATE makes a writer wait for its turn instead of failing when

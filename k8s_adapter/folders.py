@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "sockets"
 
     @property
+    def filter(self) -> Path:
+        """Which system calls a confined agent has."""
+        return self.path / "seccomp"
+
+    @property
     def token(self) -> Path:
         return self.path / "token"
 

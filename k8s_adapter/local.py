@@ -25,7 +25,7 @@ import psutil
 from k8s_adapter import folder_mounts, local_traces, names, processes, secretfiles
 from k8s_adapter.describe import mask
 from k8s_adapter.folders import Folders, RunFolder
-from k8s_adapter.local_programs import Programs
+from k8s_adapter.local_programs import Confinement, Programs
 from k8s_adapter.processes import Note
 from k8s_adapter.runtime import (
     Cause,
@@ -73,13 +73,12 @@ class LocalRuntime:
         installation: str,
         python: str = sys.executable,
         secrets: Reach = LEAST,
-        confined: bool = False,
-        masked: tuple[Path, ...] = (),
+        confinement: Confinement | None = None,
     ) -> None:
-        """With `confined` every agent gets a sandbox, in which the files `masked` are empty."""
+        """With a `confinement` every agent gets a sandbox."""
         self._folders = Folders(data_dir.resolve())
         self._reach = secrets
-        self._programs = Programs(self._folders, secrets, confined, masked, python)
+        self._programs = Programs(self._folders, secrets, confinement, python)
         self.installation = installation
         self._aside: set[Path] = set()  # folders that can't be read, each logged once
 

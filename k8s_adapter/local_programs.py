@@ -8,39 +8,58 @@ from pathlib import Path
 
 import courier
 from courier import contracts, wrapper
-from k8s_adapter import folder_mounts, processes, sandbox
+from k8s_adapter import folder_mounts, processes, sandbox, seccomp
 from k8s_adapter.folders import Folders, RunFolder
-from k8s_adapter.runtime import Cause, FolderSource, PermanentFault, RunSpec
+from k8s_adapter.runtime import Cause, PermanentFault, RunSpec
 from k8s_adapter.secretfiles import Reach
 
 # What an agent gets of the control plane's own environment; all the rest may hold secrets.
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
+CHECKOUT = Path(courier.__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What operators say of the sandbox that agents get."""
+
+    readable: tuple[Path, ...] = ()  # what agents see beside the system's programs and their own folders
+    hidden: tuple[Path, ...] = ()  # what they don't, even where it lies in a mount
+    as_root: bool = False  # also if Berth runs as root
 
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """Starts them. `confined` agents get a sandbox, in which the files `masked` are empty."""
+    """Starts them. With a `confinement` agents get a sandbox."""
 
     folders: Folders
     reach: Reach
-    confined: bool = False
-    masked: tuple[Path, ...] = ()
+    confinement: Confinement | None = None
     python: str = sys.executable
 
     def check_command(self, spec: RunSpec) -> None:
         """A shell would only tell 127 later. Raises PermanentFault REJECTED."""
-        environment = self._agent_environment(spec, self.folders.run(spec.ref.run))
+        folder = self.folders.run(spec.ref.run)
         program = spec.command[0] if spec.command else ""
         path = str(self.folders.workspace(spec.ref) / program) if "/" in program else program
-        if not program or not shutil.which(path, path=environment.get("PATH")):
+        found = shutil.which(path, path=self._agent_environment(spec, folder).get("PATH")) if program else None
+        if not found:
             raise PermanentFault(Cause.REJECTED, f"the command {program!r} is not a program on this machine")
+        if self.confinement is None:
+            return
+        if words := sandbox.problem(self.confinement.as_root):
+            raise PermanentFault(Cause.REJECTED, f"agents are to be confined, but {words}")
+        if not sandbox.sees(self._view(spec, folder, self.confinement), Path(found), self.python):
+            words = (
+                f"the sandbox shows nothing of the folder of {program!r}; an operator can add it to LOCAL_BWRAP_FOLDERS"
+            )
+            raise PermanentFault(Cause.REJECTED, words)
 
     def start_courier(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
         """Start the courier. `lock` is the descriptor of the run's lock, which the caller holds."""
         environment = {
             **_inherited(),
             **self._marks(spec, folder),
-            "PYTHONPATH": str(Path(courier.__file__).resolve().parent.parent),
+            "PYTHONPATH": str(CHECKOUT),
             "BERTH_URL": spec.courier_url,
             "BERTH_CONTRACT": spec.contract,
             "BERTH_RESUME": spec.resume,
@@ -53,19 +72,18 @@ class Programs:
         processes.start(argv, environment, *place, lock)
 
     def start_agent(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
-        """Start the agent, in its sandbox if there is to be one. Raises PermanentFault REJECTED without bubblewrap."""
+        """Start the agent, in its sandbox if there is to be one."""
         command = contracts.argv(spec.contract, spec.command, spec.resume)
-        if self.confined:
-            if not sandbox.available():
-                raise PermanentFault(Cause.REJECTED, "agents are to be confined, but bubblewrap is not installed here")
-            command = sandbox.wrap(command, self._view(spec, folder), self.python)
+        if self.confinement:
+            folder.filter.write_bytes(seccomp.program() or b"")
+            command = sandbox.wrap(command, self._view(spec, folder, self.confinement), self.python)
         place = (self.folders.workspace(spec.ref), folder.pid_file("agent"), folder.log("agent"))
         guard = folder.pid_file("guard")
         processes.start(wrapper.wrap(command), self._agent_environment(spec, folder), *place, lock, guard)
 
     def start_relay(self, spec: RunSpec, folder: RunFolder, lock: int) -> None:
         """Start what stands between a sandbox and the proxy. It lives until the run is destroyed."""
-        if not self.confined:
+        if not self.confinement:
             return
         pid_file = folder.pid_file("relay")
         if not spec.egress or processes.living(processes.read_note(pid_file), str(folder.path)):
@@ -75,35 +93,35 @@ class Programs:
         argv = sandbox.outside(spec.egress, self.python)
         processes.start(argv, environment, folder.sockets, pid_file, folder.log("relay"), lock)
 
-    def _view(self, spec: RunSpec, folder: RunFolder) -> sandbox.View:
+    def _view(self, spec: RunSpec, folder: RunFolder, confinement: Confinement) -> sandbox.View:
         """What a confined agent sees: of the data folder nothing but what is its own."""
         folders, ref = self.folders, spec.ref
         links, project = folder_mounts.real_folders(spec)
         written = {mount.path for mount in spec.mounts if not mount.read_only}
-        readable = [folder.secrets, folder.extra, *([folder.project] if project else [])]
+        own = [folder.secrets, folder.extra, *([folder.project, project] if project else [])]
+        secrets = [Path(self.reach.folder).resolve()] if self.reach.folder else []
         return sandbox.View(
-            hidden=(folders.data, *self._kept_from(spec)),
-            masked=(Path(courier.__file__).resolve().parent.parent / ".env", *self.masked),
-            readable=(*readable, *([project] if project else []), *links.values()),
+            hidden=(folders.data, CHECKOUT / ".env", *secrets, *(each.resolve() for each in confinement.hidden)),
+            readable=(*confinement.readable, *own, *(real for path, real in links.items() if path not in written)),
             writable=(
                 folders.workspace(ref), folders.ipc(ref), folders.home(ref), folders.checkpoints(ref),
                 *(real for path, real in links.items() if path in written),
             ),
             folder=folders.workspace(ref),
+            filter=folder.filter,
             sockets=folder.sockets if spec.egress else None,
         )  # fmt: skip
-
-    def _kept_from(self, spec: RunSpec) -> list[Path]:
-        """Folders with what is others': keys, and what lies beside a mount under its root."""
-        roots = [mount.source.root for mount in spec.mounts if isinstance(mount.source, FolderSource)]
-        return [Path(each) for each in (self.reach.folder, *roots) if each and Path(each).is_dir()]
 
     def _agent_environment(self, spec: RunSpec, folder: RunFolder) -> dict[str, str]:
         return {
             **_inherited(),
-            **({"TMPDIR": "/tmp"} if self.confined else {}),
+            **({"TMPDIR": "/tmp"} if self.confinement else {}),
             **spec.environment,
-            **(sandbox.proxy_variables(spec.ref.run, spec.egress, inside=self.confined) if spec.egress else {}),
+            **(
+                sandbox.proxy_variables(spec.ref.run, spec.egress, inside=self.confinement is not None)
+                if spec.egress
+                else {}
+            ),
             **self._marks(spec, folder),
             "HOME": str(self.folders.home(spec.ref)),
             "BERTH_STOP_GRACE": str(spec.stop_grace_seconds),

@@ -2,43 +2,72 @@
 
 It is a namespace of its own for users, processes, IPC and network (https://github.com/containers/bubblewrap). The
 network has a loopback device and nothing else; what listens there is `relay.py`, which passes everything on to a
-UNIX socket outside, behind which another `relay.py` connects to the proxy. The machine's files are there to read, but
-for those that are hidden: home folders, the data folder, sockets of services, what is temporary.
+UNIX socket outside, behind which another `relay.py` connects to the proxy. The file system begins empty, and gets what
+programs need of the machine, read-only, and what is the agent's: no socket, device or file is there that was not
+thought of. The agent keeps its user, has no capability, and a filter of system calls (`seccomp.py`) lets it make no
+namespace in which it would have any.
 """
 
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from k8s_adapter import seccomp
 from k8s_adapter.runtime import EgressAccess
 
 PROGRAM = "bwrap"
 RELAY = Path(__file__).with_name("relay.py")
 PORT = 3128  # of the relay, inside
 SOCKETS, SOCKET = "/run/berth", "egress.sock"  # where the folder with the UNIX socket is, inside
-HIDDEN = ("/home", "/root", "/run", "/tmp", "/var/tmp", "/mnt", "/media")
 DIRECT = "localhost,127.0.0.1,::1"
+FILTER = 9  # the descriptor by which bubblewrap is handed the filter; the wrapper uses lower ones
+
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
+# Of /etc what tells programs of libraries, names, certificates and formats; nothing of this machine's services.
+ETC = (
+    "alternatives", "bash.bashrc", "ca-certificates", "ca-certificates.conf", "crypto-policies", "debian_version",
+    "default/locale", "fonts", "gai.conf", "group", "host.conf", "hosts", "inputrc", "java", "ld.so.cache",
+    "ld.so.conf", "ld.so.conf.d", "locale.alias", "locale.conf", "localtime", "lsb-release", "magic", "mime.types",
+    "nsswitch.conf", "os-release", "passwd", "perl", "pki", "protocols", "resolv.conf", "services", "ssl", "terminfo",
+    "timezone",
+)  # fmt: skip
+# Files of /proc that root may write without a capability, since it owns them. To anybody else they are read-only.
+PROC = ("acpi", "bus", "fs", "irq", "latency_stats", "mtrr", "scsi", "sys", "sysrq-trigger", "timer_list")
+OWN = ("/tmp", "/var/tmp", "/run")  # folders in memory
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What an agent sees of the file system beside what the machine has for all. Later ones lie over earlier ones."""
+    """What an agent sees of the file system beside what programs need of the machine.
 
-    hidden: tuple[Path, ...]  # folders that are empty for it
-    masked: tuple[Path, ...]  # files that are empty for it
+    Of two folders that lie in each other the inner one counts for what is in it; of two at one place the later field.
+    """
+
+    hidden: tuple[Path, ...]  # folders and files that are empty for it, should they lie in what it sees
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
     folder: Path  # where it starts
+    filter: Path  # of system calls, as `seccomp.program` makes it
     sockets: Path | None  # the folder with the relay's socket; None: no way out
 
 
-def available() -> bool:
-    """Whether bubblewrap is installed."""
-    return shutil.which(PROGRAM) is not None
+def problem(as_root: bool) -> str:
+    """Why agents can't be confined here, in words; empty if they can.
+
+    To be root in a sandbox is refused unless an operator says `as_root`: of some things the kernel asks only whose they
+    are. What is known of them is read-only in the sandbox (`PROC`), but another user has no need of such a list.
+    """
+    if shutil.which(PROGRAM) is None:
+        return "bubblewrap is not installed here"
+    if seccomp.program() is None:
+        return f"no filter of system calls is known for this machine; it is for {' and '.join(seccomp.MACHINES)}"
+    if os.geteuid() == 0 and not as_root:
+        return "Berth runs as root, which is root to the kernel in a sandbox too; run it as another user"
+    return ""
 
 
 def wrap(command: Sequence[str], view: View, python: str = sys.executable) -> list[str]:
@@ -49,34 +78,66 @@ def wrap(command: Sequence[str], view: View, python: str = sys.executable) -> li
     """
     relay = [python, "-I", "-S", str(RELAY), "inside", f"{SOCKETS}/{SOCKET}" if view.sockets else "", str(PORT)]
     bwrap = [PROGRAM, *_options(view, python), "--", *relay, "--", *command]
-    return ["sh", "-c", 'trap "" TERM INT HUP; exec "$@"', "sandbox", *bwrap]
+    script = f'trap "" TERM INT HUP; exec {FILTER}<"$0"; exec "$@"'
+    return ["sh", "-c", script, str(view.filter), *bwrap]
+
+
+def sees(view: View, program: Path, python: str = sys.executable) -> bool:
+    """Whether an agent sees a program, and what it leads to if it is a link."""
+    shown = {each: True for place in _seen(view, python) for each in (place, place.resolve())}
+    places = dict.fromkeys(view.hidden, False) | shown
+
+    def seen(path: Path) -> bool:
+        return next((places[each] for each in (path, *path.parents) if each in places), False)
+
+    return seen(program.absolute()) and seen(program.resolve())
 
 
 def _options(view: View, python: str) -> list[str]:
     options = ["--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     options += ["--unshare-cgroup-try", "--die-with-parent", "--cap-drop", "ALL", "--hostname", "sandbox"]
-    options += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
-    for place in dict.fromkeys([*HIDDEN, str(Path.home())]):
-        options += ["--tmpfs", place] if Path(place).is_dir() and not Path(place).is_symlink() else []
-    options += _bind("--ro-bind", _programs(python))
-    for path in view.hidden:
-        options += ["--tmpfs", str(path)]
-    for path in view.masked:
-        options += ["--ro-bind", os.devnull, str(path)] if path.exists() else []
-    options += _bind("--ro-bind", view.readable) + _bind("--bind", view.writable)
+    options += ["--seccomp", str(FILTER), *_system(), "--dev", "/dev", "--proc", "/proc"]
+    for name in PROC:
+        options += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
+    for place in OWN:
+        options += ["--tmpfs", place]
+    placed = {path: _hide(path) for path in view.hidden if path.exists()}
+    placed |= {path: ["--ro-bind", str(path), str(path)] for path in (*_programs(python), *view.readable)}
+    placed |= {path: ["--bind", str(path), str(path)] for path in view.writable}
+    for path in sorted(placed, key=lambda path: len(path.parts)):  # what lies in another comes after it
+        options += placed[path]
     if view.sockets:
         options += ["--ro-bind", str(view.sockets), SOCKETS]
+    for path in (Path("/"), *(path for path in view.hidden if placed.get(path, [""])[0] == "--tmpfs")):
+        options += ["--remount-ro", str(path)]  # once all that lies in it has its place
     return [*options, "--chdir", str(view.folder)]
 
 
+def _hide(path: Path) -> list[str]:
+    return ["--tmpfs", str(path)] if path.is_dir() else ["--ro-bind", os.devnull, str(path)]
+
+
+def _system() -> Iterator[str]:
+    """The machine's programs and what they need. Where /bin is a link to /usr/bin, it is one inside too."""
+    for place in SYSTEM:
+        if Path(place).is_symlink():
+            yield from ("--symlink", str(Path(place).readlink()), place)
+        else:
+            yield from ("--ro-bind-try", place, place)
+    for name in ETC:
+        yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
+
+
 def _programs(python: str) -> list[Path]:
-    """What has to be there although it may lie in a hidden place: this checkout, and its Python."""
-    checkout = Path(__file__).resolve().parent.parent
-    return [checkout, Path(sys.prefix), Path(sys.base_prefix), Path(python).resolve().parent.parent]
+    """Berth's own that has to be there: its Python, the relay, the agents that come with it."""
+    checkout = RELAY.parent.parent
+    prefixes = {Path(sys.prefix), Path(sys.base_prefix), Path(python).resolve().parent.parent}
+    outside = [each for each in prefixes if not each.is_relative_to("/usr") and each != Path("/")]
+    return [RELAY, *(each for each in (checkout / "agents",) if each.is_dir()), *outside]
 
 
-def _bind(kind: str, paths: Iterable[Path]) -> list[str]:
-    return [word for path in dict.fromkeys(paths) for word in (kind, str(path), str(path))]
+def _seen(view: View, python: str) -> Iterator[Path]:
+    yield from (*map(Path, SYSTEM), *_programs(python), *view.readable, *view.writable)
 
 
 def outside(access: EgressAccess, python: str = sys.executable) -> list[str]:

@@ -14,13 +14,19 @@ def get(name: str) -> Runtime:
     """The runtime called `local` or `kubernetes`. The cluster's client is imported only where it is used."""
     if name == "local":
         from k8s_adapter.local import LocalRuntime
+        from k8s_adapter.local_programs import Confinement
 
+        token = settings.EGRESS_TOKEN_FILE
+        confinement = Confinement(
+            readable=tuple(map(Path, settings.LOCAL_BWRAP_FOLDERS)),
+            hidden=(Path(token),) if token else (),
+            as_root=settings.LOCAL_BWRAP_ROOT,
+        )
         return LocalRuntime(
             settings.DATA_DIR,
             settings.INSTALLATION,
             secrets=_reach(),
-            confined=settings.LOCAL_BWRAP,
-            masked=(Path(settings.EGRESS_TOKEN_FILE),) if settings.EGRESS_TOKEN_FILE else (),
+            confinement=confinement if settings.LOCAL_BWRAP else None,
         )
     if name == "kubernetes":
         from k8s_adapter.cluster import KubernetesConfig, KubernetesRuntime

@@ -1,6 +1,8 @@
 """A confined local agent: what it can't reach, what it can, and that it otherwise lives and ends as any other."""
 
+import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +12,7 @@ import pytest
 
 from k8s_adapter import processes, sandbox
 from k8s_adapter.local import LocalRuntime
+from k8s_adapter.local_programs import Confinement
 from k8s_adapter.runtime import (
     Cause,
     EgressAccess,
@@ -33,7 +36,8 @@ class ConfinedPlace(LocalPlace):
     """Local processes in sandboxes."""
 
     def other_process(self) -> LocalRuntime:
-        return LocalRuntime(self.data, "test", secrets=Reach(folder=str(self.data)), confined=True)
+        reach, confinement = Reach(folder=str(self.data)), Confinement(as_root=os.geteuid() == 0)
+        return LocalRuntime(self.data, "test", secrets=reach, confinement=confinement)
 
 
 @pytest.fixture
@@ -156,6 +160,49 @@ def test_it_sees_nothing_of_other_groups_homes_and_processes(place: ConfinedPlac
 
 
 @pytest.mark.bwrap
+def test_nothing_is_there_that_was_not_thought_of(place: ConfinedPlace, proxy: int) -> None:
+    checkout = Path(sandbox.__file__).resolve().parents[1]
+    script = (
+        "cd /; echo of root: *; echo of var: /var/* /run/*; ls -A / > /mark 2>/dev/null && echo written;"
+        f"echo of the checkout: $(ls {checkout}); echo of its adapter: $(ls {checkout}/k8s_adapter);"
+        "echo sockets: $(find / -type s 2>/dev/null); echo devices: $(find / -xdev -type b 2>/dev/null)"
+    )
+    line = said(place, script, egress=EgressAccess(f"http://127.0.0.1:{proxy}", "hush"))
+    told = dict(each.split(":", 1) for each in line.output().splitlines())
+    rooms = {"bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "nix", "proc", "run", "sbin", "tmp", "usr", "var"}
+    ways = {path.parts[1] for path in (place.data, checkout, Path(sys.prefix), Path(sys.base_prefix))}
+    assert set(told["of root"].split()) <= rooms | ways
+    assert told["of var"].split() == ["/var/tmp", "/run/berth"]
+    assert told["of the checkout"].split() == ["agents", "k8s_adapter"] and told["of its adapter"].split() == [
+        "relay.py"
+    ]
+    assert told["sockets"].split() == ["/run/berth/egress.sock"] and told["devices"] == ""
+
+
+@pytest.mark.bwrap
+def test_what_is_hidden_stays_so_in_a_mount_that_has_it(place: ConfinedPlace, tmp_path: Path) -> None:
+    (place.data / "berth.sqlite3").write_text("rows")
+    (tmp_path / "shared").mkdir()
+    mounts = (Mount("all", "all", FolderSource(str(tmp_path)), read_only=False),)
+    line = said(place, f'ls "$BERTH_EXTRA/all/"; echo in it; ls {place.data}; touch {tmp_path}/new', mounts=mounts)
+    assert line.output().split() == ["data", "shared", "in", "it", "groups", "runs"]
+    assert (tmp_path / "new").exists()
+
+
+@pytest.mark.bwrap
+def test_the_kernel_is_not_to_be_changed_from_in_it(place: ConfinedPlace) -> None:
+    script = (
+        "cd /proc/sys/kernel; for each in core_pattern hostname; do cat $each >$each && echo $each; done;"
+        "echo b >/proc/sysrq-trigger && echo sysrq;"
+        "unshare -r true && echo user; unshare -m true && echo mount; unshare true && echo threads;"
+        "grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status"
+    )
+    assert said(place, f"{{ {script}; }} 2>/dev/null").output().split() == [
+        "threads", "NoNewPrivs:", "1", "Seccomp:", "2",
+    ]  # fmt: skip
+
+
+@pytest.mark.bwrap
 def test_secrets_and_mounts_are_there_and_only_read_where_that_is_said(place: ConfinedPlace, tmp_path: Path) -> None:
     root = tmp_path / "shared"
     for name in ("ro", "rw"):
@@ -235,6 +282,30 @@ def test_without_bubblewrap_the_start_is_refused(place: ConfinedPlace, monkeypat
     spec, _ = place.spec("true")
     with pytest.raises(PermanentFault, match="bubblewrap is not installed"):
         place.runtime.ensure(spec)
+
+
+def test_root_is_refused_unless_an_operator_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "PROGRAM", "sh")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert "runs as root" in sandbox.problem(as_root=False) and sandbox.problem(as_root=True) == ""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert sandbox.problem(as_root=False) == ""
+
+
+@pytest.mark.bwrap
+def test_a_program_that_the_sandbox_does_not_show_is_refused(place: ConfinedPlace, tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    tool = tmp_path / "tools" / "tool"
+    tool.write_text("#!/bin/sh\necho seen")
+    tool.chmod(0o755)
+    spec, line = place.spec("", command=(str(tool),))
+    with pytest.raises(PermanentFault, match="LOCAL_BWRAP_FOLDERS"):
+        place.runtime.ensure(spec)
+    confinement = Confinement(readable=(tool.parent,), as_root=os.geteuid() == 0)
+    LocalRuntime(place.data, "test", confinement=confinement).ensure(spec)
+    finished(place, spec.ref)
+    wait_for(lambda: line.exit_code() is not None, SECONDS, "the exit event")
+    assert line.output() == "seen\n"
 
 
 def test_an_unconfined_agent_is_told_of_the_proxy_itself(home: Home, tmp_path: Path) -> None:

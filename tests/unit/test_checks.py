@@ -46,6 +46,8 @@ TABLE = [
     ("berth.E011", checks.egress, {"EGRESS_TOKEN": "x" * 40, "EGRESS_PROXY_URL": "http://user:word@proxy:3128"}),
     ("berth.W012", checks.egress, {"EGRESS_PROXY_URL": "http://proxy:3128"}),
     ("berth.E013", checks.sandbox, {"LOCAL_BWRAP": True}),
+    ("berth.E013", checks.sandbox_folders, {"LOCAL_BWRAP": True, "LOCAL_BWRAP_FOLDERS": ["opt"]}),
+    ("berth.E013", checks.sandbox_folders, {"LOCAL_BWRAP": True, "LOCAL_BWRAP_FOLDERS": ["/usr/.."]}),
     ("berth.E009", checks.log_format, {"LOG_FORMAT": "xml"}),
     ("berth.E006", checks.limits, {"GROUP_PODS": 0}),
     ("berth.E030", checks.selectors, {"K8S_EGRESS_SELECTOR": "berth/egress"}),

@@ -2,6 +2,7 @@
 
 import base64
 import http.server
+import os
 import re
 import shutil
 import socket
@@ -186,7 +187,8 @@ class World:
 @pytest.fixture(scope="module", params=["free", pytest.param("confined", marks=pytest.mark.bwrap)])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Agents without walls and with them."""
-    confined = {"LOCAL_BWRAP": "true"} if request.param == "confined" else {}
+    root = str(os.geteuid() == 0)
+    confined = {"LOCAL_BWRAP": "true", "LOCAL_BWRAP_ROOT": root} if request.param == "confined" else {}
     found = World(tmp_path_factory.mktemp(request.param), **confined)
     yield found
     found.close()
