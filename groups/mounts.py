@@ -135,6 +135,32 @@ def real_folder(path: str) -> str | None:
     return real if os.path.isdir(real) else None  # noqa: PTH112 (text in, text out)
 
 
+def lies_in(kind: MountKind, inner: str, outer: str) -> bool:
+    """Whether one place lies in another and is not the same, however both are spelled.
+
+    A folder is judged by what it is on this machine: links, bind mounts, and the case where that does not count.
+    """
+    if kind is MountKind.FOLDER:
+        real = PurePosixPath(os.path.realpath(inner))
+        return not _same(str(real), outer) and any(_same(str(above), outer) for above in real.parents)
+    host, path = _export(inner)
+    other_host, other_path = _export(outer)
+    return host == other_host and path != other_path and path[: len(other_path)] == other_path
+
+
+def _same(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)  # noqa: PTH121 (text in)
+    except (OSError, ValueError):  # one is not there
+        return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _export(place: str) -> tuple[str, tuple[str, ...]]:
+    """Server and folder of SERVER:/EXPORT…, or a claim's name and what is in it, in one spelling."""
+    host, _, path = place.partition("/")
+    return host.casefold().removesuffix(":").removesuffix("."), tuple(each for each in _parts(path) if each != ".")
+
+
 def _judge_name(name: str, taken: Iterable[str]) -> None:
     parts = parts_of(name, "the name")
     if not parts or len(parts) > DEPTH or name != "/".join(parts):

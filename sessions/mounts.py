@@ -40,7 +40,7 @@ def _must_be_firm(mount: GroupMount, path: str) -> None:
     writable = GroupMount.objects.filter(state=MountState.APPROVED, read_write=True, root__read_write=True)
     for other in writable.filter(root__kind=mount.root.kind).select_related("root").exclude(pk=mount.pk):
         above = _place(other, "/".join(mounts.parts_of(other.path)))
-        if whole != above and f"{whole}/".startswith(f"{above}/"):
+        if mounts.lies_in(mount.root.rule.kind, whole, above):
             words = (
                 f"it lies in {other.path!r} of {other.root.name!r}, which agents may write to. Mount that as a whole"
             )
@@ -48,7 +48,7 @@ def _must_be_firm(mount: GroupMount, path: str) -> None:
 
 
 def _place(mount: GroupMount, path: str) -> str:
-    """Where a mount is, in one form for all roots of a kind."""
+    """Where a mount is: its root's place, and what is in that."""
     rule = mount.root.rule
     return "/".join(filter(None, (rule.place.rstrip("/"), "/".join(mounts.parts_of(rule.base or ".")), path)))
 

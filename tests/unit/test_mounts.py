@@ -209,3 +209,40 @@ def test_writing_needs_the_wish_the_root_and_the_group(
     if verdict.ok:
         assert verdict.read_only is not wish  # never downgraded in silence
         assert not wish or (root_may and (group_may or main))
+
+
+WITHIN = [
+    (MountKind.NFS, "nas:/export/films", "nas:/export", True),
+    (MountKind.NFS, "NAS.:/export//films/", "nas:/./export/", True),
+    (MountKind.NFS, "nas:/export/films", "nas:/", True),
+    (MountKind.NFS, "nas:/export/", "nas:/export", False),
+    (MountKind.NFS, "nas:/exports", "nas:/export", False),
+    (MountKind.NFS, "nas:/export/films", "other:/export", False),
+    (MountKind.CLAIM, "team/a/b", "team/a", True),
+    (MountKind.CLAIM, "team/a", "team", True),
+    (MountKind.CLAIM, "team/a", "team/a/", False),
+    (MountKind.CLAIM, "teams/a", "team", False),
+]
+
+
+@pytest.mark.parametrize(("kind", "inner", "outer", "within"), WITHIN)
+def test_what_lies_in_what_is_told_in_any_spelling(kind: MountKind, inner: str, outer: str, within: bool) -> None:
+    assert mounts.lies_in(kind, inner, outer) is within
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(1, 3), st.integers(1, 3))
+def test_a_folder_is_known_in_any_spelling(data: st.DataObject, inner: int, outer: int) -> None:
+    """Each folder has a link `self` to itself and one, `up`, to the folder above."""
+    with tempfile.TemporaryDirectory() as top:
+        folders = [Path(top), Path(top, "a"), Path(top, "a/a"), Path(top, "a/a/a")]
+        for folder in folders[1:]:
+            folder.mkdir()
+            (folder / "self").symlink_to(".")
+            (folder / "up").symlink_to("..")
+
+        def spelled(depth: int) -> str:
+            detour = st.sampled_from(["", "/", "/.", "/self", "/self/", "/up/a", "/../a"])
+            return top + "".join("/a" + data.draw(detour) for _ in range(depth))
+
+        assert mounts.lies_in(MountKind.FOLDER, spelled(inner), spelled(outer)) is (inner > outer)

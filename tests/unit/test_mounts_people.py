@@ -249,13 +249,17 @@ def test_mounts_may_be_written_where_root_and_group_say_so(group: AgentGroup, ro
     assert [each.read_only for each in mounts.of_run(run)] == [False]
 
 
-def test_what_lies_in_a_folder_that_agents_write_to_is_refused(group: AgentGroup, root: MountRoot, run: Run) -> None:
+@pytest.mark.parametrize("spelled", ["shared/data", "shared//data/", "./shared/./data", "link/data", "link//data//"])
+def test_what_lies_in_a_folder_that_agents_write_to_is_refused(
+    group: AgentGroup, root: MountRoot, run: Run, tmp_path: Path, spelled: str
+) -> None:
     """An agent could put a link to a neighbour's folder in its place, which would be followed at the next start."""
     MountRoot.objects.update(read_write=True)
     AgentGroup.objects.update(writes_mounts=True)
     mount(group, root, read_write=True)
     assert len(mounts.of_run(run)) == 1
-    again = MountRoot.objects.create(name="again", kind=MountKind.FOLDER, place=f"{root.place}/data")
+    (tmp_path / "link").symlink_to("shared")
+    again = MountRoot.objects.create(name="again", kind=MountKind.FOLDER, place=f"{tmp_path}/{spelled}")
     inside = mount(group, again, name="inside", path="deep")
     with pytest.raises(PermanentFault, match="'inside': it lies in 'data' of 'shared', which agents may write to"):
         mounts.of_run(run)
