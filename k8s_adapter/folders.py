@@ -7,19 +7,24 @@
                                 checkpoints/, journal/, owner.json (whose it is)
 """
 
+import contextlib
+import errno
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from k8s_adapter import manifests, names
 from k8s_adapter.runtime import GroupRef, RunRef, RunSpec
 
 OWNER = "owner.json"
+ABOUT_LIMIT = 16 * 1024 * 1024  # bytes of spec.json; a profile's command and environment have 1 MiB at most
+FOLDER = os.O_RDONLY | os.O_DIRECTORY
 RUN_NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\.new|\.lock)?")
 
 
@@ -136,15 +141,17 @@ class RunFolder:
     def about(self) -> dict[str, Any] | None:
         """What `make` wrote of the run; None if it was not made here."""
         try:
-            about: dict[str, Any] = json.loads((self.path / "spec.json").read_text())
-            return about
-        except (FileNotFoundError, NotADirectoryError):
+            about = json.loads(read_small(self.path / "spec.json", ABOUT_LIMIT))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
+        return about if isinstance(about, dict) else None
 
     def ref(self) -> RunRef | None:
         """The run whose folder this is."""
-        about = self.about()
-        return RunRef(**about["ref"]) if about else None
+        try:
+            return RunRef(**(self.about() or {})["ref"])
+        except (KeyError, TypeError):  # somebody changed it
+            return None
 
     def remove(self) -> None:
         """Remove the folder and its lock, which the caller holds."""
@@ -229,10 +236,13 @@ class Folders:
         return self.home(ref) / inside
 
     def make_group(self, ref: RunRef, state_folder: str) -> None:
-        """Make the folders of a group and a session, where they are missing."""
+        """Make the folders of a group and a session, where they are missing.
+
+        What lies in the session's home is the agent's: a link that it has put there is left as it is, not followed.
+        """
         folders = (self.workspace(ref), self.ipc(ref), self.journal(ref), self.checkpoints(ref), self.home(ref))
         for folder in (*folders, self.state(ref, state_folder), self.runs):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_inside(self.data, folder.relative_to(self.data))
         if self.owner(ref) is None:
             new = self._group(ref) / f"{OWNER}.{ref.run}"  # whole or not at all
             _write(new, json.dumps({"group": ref.group, "slug": ref.slug}).encode(), 0o600)
@@ -242,9 +252,42 @@ class Folders:
         return self.data / "groups" / names.dns_label(ref.slug)
 
 
+def make_inside(root: Path, path: PurePath) -> None:
+    """Make the folder `path` in `root` where it is missing, and what it lies in, as far as no link is in the way."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    above = os.open(root, FOLDER)
+    try:
+        for name in path.parts:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o777, dir_fd=above)
+            inner = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=above)
+            os.close(above)
+            above = inner
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):  # the last is what some BSDs say of a link
+            raise
+    finally:
+        os.close(above)
+
+
+def read_small(path: Path, limit: int = 4096) -> str:
+    """What a file holds that an agent of the same user may have replaced: no link, no pipe, no more than `limit` bytes.
+
+    Raises OSError, and ValueError for what is no such text.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path.name} is no file")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{path.name} has more than {limit} bytes")
+    return content.decode()
+
+
 def _owner(folder: Path) -> GroupRef | None:
     try:
-        return GroupRef(**json.loads((folder / OWNER).read_text()))
+        return GroupRef(**json.loads(read_small(folder / OWNER)))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
 

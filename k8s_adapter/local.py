@@ -18,13 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from k8s_adapter import folder_mounts, local_traces, names, processes, secretfiles
 from k8s_adapter.describe import mask
-from k8s_adapter.folders import Folders, RunFolder
+from k8s_adapter.folders import Folders, RunFolder, read_small
 from k8s_adapter.local_programs import Confinement, Programs
 from k8s_adapter.processes import Note
 from k8s_adapter.runtime import (
@@ -37,6 +36,7 @@ from k8s_adapter.runtime import (
     Phase,
     RunRef,
     RunSpec,
+    RuntimeFault,
     SecretFile,
     Sighting,
     Trace,
@@ -50,6 +50,7 @@ SIGN_OF_LIFE_SECONDS = 4.0  # the contract says 5
 LOOK_SECONDS = 0.25
 # After a stop: the grace is the wrapper's, the rest the courier's, as a pod's termination grace is on a cluster.
 LAST_WORDS_SECONDS = 50.0
+GRACE_LIMIT = 3600  # seconds; beyond it somebody else than Berth wrote the run's file
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ class LocalRuntime:
                 _tend(folder)
                 ref = folder.ref()
                 look = _look(folder) if ref else None
-            except (AttributeError, LookupError, TypeError, ValueError, OSError) as error:  # what is in it is anybody's
+            except (LookupError, TypeError, AttributeError, ValueError, OSError, RuntimeFault) as error:  # anybody's
                 if folder.path not in self._aside:
                     self._aside.add(folder.path)
                     log.warning("the run's folder %s is set aside: it can't be read: %r", folder.path, error)
@@ -291,8 +292,8 @@ def _look(folder: RunFolder) -> Look:
     guard = processes.read_note(folder.pid_file("guard"))  # lives until nothing is left of what the agent started
     agent_alive = any(processes.living(note, mark) is not None for note in (agent, guard))
     exit_code, ended_at = None, None
-    with contextlib.suppress(FileNotFoundError, ValueError):  # read after the agent was seen dead: it is complete then
-        exit_code, ended_at = int(folder.exit.read_text()), folder.exit.stat().st_mtime
+    with contextlib.suppress(OSError, ValueError):  # read after the agent was seen dead: it is complete then
+        exit_code, ended_at = int(read_small(folder.exit)) % 256, folder.exit.lstat().st_mtime
     courier_alive = processes.living(beside, mark) is not None
     return Look(agent, agent_alive, courier_alive, exit_code, ended_at, folder.stopped.exists())
 
@@ -324,8 +325,8 @@ def _tend(folder: RunFolder) -> None:
 
 def _patience(folder: RunFolder) -> float:
     """Seconds that a run has between its stop and its end."""
-    about: dict[str, Any] = folder.about() or {}
-    return float(about.get("stop_grace_seconds", 0)) + LAST_WORDS_SECONDS
+    grace = (folder.about() or {}).get("stop_grace_seconds")
+    return (grace if isinstance(grace, int) and 0 < grace < GRACE_LIMIT else 0) + LAST_WORDS_SECONDS
 
 
 def _notes(folder: RunFolder) -> tuple[Note | None, Note | None]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from k8s_adapter.folders import read_small
 from k8s_adapter.runtime import Cause, PermanentFault, RuntimeFault, TransientFault
 
 MARK = "BERTH_RUN_FOLDER"  # in the environment of every process of a run: the run's folder
@@ -98,10 +99,11 @@ def _refusal(told: bytes) -> RuntimeFault:
 def read_note(pid_file: Path) -> Note | None:
     """Return the note of a program that was started; None if none was."""
     try:
-        raw = json.loads(pid_file.read_text())
-    except FileNotFoundError:
+        raw = json.loads(read_small(pid_file))
+        pid, started = int(raw["pid"]), float(raw["started"])
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):  # none, or not as the launcher wrote it
         return None
-    return Note(raw["pid"], raw["started"])
+    return Note(pid, started) if 0 < pid < 2**31 else None
 
 
 def living(note: Note | None, mark: str) -> psutil.Process | None:

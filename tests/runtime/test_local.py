@@ -5,7 +5,9 @@ import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -310,3 +312,50 @@ def test_a_data_folder_that_cannot_be_written_answers_no_ping(tmp_path: Path) ->
 
     with pytest.raises(TransientFault, match="data folder"):
         LocalRuntime(tmp_path, "test").ping()
+
+
+@pytest.mark.parametrize("state_folder", ["/home/node/a/b/c", "/var/lib/state"])
+@pytest.mark.parametrize("kind", ["link", "file", "link to nothing"])
+def test_links_of_an_agent_in_its_state_folder_are_not_followed(
+    local: LocalPlace, tmp_path: Path, state_folder: str, kind: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    spec, _ = local.spec("true", state_folder=state_folder)
+    home = local.data / "groups" / local.slug / "state" / local.session
+    home.mkdir(parents=True)
+    above = home / "a" if "/a/" in state_folder else home / "state"
+    if kind == "file":
+        above.touch()
+    else:
+        above.symlink_to(elsewhere if kind == "link" else tmp_path / "nothing")
+    local.runtime.ensure(spec)
+    assert finished(local, spec.ref).cause is Cause.COMPLETED
+    assert list(elsewhere.iterdir()) == [] and not (tmp_path / "nothing").exists()
+
+
+ODD = [None, b"", b"\xff", b"[]", b"{}", b'{"pid": 1e400, "started": "x"}', b'{"ref": {"run": 1}}', b"9" * 5000]
+
+
+@pytest.mark.parametrize("content", ODD)
+@pytest.mark.parametrize("name", ["spec.json", "agent.pid", "courier.pid", "guard.pid", "pipes/exit"])
+def test_what_an_agent_does_to_its_runs_folder_hides_no_other_run(
+    local: LocalPlace, name: str, content: bytes | None
+) -> None:
+    """A FIFO in place of a file would hold up for ever whoever reads it."""
+    good, _ = local.spec("sleep 60")
+    local.runtime.ensure(good)
+    odd = local.data / "runs" / "00000000-0000-0000-0000-000000000000"
+    (odd / "pipes").mkdir(parents=True)
+    (odd / "spec.json").write_text((local.data / "runs" / good.ref.run / "spec.json").read_text())
+    (odd / name).unlink(missing_ok=True)
+    if content is None:
+        os.mkfifo(odd / name)
+    else:
+        (odd / name).write_bytes(content)
+    odd_ref = replace(good.ref, run=odd.name)
+    local.runtime.observe(odd_ref)
+    assert good.ref in local.runtime.owned() and good.ref in [trace.of for trace in local.runtime.traces()]
+    assert next(iter(local.runtime.watch(threading.Event()))) is not None
+    local.runtime.destroy(odd_ref)
+    assert not odd.exists()
