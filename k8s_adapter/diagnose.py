@@ -4,6 +4,7 @@ The order of the tests matters and is the point of this file: what was asked for
 led to (a signal's exit code), and what happened to the pod before what happened in it.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,22 @@ PULL_REASONS = {
 CREATE_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"}
 # Reasons of a terminated container that never ran: its command could not be executed.
 START_REASONS = {"StartError", "ContainerCannotRun"}
+# What a container runtime says of a node that is short of something, or slow. All else that it says of a container that
+# can't be made or started (no such program, too long arguments, a NUL in the environment) is of the profile.
+NODE_WORDS = (
+    "context deadline exceeded",
+    "DeadlineExceeded",
+    "failed to reserve container name",
+    "name is reserved",
+    "resource temporarily unavailable",
+    "device or resource busy",
+    "no space left on device",
+    "cannot allocate memory",
+    "too many open files",
+)
+# What runc itself leaves in a container's log when the last step fails, with status 255: execve(2) of the command.
+RUNC_FAILED = 255
+NOT_EXECUTED = re.compile(r"exec \S+: (argument list too long|exec format error|invalid argument|permission denied)")
 # Reasons of the condition DisruptionTarget: https://kubernetes.io/docs/concepts/workloads/pods/disruptions/
 NODE_LOST_REASONS = {"DeletionByTaintManager", "DeletionByPodGC"}
 # A pod that waits for longer than this gets its events looked at; most have started by then.
@@ -126,6 +143,8 @@ def _pending(pod: Object, events: Sequence[Object]) -> Observed:
         if reason in CREATE_REASONS:
             # The second: a folder of a volume that can't be mounted, such as a link that leads out of it.
             missing = reason == "CreateContainerConfigError" and ("not found" in message or "subPath" in message)
+            if _of_node(message):
+                return Observed(Phase.PENDING, words=message)  # the kubelet tries again
             return Observed(Phase.PENDING, Cause.MOUNT if missing else Cause.REJECTED, message or reason)
         if reason == "CrashLoopBackOff":
             words = f"the {name} does not start: {_last_message(status) or message}"
@@ -188,10 +207,17 @@ def _end(job: Object, pod: Object | None, agent: Object, events: Sequence[Object
     if looked.get("exitCode"):
         return Cause.MOUNT, str(looked.get("message") or f"exit code {looked['exitCode']}")
     if agent.get("reason") in START_REASONS:
-        return Cause.REJECTED, str(agent.get("message", ""))
+        message = str(agent.get("message", ""))
+        return Cause.UNSCHEDULABLE if _of_node(message) else Cause.REJECTED, message
+    if agent.get("exitCode") == RUNC_FAILED and NOT_EXECUTED.fullmatch(str(agent.get("message", "")).strip()):
+        return Cause.REJECTED, str(agent["message"])
     if agent and not (pod and _deleted_alive(pod, agent)):
         return Cause.AGENT_ERROR, f"the agent ended with exit code {agent.get('exitCode')}"
     return _vanished(events)
+
+
+def _of_node(message: str) -> bool:
+    return any(words in message for words in NODE_WORDS)
 
 
 def _memory_words(pod: Object | None) -> str:

@@ -1,6 +1,7 @@
 """What only a cluster can do to a run, on a real one."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,24 @@ def test_an_image_that_cannot_be_pulled(cluster: KubernetesPlace) -> None:
     assert "registry.local/no-such-image:1" in seen.words
     cluster.runtime.destroy(spec.ref)
     wait_for(lambda: not cluster.leftovers(spec.ref), SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"A": "x" * 200_000}, "argument list too long"),
+        ({"A": "a\0b"}, "invalid argument|NUL|null|nul byte"),
+        ({"PATH": "/nowhere"}, "executable file not found"),
+    ],
+    ids=["too long", "NUL", "no shell"],
+)
+def test_what_no_program_can_be_started_with_is_rejected_in_the_container_runtimes_words(
+    cluster: KubernetesPlace, environment: dict[str, str], words: str
+) -> None:
+    spec, _ = cluster.spec("true", environment=environment)
+    cluster.runtime.ensure(spec)
+    seen = caused(cluster, spec.ref)
+    assert seen.cause is Cause.REJECTED and re.search(words, seen.words), seen
 
 
 def test_a_pod_that_no_node_has_room_for(cluster: KubernetesPlace) -> None:

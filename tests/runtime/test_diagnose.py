@@ -72,6 +72,50 @@ def test_a_recorded_run(name: str, phase: Phase, cause: Cause | None, words: str
         assert seen.exit_code == code
 
 
+LAUNCHED = [
+    ('exec: "sh": executable file not found in $PATH: unknown', Cause.REJECTED, Cause.REJECTED),
+    ("exec /bin/sh: argument list too long: unknown", Cause.REJECTED, Cause.REJECTED),
+    ("failed to create shim task: context deadline exceeded", Cause.UNSCHEDULABLE, None),
+    ('failed to reserve container name "agent_x": name is reserved for "y"', Cause.UNSCHEDULABLE, None),
+    ("mkdir /run/containerd/io: no space left on device", Cause.UNSCHEDULABLE, None),
+]
+
+
+@pytest.mark.parametrize(("words", "ended", "waiting"), LAUNCHED)
+@pytest.mark.parametrize("reason", ["StartError", "RunContainerError", "CreateContainerError"])
+def test_a_refusal_of_the_container_runtime_is_final_unless_its_node_was_short_of_something(
+    reason: str, words: str, ended: Cause, waiting: Cause | None
+) -> None:
+    pod = recorded("no_shell")
+    (status,) = pod["pods"][0]["status"]["containerStatuses"]
+    if reason == "StartError":
+        status["state"]["terminated"]["message"] = words
+        seen = diagnose(**pod)
+        assert (seen.phase, seen.cause, seen.words) == (Phase.FINISHED, ended, words)
+    else:
+        status["state"] = {"waiting": {"reason": reason, "message": words}}
+        pod["pods"][0]["status"]["phase"] = "Pending"
+        pod["job"]["status"] = {}
+        seen = diagnose(**pod)
+        assert (seen.phase, seen.cause, seen.words) == (Phase.PENDING, waiting, words)
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "cause"),
+    [
+        ("exec /usr/bin/sh: argument list too long\n", 255, Cause.REJECTED),
+        ("exec /usr/bin/sh: exec format error", 255, Cause.REJECTED),
+        ("exec /usr/bin/sh: argument list too long", 1, Cause.AGENT_ERROR),
+        ("so I said:\nexec /usr/bin/sh: argument list too long", 255, Cause.AGENT_ERROR),
+    ],
+)
+def test_a_program_that_runc_could_not_execute_is_no_agent_that_failed(message: str, code: int, cause: Cause) -> None:
+    run = recorded("agent_error")
+    for status in run["pods"][0]["status"]["containerStatuses"]:
+        status["state"]["terminated"] |= {"message": message, "exitCode": code}
+    assert diagnose(**run).cause is cause
+
+
 def test_every_recording_has_a_case() -> None:
     assert {path.stem for path in RECORDED.glob("*.json")} == {case[0] for case in CASES}
 
