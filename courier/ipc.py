@@ -33,8 +33,9 @@ class Ipc:
             if path.is_symlink() or (path.exists() and not path.is_dir()):
                 _put_away(path)
             path.mkdir(exist_ok=True)
-            with suppress(OSError):  # somebody else's, then it is theirs to open
-                path.chmod(0o777)
+            # Somebody else's is theirs to open; a link that an agent puts there meanwhile is not followed.
+            with suppress(OSError), self._open(name) as opened:
+                os.fchmod(opened, 0o777)
         close = folder / "input" / "_close"  # from an earlier run
         if close.is_dir() and not close.is_symlink():
             _put_away(close)
