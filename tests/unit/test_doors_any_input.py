@@ -19,7 +19,7 @@ from sessions.states import COURIERS
 from tests.unit.egress import TOKEN, question
 
 pytestmark = pytest.mark.django_db(transaction=True)
-quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 texts = st.text(st.characters(), max_size=8) | st.sampled_from(["\0", "\ud800", "é\udfff", "stdout", "exit", "turn"])
 numbers = st.integers() | st.floats() | st.sampled_from([10**400, -(10**400), 2**63, float("inf"), float("nan")])
