@@ -15,6 +15,7 @@ KEY_LIMIT = 200  # characters of a name in what has to be cut
 LEAST = 64  # bytes for each name of data; of more names some are left out
 MARGIN = 8192  # bytes for the words about what was cut: a few at each level
 REPLACEMENT = "\ufffd"
+ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))  # json.dumps makes one each time
 SURROGATES = re.compile("[\ud800-\udfff]+")
 
 
@@ -42,7 +43,7 @@ def fit(data: dict[str, Any]) -> dict[str, Any]:
     Numbers that are none become None. Of what is too much, small values stay and large ones are cut.
     """
     try:
-        line = _dumps(data)
+        line = compact(data)
         if fits(line) or (len(line) <= DATA_LIMIT and b"\\u0000" not in line and _modest(data)):
             return data
     except (ValueError, RecursionError):  # also what UTF-8 can't hold
@@ -64,8 +65,9 @@ def more(count: int, what: str) -> str:
     return f"…⟦{count:,} {what} more⟧"
 
 
-def _dumps(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+def compact(value: Any) -> bytes:
+    """Return compact JSON in UTF-8. Raises ValueError for what UTF-8 can't hold and numbers that are none."""
+    return ENCODER.encode(value).encode()
 
 
 def _modest(data: dict[str, Any]) -> bool:
@@ -121,7 +123,7 @@ class _Cut:
             return self.list(value, depth + 1)
         if isinstance(value, float) and not math.isfinite(value):
             value = None
-        self.size -= len(_dumps(value)) + 1
+        self.size -= len(compact(value)) + 1
         return value
 
     def object(self, value: dict[str, Any], depth: int) -> dict[str, Any]:
@@ -137,7 +139,7 @@ class _Cut:
         name = storable(name)
         if len(name) > KEY_LIMIT:
             name = name[:KEY_LIMIT] + more(len(name) - KEY_LIMIT, "characters")
-        self.size -= len(_dumps(name)) + 2
+        self.size -= len(compact(name)) + 2
         return name, self.value(value, depth)
 
     def joined(self, value: dict[str, Any], kept: dict[str, tuple[str, Any]]) -> dict[str, Any]:
@@ -157,10 +159,10 @@ class _Cut:
 
     def text(self, text: str) -> str:
         text = storable(text)
-        size = len(_dumps(text)) + 1
+        size = len(compact(text)) + 1
         if size > self.size:
             content, room = text.encode(), max(0, self.size - 2)
-            while len(_dumps(text := content[:room].decode(errors="ignore"))) > max(2, self.size):
+            while len(compact(text := content[:room].decode(errors="ignore"))) > max(2, self.size):
                 room //= 2  # escapes take more
             text += more(len(content) - len(text.encode()), "bytes")
         self.size -= size

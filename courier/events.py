@@ -1,11 +1,10 @@
 """Events as the control plane can store them: no NUL, no lone surrogate, no text above the limit."""
 
 import base64
-import json
 import math
 from typing import Any, NamedTuple
 
-from courier.bounds import REPLACEMENT, fit, fits, shorten, storable
+from courier.bounds import REPLACEMENT, compact, fit, fits, shorten, storable
 
 TEXT_LIMIT = 256 * 1024  # bytes of UTF-8 in one event's text, docs/courier-protocol.md
 CHUNK_LIMIT = 32 * 1024  # bytes of raw output in one event
@@ -39,16 +38,12 @@ def encode(number: int, event: Event, at: float) -> bytes:
 def dump(value: Any) -> bytes:
     """Return compact JSON in UTF-8; what a database can't hold becomes U+FFFD, a number that is none becomes null."""
     try:
-        line = _dumps(value)
+        line = compact(value)
         if b"\\u0000" not in line:
             return line
     except (UnicodeEncodeError, ValueError):
         pass
-    return _dumps(clean(value))
-
-
-def _dumps(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return compact(clean(value))
 
 
 def clean(value: Any) -> Any:

@@ -60,13 +60,14 @@ class Heard:
     left_out: int = 0
 
 
+ENCODER = json.JSONEncoder(ensure_ascii=False)  # json.dumps makes one each time
 ROW = 128  # bytes that an event takes besides its text and data: columns and indexes, roughly
 
 
 def size(event: NewEvent) -> int:
     """Bytes that an event takes in the database, roughly."""
     text = len(event.text) if event.text.isascii() else len(event.text.encode())
-    return ROW + text + (len(json.dumps(event.data, ensure_ascii=False).encode()) if event.data else 0)
+    return ROW + text + (len(ENCODER.encode(event.data).encode()) if event.data else 0)
 
 
 def store(
