@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from courier.events import Event
+from courier.journal import Journal
 from tests.courier.conftest import Bench, Make
 from tests.courier.server import Desk, Server
 from tests.waiting import wait_for
@@ -284,12 +286,12 @@ def test_a_control_plane_that_refuses_everything_is_waited_for(bench: Make) -> N
 @pytest.mark.parametrize("damage", ["a record", "a file"])
 def test_what_a_journal_has_lost_is_a_gap(bench: Make, damage: str) -> None:
     run = bench("jsonl")
-    run.environment["BERTH_JOURNAL_MAX_MIB"] = "0.0625"
-    run.server.stop()
-    run.start_courier()
-    run.python("import time\nfor n in range(9): print(f'{n}' * 1000, flush=True); time.sleep(0.06)")
-    wait_for(lambda: (run.pipes / "drained").exists())
-    run.kill_courier()
+    (run.journals / "run").mkdir(parents=True)
+    one = Journal(run.journals / "run", 65536, {"name": "jsonl"})
+    for number in range(9):
+        one.append([Event("stdout", f"{number}" * 1000)], {"name": "jsonl"})
+    one.append([Event("exit", data={"code": 0})], {"name": "jsonl", "exit": 0})
+    one.close()
     files = sorted((run.journals / "run").glob("journal-*"))
     content = files[0].read_bytes().split(b"\n")
     lost = len(files[0].read_bytes().split(b"\t")) - 1 if damage == "a file" else content[2].count(b"\t")
@@ -298,7 +300,6 @@ def test_what_a_journal_has_lost_is_a_gap(bench: Make, damage: str) -> None:
     else:
         content[2] = b"{damaged" + content[2][8:]
         files[0].write_bytes(b"\n".join(content))
-    run.server = Server(run.desk, run.port)
     run.start_courier()
     run.wait_for_kind("exit")
     assert_numbered(run.desk)
