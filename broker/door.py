@@ -6,19 +6,21 @@ A bare ASGI application. Nothing of a request or an answer is logged or kept, bu
 import asyncio
 import contextlib
 import json
+import time
 import uuid
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
 import structlog
 import yarl
+from django.conf import settings
 from django.db import OperationalError
 
-from broker import keys, providers
+from broker import allowed, keys, providers, scrub
 from broker.keys import Errand, Refused
 from broker.providers import Route
 from broker.usage import Meter
@@ -28,7 +30,9 @@ from sessions.threads import in_thread, on
 
 log = structlog.get_logger(__name__)
 BODY_MAX = 32 * 1024 * 1024  # what the Messages API takes: https://docs.claude.com/en/api/overview#request-size-limits
+HELD_MAX, HELD_OF_RUN = 256 * 1024 * 1024, 64 * 1024 * 1024  # bytes of bodies that are looked at, or wait for an answer
 AT_A_TIME = 32  # requests of one run
+ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})  # that the client decodes
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 600.0  # an answer that is no stream may take as long: it is made before its first byte comes
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -37,7 +41,10 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 # Keys are read from where the runtime has them, which may be slow: that is no reason for couriers and pages to wait.
 _pool = ThreadPoolExecutor(4, "broker")
 _clients: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession]" = weakref.WeakKeyDictionary()
+# Likewise bodies, which may have a million items. Two, since each holds what it reads in memory.
+_readers = ThreadPoolExecutor(2, "broker-bodies")
 _under_way: Counter[uuid.UUID] = Counter()  # of this process
+_held: Counter[uuid.UUID] = Counter()  # bytes of a run's bodies
 
 
 class Gone(Exception):
@@ -69,43 +76,76 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: "_Started") -> N
     route = providers.route(scope["method"], path)
     if route is None:
         raise Refused(404, "not_found_error", f"Agents may not use {scope['method']} {path}.")
-    size = _size(scope)
+    size = _size(scope) if scope["method"] == "POST" else 0
     if _under_way[run_id] >= AT_A_TIME:
         words = f"A run may make {AT_A_TIME} requests at a time."
         raise Refused(429, "rate_limit_error", words, retry_after=1, again=True)
+    if _held[run_id] + size > HELD_OF_RUN or _held.total() + size > HELD_MAX:
+        raise Refused(429, "rate_limit_error", "Too much is being asked at a time.", retry_after=1, again=True)
     _under_way[run_id] += 1
+    _held[run_id] += size
     try:
+        request = _Request(scope, receive, route, size)
+        await _look_through(request)
         errand = await on(_pool, keys.errand, run_id, route)
-        await _relay(_Request(scope, receive, route, size), errand, send)
+        await _relay(request, errand, send)
     finally:
-        _under_way[run_id] -= 1
-        if not _under_way[run_id]:
-            del _under_way[run_id]
+        for counter, count in ((_under_way, 1), (_held, size)):
+            counter[run_id] -= count
+            if not counter[run_id]:
+                del counter[run_id]
+
+
+async def _look_through(request: "_Request") -> None:
+    """Read the body, and refuse what is not to be passed on, with the entries that would let it pass."""
+    provider, more = request.route.provider, settings.BROKER_ALLOWED
+    try:
+        allowed.query(provider, request.query, more)
+        allowed.betas(provider, request.headers, more)
+        data = await request.read()
+        if request.size:
+            request.data, request.most = await on(_readers, allowed.body, provider, data, more)
+    except (allowed.NotAllowed, allowed.Unreadable) as error:
+        raise Refused(400, "invalid_request_error", str(error)) from None
 
 
 async def _relay(request: "_Request", errand: Errand, send: "_Started") -> None:
     """Ask the provider, and hand its answer over as it comes. The tokens are counted however it ends."""
     # Until there is an answer: what was asked counts, also of who hangs up before.
-    meter = Meter("", request.size) if request.route.costs else None
-    work = asyncio.current_task()
+    meter = Meter("", request.size, request.most) if request.route.costs else None
+    begin, work = time.monotonic(), asyncio.current_task()
     gone = request.watch(work)
+    more = allowed.extra_headers(settings.BROKER_ALLOWED)
+    typed = [("content-type", "application/json")] if request.data else []
     try:
         async with _client().request(
             request.route_method,
-            yarl.URL(errand.base_url + request.route.path + request.query, encoded=True),
-            headers=providers.asked(request.headers, errand.header, errand.key) + request.length,
-            data=request.body() if request.size else None,
+            yarl.URL(errand.base_url + request.route.path + request.asked, encoded=True),
+            headers=providers.asked(request.headers, errand.header, errand.key, more) + typed,
+            data=request.data or None,
             allow_redirects=False,
         ) as answer:
             meter = None
-            _must_be_good(answer.status)
-            if answer.status < 300 and request.route.costs:
-                meter = Meter(answer.headers.get("content-type", ""), request.size)
-            await send.start(answer.status, providers.told(answer.headers.items()))
-            async for chunk in answer.content.iter_any():
-                if meter:
-                    meter.feed(chunk)
-                await send.body(chunk)
+            _must_be_good(answer.status, answer.headers.get("content-encoding", ""))
+            headers = [
+                (name, scrub.whole(errand.needles, value)) for name, value in providers.told(answer.headers.items())
+            ]
+            if answer.status >= 400:
+                body = scrub.error(errand.needles, await _all(answer))
+                await send.start(answer.status, [*headers, (b"content-length", str(len(body)).encode())])
+                await send.body(body)
+            else:
+                if request.route.costs:
+                    meter = Meter(answer.headers.get("content-type", ""), request.size, request.most)
+                await send.start(answer.status, headers)
+                clean = scrub.Scrub(errand.needles)
+                async for chunk in answer.content.iter_any():
+                    if meter:
+                        meter.feed(chunk)
+                    if told := clean.feed(chunk):
+                        await send.body(told)
+                if left := clean.end():
+                    await send.body(left)
         await send.end()
     except asyncio.CancelledError:
         if not request.gone:
@@ -122,20 +162,36 @@ async def _relay(request: "_Request", errand: Errand, send: "_Started") -> None:
     finally:
         gone.cancel()
         if meter:
-            await asyncio.shield(in_thread(_count, errand.group, meter))
+            await asyncio.shield(in_thread(_count, errand.group, meter, time.monotonic() - begin))
 
 
-def _must_be_good(status: int) -> None:
-    """What a provider says of a key it doesn't take may show parts of it; where it redirects to may be anywhere."""
+async def _all(answer: aiohttp.ClientResponse) -> bytes:
+    """The whole of an error, if it is not too long to be one."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > scrub.ERROR_MAX:
+            raise Refused(502, "api_error", f"The provider answered {answer.status}, and more than is passed on.")
+    return bytes(body)
+
+
+def _must_be_good(status: int, encoding: str) -> None:
+    """What a provider says of a key it doesn't take may show parts of it; where it redirects to may be anywhere.
+
+    What can't be read can't be cleaned of the key, nor counted.
+    """
     if status == 401:
         log.warning("the provider refused the key")
         raise Refused(502, "api_error", "The provider refused Berth's key. Tell an operator.")
     if 300 <= status < 400:
         raise Refused(502, "api_error", "The provider redirects, which is not followed. Tell an operator.")
+    if encoding.strip().lower() not in ENCODINGS:
+        log.warning("the provider's answer can't be read", encoding=encoding[:100])
+        raise Refused(502, "api_error", "The provider's answer is encoded in a way that Berth can't read.")
 
 
-def _count(group: uuid.UUID, meter: Meter) -> None:
-    tokens_in, tokens_out = meter.total()
+def _count(group: uuid.UUID, meter: Meter, seconds: float) -> None:
+    tokens_in, tokens_out = meter.total(seconds)
     found = AgentGroup.objects.filter(pk=group).first()
     if found is not None:
         BrokerUsage.add(found, tokens_in, tokens_out)
@@ -153,12 +209,12 @@ def _size(scope: dict[str, Any]) -> int:
 
 
 def _client() -> aiohttp.ClientSession:
-    """The connections of this event loop. Nothing is decoded, followed, or kept from one answer for the next."""
+    """The connections of this event loop. Nothing is followed, or kept from one answer for the next."""
     loop = asyncio.get_running_loop()
     client = _clients.get(loop)
     if client is None:
         client = _clients[loop] = aiohttp.ClientSession(
-            auto_decompress=False,
+            auto_decompress=True,  # of what comes so although it was not asked for: it has to be read here
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("user-agent", "accept", "content-type"),
@@ -179,25 +235,23 @@ class _Request:
         self._read = asyncio.Event()
         if not size:
             self._read.set()
-        query = scope["query_string"].decode("latin-1")
-        self.query = f"?{query}" if query else ""
-        self.length = [("content-length", str(size))] if size else []
+        self.query = scope["query_string"].decode("latin-1")
+        self.asked = f"?{self.query}" if self.query else ""
+        self.data, self.most = b"", 0  # what is sent to the provider; the most output tokens that it asks for
 
-    async def body(self) -> AsyncIterator[bytes]:
-        """The body, as it comes."""
-        left = self.size
-        while left > 0:
+    async def read(self) -> bytes:
+        """The body. Raises Gone."""
+        data = bytearray()
+        while len(data) < self.size:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self.gone = True
-                raise aiohttp.ClientPayloadError("the agent hung up")
-            chunk = message.get("body", b"")[:left]
-            left -= len(chunk)
-            if chunk:
-                yield chunk
+                raise Gone
+            data += message.get("body", b"")[: self.size - len(data)]
             if not message.get("more_body"):
                 break
         self._read.set()
+        return bytes(data)
 
     def watch(self, work: "asyncio.Task[Any] | None") -> "asyncio.Task[None]":
         """End `work` when the agent hangs up after its body was read: an answer that nobody reads costs tokens."""

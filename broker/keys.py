@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from broker import scrub
 from broker.providers import APIS, Route
+from broker.scrub import Needles
 from groups.choices import Provider
 from groups.models import BrokeredKey, BrokerUsage
 from k8s_adapter.runtime import PermanentFault, TransientFault
@@ -16,7 +18,7 @@ from sessions.models import Run
 
 log = structlog.get_logger(__name__)
 KEPT_SECONDS = 30.0  # how long a key that was read is used again: in memory alone
-_kept: dict[tuple[int, datetime, uuid.UUID], tuple[float, str]] = {}
+_kept: dict[tuple[int, datetime, uuid.UUID], tuple[float, str, Needles]] = {}
 
 
 class Refused(Exception):
@@ -35,6 +37,7 @@ class Errand:
     base_url: str
     header: str
     key: str = field(repr=False)
+    needles: Needles = field(repr=False)  # the key's forms, to be taken out of answers
 
 
 def errand(run_id: uuid.UUID, route: Route) -> Errand:
@@ -47,11 +50,11 @@ def errand(run_id: uuid.UUID, route: Route) -> Errand:
     if key is None or group.deleted_at or not key.reference.granted_to_group(group):
         words = f"No key for {Provider(route.provider).label} is meant for this group and profile. Ask an operator."
         raise Refused(403, "permission_error", words)
-    value = _value(key, run)
+    value, needles = _value(key, run)
     if words := BrokerUsage.begin(group):
         raise Refused(429, "rate_limit_error", f"{words[:1].upper()}{words[1:]}.", retry_after=until_midnight())
     api = APIS[route.provider]
-    return Errand(group.pk, (key.base_url or api.base_url).rstrip("/"), key.header or api.header, value)
+    return Errand(group.pk, (key.base_url or api.base_url).rstrip("/"), key.header or api.header, value, needles)
 
 
 def until_midnight(now: datetime | None = None) -> int:
@@ -61,12 +64,12 @@ def until_midnight(now: datetime | None = None) -> int:
     return int((tomorrow - now).total_seconds()) + 1
 
 
-def _value(key: BrokeredKey, run: Run) -> str:
-    """The real key. Raises Refused, without a word of it."""
+def _value(key: BrokeredKey, run: Run) -> tuple[str, Needles]:
+    """The real key, and its forms. Raises Refused, without a word of it."""
     which = (key.reference_id, key.reference.changed_at, run.session.group_id)
-    until, value = _kept.get(which, (0.0, ""))
-    if until > time.monotonic():
-        return value
+    kept = _kept.get(which)
+    if kept and kept[0] > time.monotonic():
+        return kept[1:]
     try:
         value = secrets.read(key.reference, run.session.group, run.runtime).decode("ascii").strip()
     except TransientFault as fault:
@@ -78,7 +81,8 @@ def _value(key: BrokeredKey, run: Run) -> str:
     if not value or not value.isprintable():
         log.warning("no key for the broker", secret=key.reference.name, words="it is empty, or no text of a header")
         raise Refused(502, "api_error", "The key can't be read. Tell an operator.")
-    for old in [each for each, (end, _) in list(_kept.items()) if end <= time.monotonic()]:
+    for old in [each for each, (end, *_) in list(_kept.items()) if end <= time.monotonic()]:
         _kept.pop(old, None)
-    _kept[which] = (time.monotonic() + KEPT_SECONDS, value)
-    return value
+    forms = scrub.needles(value)
+    _kept[which] = (time.monotonic() + KEPT_SECONDS, value, forms)
+    return value, forms

@@ -13,15 +13,20 @@ HOP = frozenset({
     "proxy-authorization", "proxy-authenticate", "proxy-authentication-info",
 })  # fmt: skip
 # What passes: a gateway may take from other headers where to send the request, with the key.
-PASSED = frozenset({"accept", "content-type", "user-agent"})
-PASSED_STARTS = ("anthropic-", "openai-beta", "x-stainless-")
+# Betas are checked in `allowed`. What Claude Code tells of itself passes.
+PASSED = frozenset({
+    "accept", "user-agent", "anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access",
+    "openai-beta", "x-app", "x-claude-code-session-id",
+})  # fmt: skip
+PASSED_STARTS = ("x-stainless-",)
 # What an agent may not choose even so: who asks, on whose account, and in which form the answer comes.
 NOT_ASKED = HOP | {
     "host", "content-length", "accept-encoding", "expect", "cookie", "authorization", "x-api-key", "api-key",
     "openai-organization", "openai-project", "forwarded", "via", "x-real-ip",
 }  # fmt: skip
-# What an answer tells of the account that the key belongs to.
+# What an answer tells of the account that the key belongs to, and what is no longer so once it was read here.
 NOT_TOLD = HOP | {
+    "content-length", "content-encoding",
     "set-cookie", "openai-organization", "openai-project", "anthropic-organization-id", "www-authenticate",
     "alt-svc", "strict-transport-security",
 }  # fmt: skip
@@ -87,14 +92,19 @@ def stand_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return found.get("x-api-key", "") or (token.strip() if scheme.lower() == "bearer" else "")
 
 
-def asked(headers: Iterable[tuple[bytes, bytes]], name: str, key: str) -> list[tuple[str, str]]:
-    """The headers of the request to the provider: the agent's, without what it may not choose, and with the key."""
+def asked(
+    headers: Iterable[tuple[bytes, bytes]], name: str, key: str, more: frozenset[str] = frozenset()
+) -> list[tuple[str, str]]:
+    """The headers of the request to the provider: the agent's, without what it may not choose, and with the key.
+
+    `more` are names of headers that operators let pass besides.
+    """
     pairs = [(each.decode("latin-1"), value.decode("latin-1")) for each, value in headers]
     left_out = NOT_ASKED | {name.lower()} | _named_by_connection(pairs)
     passed = [
         (each, value)
         for each, value in pairs
-        if (each.lower() in PASSED or each.lower().startswith(PASSED_STARTS)) and not _in(each, left_out)
+        if (each.lower() in PASSED | more or each.lower().startswith(PASSED_STARTS)) and each.lower() not in left_out
     ]
     secret = f"Bearer {key}" if name.lower() == "authorization" else key
     # Uncompressed, so that the tokens in the answer can be counted as it passes.
@@ -105,12 +115,8 @@ def told(headers: Iterable[tuple[str, str]]) -> Headers:
     """The headers of the answer to the agent: the provider's, without what is about the connection or the account."""
     pairs = list(headers)
     left_out = NOT_TOLD | _named_by_connection(pairs)
-    return [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs if not _in(name, left_out)]
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs if name.lower() not in left_out]
 
 
 def _named_by_connection(pairs: Iterable[tuple[str, str]]) -> set[str]:
     return {each.strip().lower() for name, value in pairs if name.lower() == "connection" for each in value.split(",")}
-
-
-def _in(name: str, names: Iterable[str], start: str = "\0") -> bool:
-    return name.lower() in names or name.lower().startswith(start)

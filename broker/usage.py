@@ -3,9 +3,13 @@
 Both providers tell in `usage` what an answer cost: in the one JSON object, or in events of a stream (Anthropic in
 `message_start` and `message_delta`, OpenAI in its last chunk or `response.completed`). An answer that ends before it
 has told, because the agent hung up for instance, is counted by its length instead, so that hanging up saves nothing.
+A model may think without a word of it in the answer: so one that never told counts at least what the time was enough
+for. Where it told, what some providers leave out of the output (reasoning, compaction) is found in their other counts.
 
 https://docs.claude.com/en/api/messages-streaming
 https://platform.openai.com/docs/api-reference/chat-streaming
+https://docs.x.ai/docs/guides/reasoning (reasoning is in the total alone)
+https://platform.claude.com/docs/en/build-with-claude/compaction (and it is in `iterations` alone)
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
@@ -13,6 +17,7 @@ import json
 from typing import Any
 
 CHARACTERS = 4  # of a token, roughly
+PER_SECOND = 100  # tokens that a model writes, at most roughly
 BACKGROUND = 64_000  # tokens that an answer counts which is made after this one, and whose cost nobody hears
 LINE_MAX = 4 * 1024 * 1024  # an event longer than this is not looked into
 WHOLE_MAX = 16 * 1024 * 1024  # likewise an answer that is no stream
@@ -21,9 +26,10 @@ OUTPUT = ("output_tokens", "completion_tokens")
 
 
 class Meter:
-    """Counts one answer. `asked_bytes` is the size of the request's body."""
+    """Counts one answer. `asked_bytes` is the size of the request's body, `most` its limit of tokens, if any."""
 
-    def __init__(self, content_type: str, asked_bytes: int) -> None:
+    def __init__(self, content_type: str, asked_bytes: int, most: int = 0) -> None:
+        self._most = most
         self._stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
         self._asked_bytes = asked_bytes
         self._left = b""  # the line that is not complete yet
@@ -51,8 +57,8 @@ class Meter:
             self._said += len(self._left)
             self._left, self._skipping = b"", True
 
-    def total(self) -> tuple[int, int]:
-        """Tokens in and out, once the answer has ended or was cut off."""
+    def total(self, seconds: float = 0.0) -> tuple[int, int]:
+        """Tokens in and out, once the answer has ended or was cut off, `seconds` after it was asked for."""
         if self._whole:
             self._look(bytes(self._whole))
             self._said += 0 if self._told else len(self._whole)
@@ -60,7 +66,9 @@ class Meter:
         tokens_in = sum(self._input.values()) or -(-self._asked_bytes // CHARACTERS)
         if self._told:
             return tokens_in, self._output
-        return tokens_in, max(self._output, -(-self._said // CHARACTERS))
+        unseen = int(seconds * PER_SECOND)
+        unseen = min(unseen, self._most) if self._most else unseen
+        return tokens_in, max(self._output, -(-self._said // CHARACTERS), unseen)
 
     def _look(self, data: bytes) -> None:
         try:
@@ -81,10 +89,15 @@ class Meter:
 
     def _take(self, usage: dict[str, Any]) -> None:
         """Counts grow within an answer, so the largest is the last."""
+        steps = usage.get("iterations")
+        steps = [each for each in steps if isinstance(each, dict)] if isinstance(steps, list) else []
         for name in INPUT:
-            if _count(usage.get(name)):
-                self._input[name] = max(self._input.get(name, 0), usage[name])
-        self._output = max(self._output, *(_count(usage.get(name)) for name in OUTPUT))
+            count = max(_count(usage.get(name)), sum(_count(step.get(name)) for step in steps))
+            if count:
+                self._input[name] = max(self._input.get(name, 0), count)
+        written = [max(_count(usage.get(name)), sum(_count(step.get(name)) for step in steps)) for name in OUTPUT]
+        besides = _count(usage.get("total_tokens")) - _count(usage.get("prompt_tokens"))
+        self._output = max(self._output, *written, besides if "prompt_tokens" in usage else 0)
 
 
 def _is_background(place: Any) -> bool:

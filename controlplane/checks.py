@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
+from broker import allowed
 from controlplane import datafolder
 from k8s_adapter import sandbox as confining
 from k8s_adapter.config import pod_selector
@@ -83,6 +84,14 @@ def secrets_sources(**_: Any) -> list[CheckMessage]:
         hint = "Use the absolute path of a folder that holds secrets for agents and nothing else, or leave it empty."
         found.append(Error(f"SECRETS_FOLDER {folder} is no such folder.", hint=hint, id="berth.E020"))
     return found
+
+
+def broker_allowed(**_: Any) -> list[CheckMessage]:
+    """berth.E022: what operators let pass the credential broker is spelled as its refusals name it."""
+    if not (wrong := allowed.wrong(settings.BROKER_ALLOWED)):
+        return []
+    hint = f"Use KIND:NAME, such as tool:web_search_20250305; kinds are {', '.join(allowed.KINDS)}."
+    return [Error(f"BROKER_ALLOWED has {', '.join(map(repr, wrong))}.", hint=hint, id="berth.E022")]
 
 
 def project(**_: Any) -> list[CheckMessage]:
@@ -230,6 +239,7 @@ def register_all() -> None:
         courier_url,
         selectors,
         secrets_sources,
+        broker_allowed,
         project,
         limits,
         single_sign_on,

@@ -78,6 +78,7 @@ EGRESS_TOKEN_FILE = env.str("EGRESS_TOKEN_FILE", default="")
 SECRETS_FOLDER = env.str("SECRETS_FOLDER", default="").rstrip("/")
 SECRETS_ENV_PREFIX = env.str("SECRETS_ENV_PREFIX", default="BERTH_SECRET_")
 K8S_SECRETS_NAMESPACES = env.list("K8S_SECRETS_NAMESPACES", default=[])
+BROKER_ALLOWED = [each.strip() for each in env.list("BROKER_ALLOWED", default=[]) if each.strip()]
 
 # --- people --------------------------------------------------------------------------------------------------------
 LOGIN_FAILURES = number("LOGIN_FAILURES", default=5)

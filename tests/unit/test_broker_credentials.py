@@ -1,19 +1,23 @@
 """The credential broker: what passes, what is counted, and that the agent never sees the key."""
 
 import asyncio
+import base64
+import gzip
 import json
 import threading
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import door, keys, providers
+from broker import allowed, door, keys, providers, scrub
 from broker.usage import Meter
 from controlplane.asgi import application
 from groups.choices import Provider
@@ -72,20 +76,21 @@ def test_the_agents_own_credentials_and_the_connections_headers_stay_behind() ->
         (b"Cookie", b"a=b"), (b"Connection", b"keep-alive, x-hop"), (b"x-hop", b"1"), (b"Host", b"berth"),
         (b"X-Forwarded-For", b"10.0.0.1"), (b"Accept-Encoding", b"gzip"), (b"OpenAI-Organization", b"another"),
         (b"Helicone-Target-URL", b"https://evil.example"), (b"X-HTTP-Method-Override", b"GET"),
-        (b"content-type", b"application/json"), (b"Transfer-Encoding", b"chunked"), (b"Content-Length", b"5"),
+        (b"x-app", b"cli"), (b"Anthropic-Unknown", b"1"), (b"Transfer-Encoding", b"chunked"), (b"Content-Length", b"5"),
     ]  # fmt: skip
     passed = [
         ("anthropic-version", "2023-06-01"),
-        ("content-type", "application/json"),
+        ("x-app", "cli"),
         ("accept-encoding", "identity"),
     ]
     assert providers.asked(sent, "x-api-key", KEY) == [*passed, ("x-api-key", KEY)]
+    widened = providers.asked(sent, "x-api-key", KEY, frozenset({"anthropic-unknown", "cookie"}))
+    assert ("Anthropic-Unknown", "1") in widened and "Cookie" not in dict(widened)
     assert providers.asked(sent, "authorization", KEY) == [*passed, ("authorization", f"Bearer {KEY}")]
     back = [("Content-Type", "text/event-stream"), ("Set-Cookie", "a"), ("request-id", "r"), ("Connection", "x-y"),
-            ("X-Y", "1"), ("anthropic-organization-id", "org"), ("Content-Length", "5")]  # fmt: skip
-    assert providers.told(back) == [
-        (b"content-type", b"text/event-stream"), (b"request-id", b"r"), (b"content-length", b"5")
-    ]  # fmt: skip
+            ("X-Y", "1"), ("anthropic-organization-id", "org"), ("Content-Length", "5"),
+            ("Content-Encoding", "gzip")]  # fmt: skip
+    assert providers.told(back) == [(b"content-type", b"text/event-stream"), (b"request-id", b"r")]
 
 
 # --- counting ---
@@ -141,6 +146,25 @@ def test_a_whole_answer_is_counted_and_one_that_tells_nothing_by_its_length() ->
     assert count("application/json", b"x" * 80) == (100, 20)
     lies = json.dumps({"usage": {"input_tokens": -5, "output_tokens": True}}).encode()
     assert count("application/json", lies)[0] == 100
+
+
+def test_what_a_model_thought_unseen_is_counted() -> None:
+    """Reasoning that is in the total alone, compaction in `iterations` alone, and time, where nothing is told."""
+    total = json.dumps({"usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 515}}).encode()
+    assert count("application/json", total) == (10, 505)
+    steps = [
+        {"type": "compaction", "input_tokens": 180, "output_tokens": 35},
+        {"input_tokens": 23, "output_tokens": 10},
+    ]
+    usage = {"input_tokens": 23, "output_tokens": 10, "iterations": steps}
+    assert count("application/json", json.dumps({"usage": usage}).encode()) == (203, 45)
+    for most, wanted in ((0, 3000), (1024, 1024)):
+        meter = Meter("text/event-stream", 400, most)
+        meter.feed(stream(ANTHROPIC[:2]))
+        assert meter.total(seconds=30.0) == (100, wanted)
+    told = Meter("text/event-stream", 400)
+    told.feed(stream(ANTHROPIC))
+    assert told.total(seconds=30.0) == (100, 123)
 
 
 @given(st.binary(max_size=300), st.sampled_from(["text/event-stream", "application/json", ""]))
@@ -223,9 +247,10 @@ class Talk:
     """One request, and its answer as it comes."""
 
     def __init__(
-        self, token: str, path: str = "anthropic/v1/messages", body: bytes = b"{}", method: str = "POST"
+        self, token: str, path: str = "anthropic/v1/messages", body: bytes = b"{}", method: str = "POST", beta: str = ""
     ) -> None:
         sent = [(b"x-api-key", token.encode()), (b"content-length", str(len(body)).encode())]
+        sent += [(b"Anthropic-Beta", beta.encode())] if beta else []
         path, _, query = f"/broker/v1/{path}".partition("?")
         scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": sent}
         self.body = body
@@ -285,7 +310,8 @@ def test_the_key_takes_the_stand_ins_place(run: Run, provided: Provided, group: 
     status, _, told = ask(run, "anthropic/v1/messages?beta=true", body=b'{"model": "m"}')
     assert status == 200 and told == {"usage": {"input_tokens": 3, "output_tokens": 4}}
     (asked,) = provided.asked
-    assert (asked["path"], asked["body"]) == ("/v1/messages?beta=true", b'{"model": "m"}')
+    assert (asked["path"], json.loads(asked["body"])) == ("/v1/messages?beta=true", {"model": "m"})
+    assert asked["headers"]["content-type"] == "application/json"
     assert asked["headers"]["x-api-key"] == KEY and tokens.mint_broker(run.pk) not in str(asked)
     assert used(group) == (1, 3, 4)
 
@@ -374,7 +400,7 @@ def test_a_providers_refusal_shows_nothing_of_the_key(
     provided.pieces = [b'{"error": {"message": "sk-re***0815"}}']
     answer, _, told = ask(run)
     assert answer == shown and words in told["error"]["message"]
-    assert ("0815" in str(told)) is (status not in (401, 302))
+    assert "0815" not in str(told)
     assert used(group) == (1, 0, 0) and len(provided.asked) == 1
 
 
@@ -422,7 +448,7 @@ def test_an_agent_that_hangs_up_ends_the_providers_work_and_pays_for_it(
     provided.pieces = [stream(ANTHROPIC[:2]), *[b": ping\n\n" * 1000] * 200]
 
     async def talk() -> None:
-        one = Talk(tokens.mint_broker(run.pk))
+        one = Talk(tokens.mint_broker(run.pk), body=b'{"max_tokens": 100}')
         await one.start()
         await one.piece()
         await one.app.send_input({"type": "http.disconnect"})
@@ -461,6 +487,131 @@ def test_a_request_without_an_end_of_the_run_is_counted_once(run: Run, group: Ag
     assert used(group) == (3, 0, 0)  # it costs no tokens
 
 
+# --- what may be asked for ---
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "missing"),
+    [
+        (
+            "anthropic/v1/messages",
+            {"mcp_servers": [{"type": "url", "url": "https://evil.example"}]},
+            "field:mcp_servers",
+        ),
+        ("anthropic/v1/messages", {"tools": [{"type": "web_fetch_20250910", "name": "w"}]}, "tool:web_fetch_20250910"),
+        ("anthropic/v1/messages?to=https://evil.example", {}, "parameter:to"),
+        ("anthropic/v1/messages/count_tokens", {"container": "c"}, "field:container"),
+        ("openai/v1/responses", {"tools": [{"type": "mcp", "server_url": "https://evil.example"}]}, "key:server_url"),
+        ("openai/v1/responses", {"previous_response_id": "resp_1"}, "field:previous_response_id"),
+    ],
+)
+def test_what_the_provider_would_fetch_is_refused_with_the_entry_that_allows_it(
+    run: Run, provided: Provided, group: AgentGroup, path: str, asked: dict[str, Any], missing: str
+) -> None:
+    status, _, told = ask(run, path, body=json.dumps(asked).encode())
+    assert status == 400 and told["type"] == "error" and told["error"]["type"] == "invalid_request_error"
+    assert missing in told["error"]["message"] and "ask an operator to add it to BROKER_ALLOWED" in str(told)
+    assert not provided.asked and not BrokerUsage.objects.exists()
+
+
+def test_a_beta_is_refused_unless_it_is_listed(run: Run, provided: Provided, settings: Any) -> None:
+    known, unknown = "claude-code-20250219,effort-2025-11-24", "mcp-client-2025-11-20"
+    assert ask(run, beta=known)[0] == 200 and provided.asked[-1]["headers"]["anthropic-beta"] == known
+    status, _, told = ask(run, beta=f"{known}, {unknown}")
+    assert status == 400 and f"beta:{unknown}." in told["error"]["message"] and len(provided.asked) == 1
+    settings.BROKER_ALLOWED = ["beta:mcp-client-*"]
+    assert ask(run, beta=unknown)[0] == 200
+
+
+def test_operators_let_more_pass(run: Run, provided: Provided, settings: Any) -> None:
+    asked = {
+        "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "https://a"}}]}]
+    }
+    data = json.dumps(asked).encode()
+    status, _, told = ask(run, body=data)
+    assert status == 400 and "key:url, type:url." in told["error"]["message"]
+    settings.BROKER_ALLOWED = ["key:url", "type:url"]
+    assert ask(run, body=data)[0] == 200 and json.loads(provided.asked[-1]["body"]) == asked
+
+
+def test_what_was_looked_at_is_what_is_sent(run: Run, provided: Provided) -> None:
+    """Not another value of a name, nor another encoding, which the provider may read in its own way."""
+    assert ask(run, body=b'{"system": [{"type": "url"}], "system": "\\ud83d"}')[0] == 200
+    assert json.loads(provided.asked[-1]["body"]) == {"system": "\ud83d"}
+    for bad in (
+        b"[]",
+        b'{"a": ',
+        '{"system": "x"}'.encode("utf-16"),
+        b'{"top_p": 1e999}',
+        b"[" * 100_000,
+        b'{"top_k": NaN}',
+    ):
+        status, _, told = ask(run, body=bad)
+        assert status == 400 and told["error"]["message"].startswith("The body ")
+    monkey = b'{"stop_sequences": [' + b"[]," * (allowed.ITEMS_MAX // 2) + b"0]}"
+    assert "too many items" in ask(run, body=monkey)[2]["error"]["message"]
+    assert len(provided.asked) == 1
+
+
+def test_bodies_are_held_up_to_a_limit(run: Run, provided: Provided, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "HELD_OF_RUN", 10)
+    status, headers, _ = ask(run, body=b'{"system": ""}')
+    assert status == 429 and headers[b"retry-after"] == b"1" and not provided.asked
+    assert ask(run)[0] == 200 and not door._held
+
+
+# --- the key in answers ---
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 500])
+def test_no_answer_repeats_the_key(run: Run, provided: Provided, status: int) -> None:
+    provided.status = status
+    forms = [KEY, quote(KEY, safe=""), base64.b64encode(f"u:{KEY}".encode()).decode(), KEY.encode().hex()]
+    provided.headers = {"content-type": "application/json", "x-echo": f"Bearer {KEY}"}
+    body = json.dumps({"error": {"message": forms}}).encode()
+    provided.pieces = [body[at : at + 3] for at in range(0, len(body), 3)]
+    shown, headers, told = ask(run)
+    assert shown == status and headers[b"x-echo"] == b"Bearer [redacted:key]"
+    assert [form for form in forms if form in str(told)] == [] and str(told).count("[redacted:key]") == len(forms)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_an_answer_that_comes_compressed_is_counted_and_cleaned(
+    run: Run, provided: Provided, group: AgentGroup, encoding: str
+) -> None:
+    body = json.dumps({"text": KEY, "usage": {"input_tokens": 30, "output_tokens": 100_000}}).encode()
+    provided.headers = {"content-type": "application/json", "content-encoding": encoding}
+    provided.pieces = [gzip.compress(body) if encoding == "gzip" else zlib.compress(body)]
+    status, headers, told = ask(run)
+    assert status == 200 and told["text"] == "[redacted:key]" and b"content-encoding" not in headers
+    assert used(group) == (1, 30, 100_000)
+
+
+def test_one_that_cannot_be_read_is_refused(run: Run, provided: Provided) -> None:
+    provided.headers = {"content-type": "application/json", "content-encoding": "compress"}
+    status, _, told = ask(run)
+    assert status == 502 and "can't read" in told["error"]["message"]
+
+
+NEEDLES = scrub.needles(KEY)
+KEY_FORMS = sorted(NEEDLES.exact.strings)
+
+
+@given(
+    st.lists(st.one_of(st.sampled_from(KEY_FORMS).map(lambda form: form[0]), st.binary(max_size=20)), max_size=6),
+    st.lists(st.integers(0, 400), max_size=30),
+)
+def test_no_cut_of_an_answer_lets_the_key_through(parts: list[bytes], cuts: list[int]) -> None:
+    text, cleaner, out, last = b"".join(parts), scrub.Scrub(NEEDLES), b"", 0
+    for cut in [*sorted({min(each, len(text)) for each in cuts}), len(text)]:
+        out += cleaner.feed(text[last:cut])
+        last = cut
+    out += cleaner.end()
+    assert not [form for form, _ in KEY_FORMS if form in out]
+    if not any(form in text for form, _ in KEY_FORMS) and NEEDLES.exact.begun(text) is None:
+        assert out == text
+
+
 # --- what a run is told ---
 
 
@@ -496,7 +647,8 @@ def test_the_closest_key_is_used(run: Run, key: BrokeredKey, group: AgentGroup, 
 
 def test_nothing_of_a_talk_is_logged(run: Run, caplog: pytest.LogCaptureFixture, provided: Provided) -> None:
     with caplog.at_level("DEBUG"):
-        ask(run, body=b'{"prompt": "very private"}')
+        ask(run, body=b'{"system": "very private"}')
+        assert ask(run, body=b'{"very private": 1}')[0] == 400
     wait_for(lambda: provided.asked, 10)
     assert "very private" not in caplog.text and KEY not in caplog.text
     assert tokens.mint_broker(run.pk) not in caplog.text

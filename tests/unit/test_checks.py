@@ -25,6 +25,7 @@ TABLE = [
     ("berth.E020", checks.secrets_sources, {"SECRETS_ENV_PREFIX": ""}),
     ("berth.E020", checks.secrets_sources, {"SECRETS_ENV_PREFIX": "DATABASE_"}),
     ("berth.E020", checks.secrets_sources, {"SECRETS_FOLDER": "/no/such/folder"}),
+    ("berth.E022", checks.broker_allowed, {"BROKER_ALLOWED": ["tool:web_search_*", "web_fetch"]}),
     ("berth.E021", checks.project, {"PROJECT_FOLDER": "relative"}),
     ("berth.E006", checks.limits, {"MAX_RUNS": 0}),
     ("berth.E040", checks.single_sign_on, {"OIDC_URL": "https://id.example"}),
