@@ -21,7 +21,7 @@ from allauth.mfa.recovery_codes import views as codes
 from allauth.mfa.totp import views as totp
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from allauth.socialaccount.providers.openid_connect import views as oidc
-from cryptography.fernet import Fernet
+from cryptography.fernet import Fernet, MultiFernet
 from django.conf import settings
 from django.contrib import auth
 from django.contrib.auth.models import User
@@ -104,18 +104,20 @@ class SingleSignOn(DefaultSocialAccountAdapter):
 
 
 class SecondFactor(DefaultMFAAdapter):
-    """Second factors, whose secrets stand in the database encrypted under SECRET_KEY."""
+    """Second factors, whose secrets stand in the database encrypted under a key that is derived from SECRET_KEY."""
 
-    def _box(self) -> Fernet:
-        key = hashlib.sha256(b"berth.mfa:" + settings.SECRET_KEY.encode()).digest()
-        return Fernet(base64.urlsafe_b64encode(key))
+    def _box(self) -> MultiFernet:
+        """Encrypts with the first key; decrypts with any."""
+        keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+        derived = [hashlib.sha256(b"berth.mfa:" + key.encode()).digest() for key in keys]
+        return MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in derived])
 
     def encrypt(self, text: str) -> str:
         """What is stored."""
         return self._box().encrypt(text.encode()).decode()
 
     def decrypt(self, encrypted_text: str) -> str:
-        """What was stored. After a change of SECRET_KEY that is gone, and the person sets their factor up anew."""
+        """What was stored. Once its key is no longer among the fallbacks, the person sets their factor up anew."""
         return self._box().decrypt(encrypted_text.encode()).decode()
 
     def get_totp_issuer(self) -> str:

@@ -17,12 +17,15 @@ from k8s_adapter.config import pod_selector
 
 
 def secret_key(**_: Any) -> list[CheckMessage]:
-    """berth.E001: signing cookies and the couriers' tokens needs a key."""
+    """berth.E001: signing cookies and the couriers' tokens needs a key. berth.E023: an old one is another one."""
     try:
         bool(settings.SECRET_KEY)
     except ImproperlyConfigured:  # Django does not hand out an empty one
         hint = "Run `make setup`, which writes one to .env, or set SECRET_KEY to 50 random characters."
         return [Error("SECRET_KEY is empty.", hint=hint, id="berth.E001")]
+    if settings.SECRET_KEY in settings.SECRET_KEY_FALLBACKS:
+        hint = "Give SECRET_KEY a new value, and SECRET_KEY_FALLBACKS the one that it had before."
+        return [Error("SECRET_KEY is among SECRET_KEY_FALLBACKS.", hint=hint, id="berth.E023")]
     return []
 
 
@@ -70,7 +73,10 @@ def selectors(**_: Any) -> list[CheckMessage]:
 
 
 # The control plane's own secrets in its environment, which no agent's secret may be read from.
-OWN_SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "ADMIN_PASSWORD", "EGRESS_TOKEN", "OIDC_CLIENT_SECRET")
+OWN_SECRETS = (
+    "SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL", "REDIS_URL", "ADMIN_PASSWORD", "EGRESS_TOKEN",
+    "OIDC_CLIENT_SECRET",
+)  # fmt: skip
 
 
 def secrets_sources(**_: Any) -> list[CheckMessage]:

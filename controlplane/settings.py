@@ -38,6 +38,7 @@ def numbers(name: str, default: list[int]) -> list[int]:
 # --- this installation ---------------------------------------------------------------------------------------------
 DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 DATA_DIR = (BASE_DIR / env.str("DATA_DIR", default="var")).resolve()
 PORT = number("PORT", default=8000)
 INSTALLATION = env.str("INSTALLATION", default="berth")

@@ -96,7 +96,7 @@ class LocalRuntime:
                 about = folder.about()
                 if about is None:
                     folder.make(spec, files, *mounts)
-                elif about["hash"] != names.spec_hash(spec):
+                elif not names.fits(spec, about["hash"]):
                     raise PermanentFault(Cause.REJECTED, f"run {spec.ref.run} exists and was made for another spec")
                 look = self._start_beside(spec, folder, lock)
                 if look.agent is None and not look.stopped:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 
 from k8s_adapter.runtime import GroupRef, RunRef, RunSpec
 
@@ -129,8 +129,18 @@ def spec_hash(spec: RunSpec) -> str:
     """Return 32 hex digits that are equal for equal specs.
 
     Fields at their default are left out, so that a later version of Berth, with more fields, still knows its runs; so
-    is the group's quota, which may change while a run lives.
+    is what may change while a run lives: the group's quota, and credentials, which a new SECRET_KEY changes.
     """
+    secrets = tuple(replace(secret, value="") for secret in spec.secrets)
+    return _hash(replace(spec, token="", secrets=secrets, egress=spec.egress and replace(spec.egress, credential="")))
+
+
+def fits(spec: RunSpec, told: str | None) -> bool:
+    """Whether a hash is the spec's, or what it was when credentials counted: an upgrade ends no run."""
+    return told in (spec_hash(spec), _hash(spec))
+
+
+def _hash(spec: RunSpec) -> str:
     values = asdict(spec)
     for secret in values["secrets"]:
         if not secret["value"]:  # as it was before there were any

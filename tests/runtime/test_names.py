@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from k8s_adapter import names
-from k8s_adapter.runtime import Resources, RunRef, RunSpec, SecretFile
+from k8s_adapter.runtime import EgressAccess, Resources, RunRef, RunSpec, SecretFile
 
 REF = RunRef("0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01", "0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a02", "7", "blue-team")
 SPEC = RunSpec(REF, 1, "image", ("run",), "plain", "http://home", "token")
@@ -53,7 +53,6 @@ def test_equal_specs_have_equal_hashes() -> None:
         {"number": 2},
         {"image": "other"},
         {"command": ("run", "fast")},
-        {"token": "other"},
         {"environment": {"A": "b"}},
         {"resources": Resources(memory_mib=2)},
         {"secrets": (SecretFile("a", "env:A"),)},
@@ -67,4 +66,19 @@ def test_any_change_changes_the_hash(change: dict[str, object]) -> None:
 
 def test_fields_at_their_default_do_not_count() -> None:
     """So that a later version of Berth, whose specs have more fields, still knows the runs of an earlier one."""
-    assert names.spec_hash(SPEC) == "50c2d10cb93a8745c5f83cb18ac737d7"
+    assert names.fits(SPEC, "50c2d10cb93a8745c5f83cb18ac737d7")
+
+
+def test_credentials_do_not_count_but_what_they_are_for_does() -> None:
+    """A new SECRET_KEY makes others of them, and the run is the same."""
+    made = EgressAccess("http://proxy:3128", "one"), (SecretFile("key", "broker:anthropic", "one"),)
+    first = replace(SPEC, token="one", egress=made[0], secrets=made[1])
+    other = replace(
+        SPEC,
+        token="other",
+        egress=replace(made[0], credential="other"),
+        secrets=(replace(made[1][0], value="other"),),
+    )
+    assert names.fits(other, names.spec_hash(first))
+    assert not names.fits(replace(other, egress=replace(made[0], proxy="http://else:3128")), names.spec_hash(first))
+    assert not names.fits(replace(other, secrets=(SecretFile("key", "broker:openai"),)), names.spec_hash(first))

@@ -18,6 +18,7 @@ from controlplane import checks, datafolder, dotenv
 
 TABLE = [
     ("berth.E001", checks.secret_key, {"SECRET_KEY": ""}),
+    ("berth.E023", checks.secret_key, {"SECRET_KEY": "x" * 50, "SECRET_KEY_FALLBACKS": ["x" * 50]}),
     ("berth.E002", checks.runtime, {"RUNTIME": "docker"}),
     ("berth.E003", checks.runtime, {"RUNTIME": "kubernetes"}),
     ("berth.E004", checks.courier_url, {"COURIER_URL": "berth:8000"}),
