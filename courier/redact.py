@@ -13,6 +13,7 @@ from collections import deque
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from courier.events import Event, raw
 from courier.log import log
@@ -27,11 +28,13 @@ STREAMED = frozenset({"text", "stdout", "stderr"})
 CUT_OFF = 80  # bytes; a shorter string of an event was hardly cut off within a secret
 VALUES = 4  # of one secret that are known at the same time: the present one, and those before it
 STREAMS = 8  # that are remembered: raw output, and the agent with some subagents
-TOKEN = "run-token"
+TOKEN, EGRESS = "run-token", "egress-credential"
 
 
 class Secrets:
-    """The values of the run's secrets and its token. `marks` tells them from others, as of the last `refresh`.
+    """The values of the run's secrets, its token and its credential at the egress proxy.
+
+    `marks` tells them from others, as of the last `refresh`.
 
     A mark has a name and 16 bits, too few to tell anything of the value.
     """
@@ -65,11 +68,14 @@ class Secrets:
 
     def _dies(self, name: str) -> bool:
         """Whether a value is good for this run alone, so that nobody has to know it afterwards: a token, a stand-in."""
-        return name == TOKEN or bool(self.run and self.values[name][0].startswith(f"{self.run}.".encode()))
+        return name in (TOKEN, EGRESS) or bool(self.run and self.values[name][0].startswith(f"{self.run}.".encode()))
 
     def _files(self) -> list[tuple[str, str]]:
         names = sorted(os.listdir(self.folder)) if self.folder and self.folder.is_dir() else []  # noqa: PTH208 (fast)
-        return [(TOKEN, str(self.token_file)), *((name, f"{self.folder}/{name}") for name in names if name[0] != ".")]
+        ours = [(TOKEN, str(self.token_file))]
+        if (egress := self.token_file.with_name("egress")).is_file():
+            ours.append((EGRESS, str(egress)))
+        return [*ours, *((name, f"{self.folder}/{name}") for name in names if name[0] != ".")]
 
     def _learn(self, name: str, path: str) -> None:
         try:
@@ -80,6 +86,8 @@ class Secrets:
         except OSError as error:
             log("secret not read, so not redacted", secret=name, problem=str(error))
             return
+        if name == EGRESS and b"://" in value:  # the proxy's address: what is secret in it is the password
+            value = unquote_to_bytes(urlsplit(value.decode(errors="replace")).password or "")
         before = [known for known in self.values.get(name, []) if known != value]
         self.values[name] = [value, *before][:VALUES]
 

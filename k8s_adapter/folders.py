@@ -76,6 +76,11 @@ class RunFolder:
         return self.path / "token"
 
     @property
+    def egress(self) -> Path:
+        """The way out with its credential, for the courier, which takes it out of what the agent says."""
+        return self.path / "egress"
+
+    @property
     def stopped(self) -> Path:
         """Stands there once the run was told to stop; its time is when."""
         return self.path / "stopped"
@@ -109,6 +114,8 @@ class RunFolder:
         new.pipes.mkdir()
         new.secrets.mkdir(mode=0o700)
         _write(new.token, spec.token.encode(), 0o600)
+        if spec.egress:
+            _write(new.egress, spec.egress.credential.encode(), 0o600)
         for name, value in secrets.items():
             _write(new.secrets / name, value, 0o400)
         new.extra.mkdir()

@@ -226,8 +226,10 @@ def _secret_mounts(spec: RunSpec) -> list[Manifest]:
 
 def _volumes(spec: RunSpec) -> list[Manifest]:
     scratch = f"{spec.resources.scratch_mib}Mi"
-    token = {"key": names.TOKEN_KEY, "path": names.TOKEN_KEY}
-    secret = {"secretName": names.secret(spec.ref.run), "items": [token], "defaultMode": FILE_MODE}
+    # The way out lies beside the token: the courier takes its credential out of what the agent says.
+    keys = [names.TOKEN_KEY, *([names.EGRESS_KEY] if spec.egress else [])]
+    items = [{"key": key, "path": key} for key in keys]
+    secret = {"secretName": names.secret(spec.ref.run), "items": items, "defaultMode": FILE_MODE}
     volumes: list[Manifest] = [
         {"name": "workspace", "persistentVolumeClaim": {"claimName": names.claim(spec.ref.slug)}},
         {"name": "token", "secret": secret},

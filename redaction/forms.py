@@ -1,7 +1,7 @@
 """The forms in which a secret's value leaks: as it is, and as tools, logs and programs write it.
 
-Line ends are left out of all forms, as of the text in which they are looked for: so a value is also found where a
-terminal or `base64` has wrapped it.
+What nobody sees is left out of all forms, as of the text in which they are looked for (`hidden`): so a value is also
+found where a terminal or `base64` has wrapped it, or `grep --color` has marked a part.
 """
 
 import base64
@@ -10,23 +10,17 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from redaction import assigned
+from redaction.hidden import squeeze
+
 SHORTEST = 6  # bytes; a shorter value would be found everywhere
 SHORTEST_LINE = 8  # bytes of a line of a value, to be looked for by itself
-SHORTEST_ASSIGNED = 16  # bytes of what is assigned to a name within a value
 LONGEST = 64 * 1024  # bytes of a value; what comes after is not looked for
 PIECE = 128  # bytes; a longer form is looked for in pieces, so that little has to be held back and parts are found too
 SMALLEST = 15  # bytes of a piece
 
-# NAME=value, name: value and "name": "value", in files of environment variables, YAML and JSON.
-ASSIGNED = re.compile(rb"""^\s*(?:export\s+)?["']?[\w.-]+["']?\s*[=:]\s*["']?([^\s"']+)["']?,?\s*$""")
 URL_SAFE = ("", "/", "!'()*", "!'()*;,/?:@&=+$#")  # as quote_plus, quote, encodeURIComponent and encodeURI have it
 HTML = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
-LINE_ENDS = b"\r\n"
-
-
-def squeeze(data: bytes) -> bytes:
-    """Return the data without its line ends."""
-    return data.translate(None, LINE_ENDS)
 
 
 def pieces(value: bytes) -> set[bytes]:
@@ -39,18 +33,13 @@ def pieces(value: bytes) -> set[bytes]:
 
 
 def parts(value: bytes) -> set[bytes]:
-    """Return the value without space around it, its lines of 8 bytes or more, and what they assign to names.
-
-    What is assigned counts if it has 16 bytes or more and a digit, and is no address without a password.
-    """
+    """Return the value without space around it, its lines of 8 bytes or more, and what is assigned in it to names."""
     value = value.strip()
     found = {value}
     for line in map(bytes.strip, value.splitlines()):
         if len(line) >= SHORTEST_LINE and not line.startswith(b"-----"):
             found.add(line)
-        assigned = ASSIGNED.match(line)
-        if assigned and len(word := assigned[1]) >= SHORTEST_ASSIGNED and re.search(rb"\d", word):
-            found.update({word} if b"://" not in word or b"@" in word else ())
+    found.update(assigned.values(value))
     return {part for part in found if len(part) >= SHORTEST}
 
 
@@ -62,7 +51,8 @@ def forms(value: bytes) -> set[bytes]:
         text = value.decode()
     except UnicodeDecodeError:
         return found
-    found.update(form.encode() for form in (*_json(text), *_shell(text), *_html(text), repr(text)[1:-1]))
+    shown = (*_json(text), *_python(text), *_shell(text), *_html(text), *_doubled(text))
+    found.update(form.encode() for form in shown)
     return found
 
 
@@ -102,6 +92,21 @@ def _json(text: str) -> Iterator[str]:
                 yield slashed
                 yield re.sub(r"\\u[0-9a-f]{4}", lambda match: "\\u" + match[0][2:].upper(), slashed)
         yield json.dumps(plain, ensure_ascii=False)[1:-1]
+
+
+def _python(text: str) -> Iterator[str]:
+    """Yield the insides of repr() and ascii(), also as they are beside quotes of the other kind, and as YAML has it."""
+    for form in (repr(text)[1:-1], ascii(text)[1:-1]):
+        for quoted in (form, form.replace("'", "\\'") if "\\'" not in form else form):
+            yield quoted
+            yield re.sub(r"\\([xuU])([0-9a-f]+)", lambda match: f"\\{match[1]}{match[2].upper()}", quoted)
+
+
+def _doubled(text: str) -> Iterator[str]:
+    """Yield what stands within quotes of YAML, SQL or CSV, which double their own; and in .pgpass."""
+    yield text.replace("'", "''")
+    yield text.replace('"', '""')
+    yield re.sub(r"([\\:])", r"\\\1", text)
 
 
 def _shell(text: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
+from redaction import hidden
 from redaction.exact import SHOWN, Begun, earliest
 from redaction.kinds import ARMOUR_LIMIT, KEY_LIMIT, PRIVATE_KEY, TRIGGERS, Trigger
 from redaction.spans import Span, label, merged
@@ -40,12 +41,17 @@ def begun(text: str, start: int = 0) -> Begun | None:
 
 def suspicious(texts: Iterable[str]) -> bool:
     """Tell whether any of the texts may hold a key; a quick look at all of them together, which errs on that side."""
-    return next(_at_work("\0".join(texts), 0), None) is not None
+    text = "\0".join(texts)
+    if next(_at_work(text, 0), None) is not None:
+        return True
+    data = text.encode(errors="surrogatepass")
+    runs = hidden.unseen(data)
+    return bool(runs) and next(_at_work(hidden.without(data, runs).decode(errors="surrogatepass"), 0), None) is not None
 
 
 def redact_known(text: str) -> str:
     """Return the text with keys of well-known kinds replaced by `[redacted:KIND]`."""
-    spans = merged(find(text))
+    spans = merged([*find(text), *_marked(text)])
     if not spans:
         return text
     done, place = [], 0
@@ -53,6 +59,20 @@ def redact_known(text: str) -> str:
         done += [text[place : span.start], label(span.name)]
         place = span.end
     return "".join([*done, text[place:]])
+
+
+def _marked(text: str) -> Iterator[Span]:
+    """Yield the keys that are there once what nobody sees is left out."""
+    data = text.encode(errors="surrogatepass")
+    runs = hidden.unseen(data)
+    if not runs:
+        return
+    bare, places = hidden.without(data, runs).decode(errors="surrogatepass"), hidden.Places(runs, 0)
+    for span in find(bare):
+        first, last = (len(bare[:place].encode(errors="surrogatepass")) for place in (span.start, span.end - 1))
+        start, end = places.of(first), places.of(last) + len(bare[span.end - 1].encode(errors="surrogatepass"))
+        before, after = (len(data[:place].decode(errors="surrogatepass")) for place in (start, end))
+        yield Span(before, after, span.name)
 
 
 def redact_known_data(value: Any) -> Any:

@@ -1,20 +1,18 @@
 """Looks for values that are known and keys of well-known kinds, in bytes that may go on."""
 
-from bisect import bisect_right
 from collections.abc import Iterable
-from itertools import accumulate
-from re import compile as pattern
 from typing import NamedTuple
 from zlib import crc32
 
-from redaction import known
+from redaction import hidden, known
 from redaction.exact import Begun, Exact, earliest
-from redaction.forms import pieces, squeeze
+from redaction.forms import pieces
+from redaction.hidden import View
 from redaction.kinds import HEADS
 from redaction.spans import Span, replace
 
-RUNS = pattern(rb"[\r\n]+")
-TAIL = 4096  # bytes at the end in which the beginning of a value is looked for; line ends are few of them
+NEAR, NEAR_KINDS = 512, 2048  # bytes around what nobody sees, within which a value, or a key, may hold it
+TAIL = 8192  # bytes at the end in which the beginning of a value is looked for; what nobody sees is not all of them
 
 
 class Look(NamedTuple):
@@ -37,14 +35,16 @@ class Scanner:
     def look(self, data: bytes, start: int = 0) -> Look:
         """Look at `data` from `start` on. What has begun before is not seen, but for what stands before a key."""
         spans = self._values(data, start)
-        text = data.decode("latin-1")  # places stay the same; all that matters to the kinds is ASCII
-        spans += known.find(text, start)
-        begun = [each for each in (self._begun(data, start), known.begun(text, start)) if each]
-        return Look(spans, earliest(begun))
+        spans += _kinds(data, start)
+        begun = [each for each in (self._begun(data, start), _kinds_begun(data, start)) if each]
+        return Look(spans, _whole(data, earliest(begun)))
 
     def clean(self, data: bytes) -> bool:
         """Tell, quickly, that there is nothing in `data`; it may be wrong only in saying that there is."""
-        return not self._values(data, 0) and not known.suspicious([data.decode("latin-1")])
+        if self._values(data, 0) or known.suspicious([data.decode("latin-1")]):
+            return False
+        marked = hidden.around(data, 0, NEAR_KINDS, line_ends=False)
+        return not any(known.suspicious([view.data.decode("latin-1")]) for view in marked)
 
     def beginning(self, name: str, length: int, check: int) -> bytes:
         """Return the bytes with which the secret `name` began, by their number and checksum, b"" if they are not known.
@@ -63,40 +63,66 @@ class Scanner:
 
     def redact(self, data: bytes) -> bytes:
         """Return a text that is whole, or was cut off within a value, without the secrets; the same object if clean."""
-        spans = [*self._values(data, 0), *known.find(data.decode("latin-1"))]
+        spans = [*self._values(data, 0), *_kinds(data, 0)]
         if end := self.cut_off(data):
             spans.append(end)
         return replace(data, spans) if spans else data
 
     def _values(self, data: bytes, start: int) -> list[Span]:
-        squeezed = squeeze(data[start:])
-        found = list(self.exact.find(squeezed))
-        if not found:
-            return []
-        places = _Places(data, start)
-        return [Span(places.of(first), places.of(end - 1) + 1, name) for first, end, name in found]
+        views = [hidden.plain(data, start), *hidden.around(data, start, NEAR)]
+        return [span for view in views if (found := list(self.exact.find(view.data))) for span in _placed(view, found)]
 
     def _begun(self, data: bytes, start: int) -> Begun | None:
+        """What the end may become, also once what nobody sees, and has only begun, is left out of it."""
         start = max(start, len(data) - TAIL)
-        begun = self.exact.begun(squeeze(data[start:]))
-        if begun is None:
-            return None
-        places = _Places(data, start)
-        veil = None if begun.veil is None else places.of(begun.veil)
-        return Begun(places.of(begun.place), veil, begun.name)
+        found = []
+        for end in {len(data), len(data) - hidden.cut(data)}:
+            views = [hidden.plain(data[:end], start), *hidden.around(data[:end], start, TAIL)] if end > start else []
+            found += [_begun_in(view, begun) for view in views if (begun := self.exact.begun(view.data))]
+        return earliest(found)
 
 
-class _Places:
-    """Where bytes of the squeezed data stand in the data itself."""
+def _whole(data: bytes, begun: Begun | None) -> Begun | None:
+    """What has begun, with all of a sequence within which it seems to: the rest of one by itself would be letters."""
+    if begun:
+        before = max(0, begun.place - hidden.CUT_MAX)
+        for run in hidden.unseen(data[before:]):
+            if run.start < begun.place - before < run.end:
+                return begun._replace(place=before + run.start)
+    return begun
 
-    def __init__(self, data: bytes, start: int) -> None:
-        runs = [(run.start(), run.end() - run.start()) for run in RUNS.finditer(data, start)]
-        self.removed = list(accumulate((length for _, length in runs), initial=start))
-        self.borders = [place - gone for (place, _), gone in zip(runs, self.removed, strict=False)]
 
-    def of(self, place: int) -> int:
-        """Return where the byte stands in the data that stands at `place` in what was squeezed."""
-        return place + self.removed[bisect_right(self.borders, place)]
+def _placed(view: View, found: Iterable[tuple[int, int, str]]) -> list[Span]:
+    places = view.places()
+    return [Span(places.of(first), places.of(end - 1) + 1, name) for first, end, name in found]
+
+
+def _begun_in(view: View, begun: Begun) -> Begun:
+    places = view.places()
+    return Begun(places.of(begun.place), None if begun.veil is None else places.of(begun.veil), begun.name)
+
+
+def _kinds(data: bytes, start: int) -> list[Span]:
+    """Keys of well-known kinds, also where a part of one is marked in a way that nobody sees."""
+    spans = list(known.find(data.decode("latin-1"), start))  # places stay the same; all that matters to them is ASCII
+    before = max(0, start - hidden.SHORT_CUT_MAX)  # a sequence may have begun there
+    for view in hidden.around(data, before, NEAR_KINDS, line_ends=False):
+        found = _placed(view, known.find(view.data.decode("latin-1")))
+        spans += [span for span in found if span.start >= start]
+    return spans
+
+
+def _kinds_begun(data: bytes, start: int) -> Begun | None:
+    found = [known.begun(data.decode("latin-1"), start)]
+    end = len(data) - hidden.cut(data)
+    if start <= end < len(data):
+        found.append(known.begun(data[:end].decode("latin-1"), start))
+        # A sequence that comes in two parts would seem to be letters before a key.
+        found.append(Begun(end, None, "") if data[end] == 0x1B else None)
+    for view in hidden.around(data[:end], max(start, end - known.LOOKED_BACK), known.LOOKED_BACK, line_ends=False):
+        begun = known.begun(view.data.decode("latin-1"))
+        found.append(begun and _begun_in(view, begun))
+    return earliest([each for each in found if each])
 
 
 def checksum(data: bytes) -> int:

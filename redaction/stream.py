@@ -7,7 +7,7 @@ Either way it is remembered (the `ghost`), so that the rest is replaced too, sho
 
 from typing import Any
 
-from redaction.forms import LINE_ENDS, squeeze
+from redaction.hidden import LINE_ENDS, squeeze, unseen
 from redaction.scanner import Scanner, checksum
 from redaction.spans import Span, label, merged
 
@@ -89,13 +89,16 @@ class Stream:
         self.tied = []
         ahead = merged(spans)[::-1]  # the next one is the last
         start, taken, cut = self.ghost, 0, 0
+        runs = unseen(self.data) if b"\x1b" in self.data else []
         for piece in self.pieces:
             end = start + len(piece)
             if end > place:
                 break
             done.append(self._without(ahead, piece, start) if ahead else piece)
             start = end
-            self.tied.append(bool(ahead) and ahead[-1].start < end)
+            # The rest of a sequence by itself would be letters, which may stand before a key.
+            split = any(run.start < end < run.end for run in runs)
+            self.tied.append((bool(ahead) and ahead[-1].start < end) or split)
             if not self.tied[-1]:
                 taken, cut = len(done), end
         self.pieces = self.pieces[taken:]

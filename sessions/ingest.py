@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from courier.bounds import fit, shorten, storable
 from redaction.known import redact_known, redact_known_data, strings, suspicious
-from sessions import doorbell, events, lifecycle, messages, signals, storage
+from sessions import doorbell, events, lifecycle, messages, redacting, signals, storage, tokens
 from sessions.events import Heard, NewEvent
 from sessions.models import AgentSession, Event, Run
 from sessions.states import COURIERS, OUTPUT, EventKind, RunState
@@ -87,6 +87,8 @@ def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent], late: bool = False) -> 
     Raises Hole if the batch starts beyond the next number, Over if the run has ended (unless `late`: a journal found
     afterwards). Rings nothing: the caller does, after this returns.
     """
+    made = tokens.secrets_of(run_id)
+    batch = [_without(run_id, event) if redacting.holds(made, event.text, event.data) else event for event in batch]
     with transaction.atomic():
         held = _hold(run_id)
         if held.state == RunState.ENDED and not late:
@@ -105,6 +107,11 @@ def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent], late: bool = False) -> 
         if meaningful or held.state == RunState.ENDED:
             _apply(AgentSession.objects.get(pk=held.session_id), Run.objects.get(pk=run_id), meaningful)
     return heard.last_number, held.session_id
+
+
+def _without(run_id: uuid.UUID, event: NewEvent) -> NewEvent:
+    text, data = redacting.of_run(run_id, event.text, event.data)
+    return replace(event, text=text, data=data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ Moves of runs are compare-and-set; what a session shows follows from its run, it
 """
 
 import uuid
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from k8s_adapter.runtime import Cause, Observed
-from sessions import doorbell, events, messages, signals, verdicts, way_out
+from sessions import doorbell, events, messages, redacting, signals, verdicts, way_out
 from sessions.models import AgentSession, Run
 from sessions.states import (
     BEFORE_START,
@@ -196,8 +197,11 @@ def end(run: Run, observed: Observed, cause: Cause | None = None, words: str = "
             verdict = verdicts.judge(observed, Intent(run.intent), report, run.intent_by)
             if verdict.cause is Cause.COMPLETED and messages.ignored(run):
                 verdict = verdicts.say(Cause.AGENT_ERROR, detail="it ended before it took a message", code=0)
+        # What a cluster tells may hold what the agent, or its start, wrote.
+        told = redacting.clean(run.pk, verdict.words), redacting.clean(run.pk, verdict.last_lines)
+        verdict = replace(verdict, words=told[0], last_lines=told[1][-4000:])
         changes = {"verdict": verdict.cause, "verdict_words": verdict.words, "retry_safe": verdict.retry_safe}
-        last_lines = (events.tail(run) if verdict.failure else "") or verdict.last_lines[-4000:]
+        last_lines = (events.tail(run) if verdict.failure else "") or verdict.last_lines
         changes |= {"exit_code": verdict.exit_code, "last_lines": last_lines}
         changes |= dict.fromkeys(("waits_for", "waits_cause", "warning"), "")
         if not Run.objects.filter(pk=run.pk).move(RunState.ENDED, ended_at=timezone.now(), **changes):

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, RunRef, Runtime, TransientFault
-from sessions import doorbell, events, leases, lifecycle, records, runtimes, secrets, spec, workqueue
+from sessions import doorbell, events, leases, lifecycle, records, redacting, runtimes, secrets, spec, workqueue
 from sessions.models import Run
 from sessions.observation import Observation
 from sessions.states import BEFORE_START, GRACEFUL, Intent, RunState
@@ -287,7 +287,7 @@ def _note(run: Run, cause: Cause | None, words: str, retry_after: timedelta | No
 
     `retry_after` is for how long the runtime wants to be left alone (RFC 9110, section 10.2.3).
     """
-    now = timezone.now()
+    now, words = timezone.now(), redacting.clean(run.pk, words)
     unborn = Run.objects.filter(pk=run.pk, state__in=BEFORE_START, started_at=None)
     if retry_after is not None:
         Run.objects.filter(pk=run.pk).update(not_before=now + retry_after)

@@ -9,6 +9,7 @@ from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from k8s_adapter.runtime import Description, Runtime, RuntimeFault
+from sessions import redacting
 from sessions.models import Run, RunRecord
 
 log = structlog.get_logger(__name__)
@@ -24,7 +25,7 @@ def keep(run: Run, runtime: Runtime) -> None:
     It may be called again, and for a run of which the runtime has forgotten some: what was kept stays.
     """
     try:
-        told = shape(runtime.describe(run.ref))
+        told = redacting.of_run(run.pk, "", shape(runtime.describe(run.ref)))[1]
         changes = {name: value for name, value in told.items() if value}
         with transaction.atomic():
             if changes and Run.objects.select_for_update().filter(pk=run.pk).exists():  # not cleaned up meanwhile

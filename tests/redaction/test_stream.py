@@ -9,9 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from redaction import assigned
 from redaction.exact import shown
-from redaction.forms import forms, pieces, squeeze
-from redaction.known import STUBS
+from redaction.forms import forms, pieces
+from redaction.hidden import squeeze, unseen
+from redaction.known import STUBS, redact_known
 from redaction.scanner import Scanner
 from redaction.stream import Stream
 
@@ -101,6 +103,111 @@ def test_nor_do_line_ends_within_it(secret: tuple[str, bytes], widths: list[int]
     assert_not_in(secret[1].strip(), run(chunked(b"XYZ\n" + wrapped + rest + b"\nXYZ\n", at)))
 
 
+UNSEEN = [
+    "\x1b[01;31m\x1b[K", "\x1b[m\x1b[K", "\x1b[38;2;255;0;10m", "\x1b]8;;https://a\x1b\\", "\x1b]0;title\x07", "\x1b(B",
+    "\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad", "\ufe0f", "\x9b1m", "\\u001b[31m", "\\x1b[0m", "\\033[1m",
+    "\\u200b", "\r\n",
+]  # fmt: skip
+MARKS = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(UNSEEN)), min_size=1, max_size=12)
+
+
+def marked(text: bytes, marks: list[tuple[int, str]]) -> bytes:
+    """The text with these between its bytes."""
+    places = sorted(((place % (len(text) + 1), mark) for place, mark in marks), reverse=True)
+    for at, mark in places:
+        text = text[:at] + mark.encode() + text[at:]
+    return text
+
+
+@pytest.mark.parametrize("mark", UNSEEN)
+def test_what_nobody_sees_is_known_as_such(mark: str) -> None:
+    assert squeeze(b"XYZ" + mark.encode() + b"890") == b"XYZ890"
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(["plain", "odd", "bytes", "long"]), MARKS, QUIET, BORDERS)
+@example("plain", [(7, "\x1b[m\x1b[K"), (0, "\x1b[01;31m\x1b[K")], b"", [14, 16, 18])
+@example("plain", [(7, "\u200b")], b"", [8, 9])
+def test_nor_does_what_nobody_sees_within_it(
+    name: str, marks: list[tuple[int, str]], after: bytes, at: list[int]
+) -> None:
+    value = VALUES[name].strip()
+    out = run(chunked(b"XYZ " + marked(value, marks) + b" " + after, at))
+    assert_not_in(value, out)
+    assert f"[redacted:{name}]".encode() in out and out.startswith(b"XYZ ")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(KEYS[:4]), MARKS)
+@example((b"ghp_", KEYS[1][1]), [(4, "\x1b[m\x1b[K"), (0, "\x1b[01;31m\x1b[K")])
+def test_nor_within_a_known_kind(key: tuple[bytes, bytes], marks: list[tuple[int, str]]) -> None:
+    marks = [mark for mark in marks if mark[1] != "\r\n"]
+    text = b"it is " + marked(b"".join(key), marks) + b" .com"
+    for out in (run([text]), redact_known(text.decode()).encode()):
+        assert key[1][:16] not in squeeze(out) and b"[redacted:" in out
+
+
+SECRETS_OF = [
+    (b'{"user":"ada","nested":{"password":"hunter2-pw"}}', b"hunter2-pw"),
+    (b'{"type":"service_account","private_key_id":"0a1b2c3d4e5f60718293"}', b"0a1b2c3d4e5f60718293"),
+    (b'[{"n": 1}]\n{"apiToken": "se\\u0063ret-1"}', b"secret-1"),
+    (b"machine example.com login ada password pa55-wd\nmachine b login c password other-1", b"pa55-wd"),
+    (b"machine a\n  login ada\n  password hunter2-pw\n", b"hunter2-pw"),
+    (b"//registry.npmjs.org/:_authToken=0123-abcd-ef\nalways-auth=true", b"0123-abcd-ef"),
+    (b"//npm.example/:_password=aHVudGVyMg==\n//npm.example/:username=ada", b"aHVudGVyMg=="),
+    (b"db.example:5432:*:ada:hunter\\:2pw\n", b"hunter:2pw"),
+    (b"Server=tcp:a,1433;User ID=ada;Password=hunter 2pw;Encrypt=True", b"hunter 2pw"),
+    (b"AccountName=a;AccountKey=aGVsbG8gd29ybGQ=;EndpointSuffix=x", b"aGVsbG8gd29ybGQ="),
+    (b"host=a user=ada password='hunter 2pw' sslmode=require", b"hunter 2pw"),
+    (b"postgresql://ada:p%40ss%2Fw0rd@db.example/app?sslmode=require", b"p@ss/w0rd"),
+    (b"postgresql://ada:p%40ss%2Fw0rd@db.example/app?sslmode=require", b"p%40ss%2Fw0rd"),
+    (b"db:\n  host: a\n  password: correct horse battery  # not a comment\n", b"correct horse battery"),
+    (b"clientSecret: 'it''s-1'\n", b"it's-1"),
+    (b'secret: "a\\tb-123"\n', b"a\tb-123"),
+    (b"tokens:\n  - 0123456789abcdefgh\n", b"0123456789abcdefgh"),
+    (b"export DB_PASSWORD=hunter2-pw\nDEBUG=true", b"hunter2-pw"),
+]
+
+
+@pytest.mark.parametrize(("value", "secret"), SECRETS_OF)
+def test_what_a_value_assigns_is_found_by_itself(value: bytes, secret: bytes) -> None:
+    scanner = Scanner([("file", value)])
+    for form in (secret, base64.b64encode(b"u:" + secret), quote(secret, safe="").encode()):
+        redacted = scanner.redact(b"it is <" + form + b">")
+        assert b"[redacted:file]" in redacted and form not in redacted
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"author: Jane Doe\nmonkey: banana1\nkeyboard: qwertz12",
+        b"secret: true\npassword: ${PASSWORD}\nkey: /etc/ssl/private.pem\ntoken_uri: https://example.com/o/token1",
+    ],
+)
+def test_what_is_no_secret_is_not_taken_for_one(value: bytes) -> None:
+    lines = {line.strip() for line in value.splitlines()}
+    assert not [word for word in assigned.values(value) if word not in lines]
+
+
+@given(st.binary(max_size=300) | st.text("{}[]\":=;,-# \npasword\\:/@'1", max_size=300).map(str.encode))
+def test_no_value_breaks_the_search_for_what_it_assigns(value: bytes) -> None:
+    assert all(len(word) >= assigned.SHORTEST_NAMED for word in assigned.values(value))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "part", ["a", "a=", 'a="', "a: ", " ", "://a:", "password ", 'password "', "\\", ";a", "{", '{"a":', "- ", "a:1:"]
+)
+def test_no_value_makes_it_slow(part: str) -> None:
+    assigned.values((part * 65536)[:65536].encode())
+
+
+@given(st.binary(max_size=200))
+def test_runs_are_apart_and_in_order(data: bytes) -> None:
+    runs = unseen(data)
+    assert all(a.end <= b.start for a, b in pairwise(runs)) and all(run.start < run.end for run in runs)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(KEYS), BORDERS, st.frozensets(st.integers(0, 30)))
 def test_no_chunking_lets_a_known_kind_through(key: tuple[bytes, bytes], at: list[int], pauses: frozenset[int]) -> None:
@@ -185,13 +292,19 @@ def test_a_stream_goes_on_from_its_memory() -> None:
         lambda value: value.hex().upper().encode(),
         lambda value: quote(value, safe="").encode(),
         lambda value: quote(value).lower().encode() if value.islower() else quote(value).encode(),
-        lambda value: json.dumps({"key": value.decode("latin-1")}).encode(),
-        lambda value: json.dumps(json.dumps([value.decode("latin-1")])).encode(),
+        lambda value: json.dumps({"key": value.decode()}).encode(),
+        lambda value: json.dumps(json.dumps([value.decode()])).encode(),
         lambda value: repr(value).encode(),
+        lambda value: ascii(value.decode() + "é").encode(),
+        lambda value: b"'" + value.replace(b"'", b"''") + b"'",
     ],
 )
 def test_every_form_is_found(leak: object) -> None:
-    for value in (b"correct horse/battery+staple?=&%$'\"\\ok", b"0123456789abcdefABCDEF__"):
+    for value in (
+        b"correct horse/battery+staple?=&%$'\"\\ok",
+        b"0123456789abcdefABCDEF__",
+        b"p\xc3\xa4ssw\xc3\xb6rd-1234",
+    ):
         scanner = Scanner([("password", value)])
         text = leak(value)  # type: ignore[operator]
         redacted = scanner.redact(b"<" + text + b">")

@@ -322,7 +322,11 @@ def test_the_way_out_comes_from_the_secret() -> None:
 
 def test_the_courier_does_not_get_the_way_out() -> None:
     spec = replace(SPEC, egress=EgressAccess("http://berth-egress.berth.svc:3128", "word"))
-    assert "PROXY" not in str(pod(spec)["initContainers"])
+    made = pod(spec)
+    assert "PROXY" not in str(made["initContainers"])
+    (token,) = (volume["secret"] for volume in made["volumes"] if volume["name"] == "token")
+    assert [item["path"] for item in token["items"]] == ["token", "egress"]  # to be taken out of what the agent says
+    assert "token" not in [mount["name"] for mount in made["containers"][0]["volumeMounts"]]
 
 
 def test_a_long_stop_grace_leaves_the_courier_its_time() -> None:
