@@ -305,7 +305,8 @@ def _note(run: Run, cause: Cause | None, words: str, retry_after: timedelta | No
 
 def _warn(run: Run, words: str) -> None:
     """Tell people what the runtime refused of a run that goes on; no words once it refuses nothing any more."""
-    if Run.objects.active().filter(pk=run.pk).exclude(warning=words[:2000]).update(warning=words[:2000]):
+    words = redacting.clean(run.pk, words)[:2000]
+    if Run.objects.active().filter(pk=run.pk).exclude(warning=words).update(warning=words):
         doorbell.ring(run.session_id, doorbell.EVENTS)
 
 
