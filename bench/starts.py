@@ -29,6 +29,7 @@ from tests.waiting import wait_for
 
 RELEASED, WAITING, WORKERS = 100, (0, 100, 500, 1000), 4
 REST_SECONDS = 60
+AT_ONCE = 20  # rows whose Jobs are made before the watcher misses them
 SPREAD, RATIO, AT_REST = 0.8, 0.3, 0.1  # of the first round's rate; of the bare client's; cores
 QUOTA_PODS = 200  # the rest waits for the quota
 OPEN = """
@@ -130,8 +131,9 @@ def run() -> Outcome:
 def _wait_already(stack: Stack, bare: BareJobs, slug: str, count: int) -> None:
     """So many more runs of a group that wait: rows and Jobs as Berth makes them, made by bare clients for speed."""
     config = dataclasses.replace(bare.config, installation=stack.env["INSTALLATION"])
-    refs = [RunRef(*told) for told in django(stack, ROWS.format(slug=slug, count=count))]
-    _create([dataclasses.replace(bare.spec, ref=ref) for ref in refs], config)
+    for start in range(0, count, AT_ONCE):
+        told = django(stack, ROWS.format(slug=slug, count=min(AT_ONCE, count - start)))
+        _create([dataclasses.replace(bare.spec, ref=RunRef(*each)) for each in told], config)
 
 
 def _first(stack: Stack, slug: str) -> str:
