@@ -1,25 +1,31 @@
-"""What people and agents wrote, as HTML that is safe to show.
+"""What people and agents wrote, as HTML that is safe to show, in time that grows with the text alone.
 
-Two walls: markdown-it escapes all HTML in its input (`html=False`), and nh3 keeps of its output only the tags and
-attributes listed here. No address but http, https and mailto becomes a link, and nothing is loaded from elsewhere: an
-image becomes a link to it, so that looking at a session does not tell a stranger's server about it.
+Two walls: comrak escapes all HTML in its input (`escape`), and nh3 keeps of its output only the tags and attributes
+listed here. No address but http, https and mailto becomes a link, and nothing is loaded from elsewhere: an image
+becomes a link to it, so that looking at a session does not tell a stranger's server about it.
+
+comrak follows cmark, whose time is linear in the text whatever the text is
+(https://github.com/commonmark/cmark#features), but for tables of very many columns; nh3's time grows with the depth of
+what it reads. Both are counted before they cost anything (`MAX_BARS`, `MAX_DEPTH`, `MAX_HTML`): what is beyond is shown
+as the plain text it is, with a word. What was rendered is kept.
 """
 
+import hashlib
 import re
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+import threading
+from collections import OrderedDict
+from html import escape, unescape
 
+import comrak
 import nh3
-from markdown_it import MarkdownIt
-from markdown_it.common.utils import escapeHtml
-from markdown_it.renderer import RendererHTML
-from markdown_it.token import Token
-from markdown_it.utils import OptionsDict
+import structlog
 
 RENDERED = frozenset({"result", "message"})
-# Characters. The parser's time grows with the text: 0.1 s for prose of this size, about 1 s for one made to be slow.
-MAX_MARKDOWN = 64 * 1024
+MAX_MARKDOWN = 64 * 1024  # characters
+MAX_HTML = 1024 * 1024  # characters: a reference in [brackets] may stand for an address of any length
+MAX_DEPTH = 100  # elements within each other; people and models write some five
+MAX_BARS = 1000  # `|` in one line: a table's time grows with the square of its columns
+KEPT_BYTES = 32 * 1024 * 1024  # of rendered texts in one process: one session may have hundreds of watchers
 TAGS = {
     "a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s",
     "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
@@ -27,19 +33,34 @@ TAGS = {
 ATTRIBUTES = {"a": {"href", "title", "target"}, "code": {"class"}, "ol": {"start"}, "td": {"align"}, "th": {"align"}}
 SCHEMES = {"http", "https", "mailto"}
 LINK = re.compile(r"(?:https?|mailto):", re.IGNORECASE)
+# comrak's own output, in which whatever the text holds is escaped.
+IMAGE = re.compile(r'<img src="([^"]*)" alt="([^"]*)"[^>]*>')
+ANCHOR = re.compile(r'<a href="([^"]*)"([^>]*)>|</a>')
+TAG = re.compile(r"<(/?)(\w+)")
+VOID = frozenset({"br", "hr", "img"})
 # Characters that turn the direction of what follows (https://www.unicode.org/reports/tr36/#Bidirectional_Text_Spoofing)
 # and control characters, but for tab and line feed.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+log = structlog.get_logger(__name__)
+
+
+class TooMuch(Exception):
+    """A text that is not rendered; `str()` says why."""
 
 
 def html_of(kind: str, text: str) -> str | None:
     """The safe HTML of an event's text, or None for kinds that are shown as the plain text they are.
 
-    Text of more than MAX_MARKDOWN characters is shown as it stands, in a <pre>, whatever markdown it holds.
+    Text that would take long to render is shown as it stands, in a <pre>, whatever markdown it holds.
     """
     if kind not in RENDERED:
         return None
-    return _markdown_html(text) if len(text) <= MAX_MARKDOWN else f"<pre>{escapeHtml(visible(text))}</pre>"
+    key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    html = _kept.get(key)
+    if html is None:
+        html = fresh(text)
+        _kept.put(key, html)
+    return html
 
 
 def visible(text: str) -> str:
@@ -53,50 +74,98 @@ def _show(match: re.Match[str]) -> str:
     return chr(0x2400 + code) if code < 0x20 else f"⟦U+{code:04X}⟧"
 
 
-@lru_cache(maxsize=128)  # one session may have hundreds of watchers; at most some 20 MB
-def _markdown_html(text: str) -> str:
+def fresh(text: str) -> str:
+    """The text rendered, or as it stands with the reason; nothing is looked up or kept."""
+    shown = visible(text)
+    try:
+        return _rendered(shown)
+    except TooMuch as reason:
+        words = str(reason)
+    except BaseException as error:  # a panic in Rust arrives as a BaseException of its own
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        log.warning("a text was not rendered", error=repr(error))
+        words = "it could not be read"
+    return f"<p><em>Shown as plain text: {words}.</em></p><pre>{escape(shown)}</pre>"
+
+
+def _rendered(text: str) -> str:
+    """Markdown as safe HTML. Raises TooMuch."""
+    if len(text) > MAX_MARKDOWN:
+        raise TooMuch(f"it is longer than {MAX_MARKDOWN // 1024} KiB")
+    if any(line.count("|") > MAX_BARS for line in text.split("\n")):
+        raise TooMuch(f"a line has more than {MAX_BARS:,} columns")
+    html = comrak.render_markdown(
+        text.encode("utf-8", "replace").decode(), extension_options=EXTENSIONS, render_options=RENDERING
+    )
+    if len(html) > MAX_HTML:
+        raise TooMuch(f"it becomes more than {MAX_HTML // 1024:,} KiB")
+    if depth(html) > MAX_DEPTH:
+        raise TooMuch(f"it is nested more than {MAX_DEPTH} levels deep")
+    html = _links(IMAGE.sub(r'<a href="\1">\2</a>', html))
     return nh3.clean(
-        MARKDOWN.render(visible(text)),
-        tags=TAGS,
-        attributes=ATTRIBUTES,
-        url_schemes=SCHEMES,
-        link_rel="noopener noreferrer nofollow",
+        html, tags=TAGS, attributes=ATTRIBUTES, url_schemes=SCHEMES, link_rel="noopener noreferrer nofollow"
     )
 
 
-def _image_as_link(tokens: Sequence[Token], index: int, options: OptionsDict, env: Any) -> str:
-    token = tokens[index]
-    source = str(token.attrGet("src") or "")
-    return f'<a href="{escapeHtml(source)}" target="_blank">{escapeHtml(token.content or source)}</a>'
+def depth(html: str) -> int:
+    """How many elements stand within each other, at most; `html` is well formed, as comrak's is."""
+    most = now = 0
+    for closing, name in TAG.findall(html):
+        if name not in VOID:
+            now += -1 if closing else 1
+            most = max(most, now)
+    return most
 
 
-class _Renderer(RendererHTML):
-    """Markdown's output, with links that open elsewhere and images that are links."""
+def _links(html: str) -> str:
+    """Links that open elsewhere; those that lead to another place than `SCHEMES` are no links."""
+    within: list[bool] = []  # of the links that are open: an image within a link is one in another
 
-    def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
-        """An image: a link to it, with its alternative text."""
-        return _image_as_link(tokens, idx, options, env)
+    def replace(found: re.Match[str]) -> str:
+        if found[0] == "</a>":
+            return "</a>" if within and within.pop() else ""
+        within.append(not any(within) and LINK.match(unescape(found[1])) is not None)
+        return f'<a href="{found[1]}"{found[2]} target="_blank">' if within[-1] else ""
 
-    def link_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
-        """The start of a link."""
-        tokens[idx].attrSet("target", "_blank")
-        return self.renderToken(tokens, idx, options, env)
-
-    def th_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
-        """The start of a table's cell, aligned by an attribute: a style would not pass the second wall."""
-        style = str(tokens[idx].attrs.pop("style", ""))
-        if style:
-            tokens[idx].attrSet("align", style.removeprefix("text-align:"))
-        return self.renderToken(tokens, idx, options, env)
-
-    td_open = th_open
+    return ANCHOR.sub(replace, html)
 
 
-def _markdown() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "linkify": False, "breaks": True}, renderer_cls=_Renderer)
-    parser.enable(["table", "strikethrough"])
-    parser.validateLink = lambda url: bool(LINK.match(url.strip()))  # type: ignore[method-assign]
-    return parser
+class Kept:
+    """What was rendered, up to so many bytes; what was not asked for the longest goes first. For any thread."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.size = most, 0
+        self._found: OrderedDict[bytes, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: bytes) -> str | None:
+        """What was put there, if it still is."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: bytes, html: str) -> None:
+        """Keep it."""
+        with self._lock:
+            self.size += _size(html) - _size(self._found.pop(key, None))
+            self._found[key] = html
+            while self.size > self.most:
+                self.size -= _size(self._found.popitem(last=False)[1])
 
 
-MARKDOWN = _markdown()
+def _size(html: str | None) -> int:
+    """Bytes in memory, at most: four for a character, and what the entry itself takes."""
+    return 0 if html is None else 4 * len(html) + 200
+
+
+def _options() -> tuple[comrak.ExtensionOptions, comrak.RenderOptions]:
+    extensions, rendering = comrak.ExtensionOptions(), comrak.RenderOptions()
+    extensions.table = extensions.strikethrough = True
+    rendering.escape = rendering.hardbreaks = True
+    return extensions, rendering
+
+
+EXTENSIONS, RENDERING = _options()
+_kept = Kept(KEPT_BYTES)

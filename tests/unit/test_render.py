@@ -1,9 +1,13 @@
 """What people and agents write is shown as markdown, and nothing of it runs, loads or hides."""
 
 import re
+from html import escape
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sessions import render
 from sessions.render import MAX_MARKDOWN, html_of
 
 HOSTILE = [
@@ -144,10 +148,54 @@ def test_huge_text_is_shown_as_it_stands() -> None:
     html = html_of("result", text)
 
     assert html is not None
-    assert html.startswith("<pre>**x** &lt;script&gt;\n")
+    assert html.startswith("<p><em>Shown as plain text: it is longer than 64 KiB.</em></p><pre>**x** &lt;script&gt;\n")
     assert html.count("&lt;script&gt;") == text.count("<script>")
 
 
-@pytest.mark.parametrize("piece", ["[", "*a_", "`" * 3 + "x", "> ", "- ", "![", "<a", "|a", "\\", "&#", "**[", "~~a"])
-def test_a_text_made_to_be_slow_comes_to_an_end(piece: str) -> None:
-    assert html_of("result", piece * (MAX_MARKDOWN // len(piece)))
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("> " * 30_000 + "deep", "it is nested more than 100 levels deep"),
+        ("1. " * 20_000 + "deep", "it is nested more than 100 levels deep"),
+        ("|a" * 1001 + "|\n" + "|-" * 1001 + "|", "a line has more than 1,000 columns"),
+    ],
+)
+def test_a_text_made_to_be_slow_is_shown_as_plain_text_with_a_word(text: str, why: str) -> None:
+    assert html_of("result", text) == f"<p><em>Shown as plain text: {why}.</em></p><pre>{escape(text)}</pre>"
+
+
+PIECES = ["[", "*a_", "`" * 3 + "x", "> ", "- ", "![", "<a", "|a", "\\", "&#", "**[", "~~a", "[a](", "](http:x)", "\n"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(PIECES), st.integers(1, 3000)), min_size=1, max_size=8))
+@settings(max_examples=30, deadline=None)
+def test_the_work_that_a_text_makes_is_bounded(parts: list[tuple[str, int]]) -> None:
+    """Whatever the text, its HTML is not deep, not large, and holds no tag but those that are listed."""
+    html = html_of("result", "".join(piece * count for piece, count in parts))
+
+    assert html is not None
+    assert render.depth(html) <= render.MAX_DEPTH + 1 and len(html) <= 2 * render.MAX_HTML
+    assert {name for name, _ in tags(html)} <= render.TAGS
+
+
+def test_a_table_of_ten_thousand_rows_is_a_table() -> None:
+    html = html_of("result", "|a|b|\n|-|-|\n" + "|x|y|\n" * 10_000)
+
+    assert html is not None
+    assert html.count("<tr>") == 10_001
+
+
+def test_what_was_rendered_is_kept_up_to_so_many_bytes() -> None:
+    kept = render.Kept(10_000)
+    for number in range(100):
+        kept.put(bytes([number]), "x" * 1000)
+        assert kept.size <= 10_000
+    assert kept.get(bytes([99])) == "x" * 1000 and kept.get(bytes([0])) is None
+    kept.put(b"large", "x" * 10_000)
+    assert kept.size == 0 and kept.get(b"large") is None
+
+
+def test_the_same_text_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = html_of("result", "*once* upon a time")
+    monkeypatch.setattr(render, "fresh", None)
+    assert html_of("message", "*once* upon a time") == first
