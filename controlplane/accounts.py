@@ -30,6 +30,8 @@ from django.shortcuts import render
 from django.urls import URLPattern, path, reverse
 from django.views.generic import RedirectView
 
+from controlplane.signin import throttled
+
 log = structlog.get_logger(__name__)
 NOT_NOW = "The identity provider can't be reached now. Try again in a while, or log in with a password if you have one."
 MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
@@ -189,11 +191,11 @@ urlpatterns: list[URLPattern] = [
     ),
     *_pages(
         "MFA",
-        ("confirm/", account.reauthenticate, "account_reauthenticate"),
+        ("confirm/", throttled(account.reauthenticate), "account_reauthenticate"),
         ("2fa/", mfa.index, "mfa_index"),
-        ("2fa/authenticate/", mfa.authenticate, "mfa_authenticate"),
-        ("2fa/reauthenticate/", mfa.reauthenticate, "mfa_reauthenticate"),
-        ("2fa/totp/activate/", totp.activate_totp, "mfa_activate_totp"),
+        ("2fa/authenticate/", throttled(mfa.authenticate), "mfa_authenticate"),
+        ("2fa/reauthenticate/", throttled(mfa.reauthenticate), "mfa_reauthenticate"),
+        ("2fa/totp/activate/", throttled(totp.activate_totp), "mfa_activate_totp"),
         ("2fa/totp/deactivate/", totp.deactivate_totp, "mfa_deactivate_totp"),
         ("2fa/recovery-codes/", codes.view_recovery_codes, "mfa_view_recovery_codes"),
         ("2fa/recovery-codes/generate/", codes.generate_recovery_codes, "mfa_generate_recovery_codes"),

@@ -84,6 +84,9 @@ BROKER_ALLOWED = [each.strip() for each in env.list("BROKER_ALLOWED", default=[]
 # --- people --------------------------------------------------------------------------------------------------------
 LOGIN_FAILURES = number("LOGIN_FAILURES", default=5)
 LOGIN_LOCKOUT_SECONDS = number("LOGIN_LOCKOUT_SECONDS", default=15 * 60)
+LOGIN_ATTEMPTS_PER_MINUTE = number("LOGIN_ATTEMPTS_PER_MINUTE", default=20)
+STREAMS_PER_PERSON = number("STREAMS_PER_PERSON", default=32)
+STREAMS_PER_ADDRESS = number("STREAMS_PER_ADDRESS", default=128)
 MFA = env.bool("MFA", default=False)
 OIDC_URL = env.str("OIDC_URL", default="").rstrip("/")
 OIDC_CLIENT_ID = env.str("OIDC_CLIENT_ID", default="")
@@ -223,6 +226,7 @@ MIDDLEWARE = [
     "simple_history.middleware.HistoryRequestMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "axes.middleware.AxesMiddleware",
+    "controlplane.signin.Refusals",
 ]
 ROOT_URLCONF = "controlplane.urls"
 ASGI_APPLICATION = "controlplane.asgi.application"
@@ -240,6 +244,7 @@ TEMPLATES = [
         },
     }
 ]
+PASSWORD_HASHERS = ["controlplane.hashing.InTurn"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
@@ -295,8 +300,12 @@ if OIDC_URL:
     ]
 MFA_ADAPTER = "controlplane.accounts.SecondFactor"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+# Attempts are counted here, one entry for an address: more of them than Django's 300 come from a few people's networks.
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 20_000}},
+}
 if REDIS_URL:
-    # Failed second factors are counted, and used ones remembered, for all `web` together.
+    # Attempts are counted, and used second factors remembered, for all `web` together.
     REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
     CACHES = {"default": {"BACKEND": REDIS_CACHE, "LOCATION": REDIS_URL, "KEY_PREFIX": INSTALLATION}}
 

@@ -1,10 +1,13 @@
 """Signing in: the login page with its second step, what happens after too many failures, notes in the audit log.
 
 Failures are counted by django-axes for a name and an address together: who guesses somebody's password is locked out,
-and that somebody is not.
+and that somebody is not. Whoever tries one name after the other is stopped by `throttled`, before a hash is computed
+(controlplane/hashing.py).
 """
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import wraps
 from typing import Any
 
 from allauth.account.internal.flows.login import get_authentication_records, perform_password_login
@@ -21,29 +24,68 @@ from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.deprecation import MiddlewareMixin
 from unfold.forms import AuthenticationForm as SignInForm
 
-from controlplane.proxies import is_proxy
 from groups import audit
+from sessions import throttle
 
 NOTED = 100  # failures from one address that are noted, until an hour without one has passed
 
 
 def client_ip(request: HttpRequest) -> str:
-    """The address that a request came from, seen by the outermost of our `PROXIES` proxies.
+    """The address that a request came from (sessions/throttle.py)."""
+    return throttle.request_address(request)
 
-    Each proxy appends the address that called it to X-Forwarded-For, so the entry that counts is that many from the
-    end. What stands before it was written by the client, who may write anything. Who calls past the proxies (a pod
-    reaches `web` by itself) writes all of it: so only callers of `PROXY_NETWORKS` are believed, if any are named.
+
+View = Callable[..., HttpResponseBase]
+
+
+def throttled(view: View) -> View:
+    """A page whose POST tries a password or a code: so many failures a minute from one address and by one person.
+
+    It is counted before anything is computed, and given back if the page leads on, which is what it does on success.
     """
-    direct = str(request.META.get("REMOTE_ADDR") or "")
-    if not is_proxy(direct):
-        return direct
-    chain = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()]
-    return chain[-settings.PROXIES][:45] if len(chain) >= settings.PROXIES else direct
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if request.method != "POST":
+            return view(request, *args, **kwargs)
+        tries = [("address", throttle.neighbourhood(client_ip(request)))]
+        if request.user.is_authenticated:
+            tries.append(("person", str(request.user.pk)))
+        for each in tries:
+            throttle.spend(*each)
+        answer = view(request, *args, **kwargs)
+        if 300 <= answer.status_code < 400:
+            for each in tries:
+                throttle.refund(*each)
+        return answer
+
+    return wrapped
+
+
+class Refusals(MiddlewareMixin):
+    """Middleware: what is refused for now (`TooMany`) is a page that says when to come again."""
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        """The answer, with Retry-After; None for any other error."""
+        if not isinstance(error, throttle.TooMany):
+            return None
+        return refusal(request, str(error), error.seconds, error.status)
+
+
+def refusal(request: HttpRequest, words: str, seconds: int, status: int = 429) -> HttpResponse:
+    """A page that says why nobody is let in now, and when to come again."""
+    title = "Too many failed logins" if status == 429 else "Too many logins at once"
+    context = {**admin.site.each_context(request), "title": title, "app_path": request.path, "words": words}
+    answer = TemplateResponse(request, "admin/locked_out.html", context, status=status).render()
+    answer["Retry-After"] = str(seconds)
+    return answer
 
 
 class SignIn(views.LoginView):
@@ -98,10 +140,7 @@ def locked_out(request: Any, *_: Any) -> HttpResponse:
         f"Too many failed logins with this name from here. Try again at {until:%H:%M} UTC, in {minutes} "
         f"minute{'s' if minutes > 1 else ''}. From elsewhere the name can log in as before."
     )
-    context = {**admin.site.each_context(request), "title": "Log in", "app_path": request.path, "words": words}
-    answer = TemplateResponse(request, "admin/locked_out.html", context, status=429).render()
-    answer["Retry-After"] = str(seconds)
-    return answer
+    return refusal(request, words, seconds)
 
 
 def _logged_in(request: Any, user: Any, **_: Any) -> None:

@@ -6,7 +6,7 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from django.views.generic import RedirectView
 
 from controlplane import health
-from controlplane.signin import SignIn
+from controlplane.signin import SignIn, throttled
 from reach.api import router as egress
 from schedules.api import router as tasks
 from sessions.api import api, no_such_address
@@ -17,7 +17,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index"), name="home"),
     path("healthz", health.healthz),
     path("readyz", health.readyz),
-    path("admin/login/", SignIn.as_view()),  # before the admin's own, whose name leads here
+    # Before the admin's own, whose names lead here.
+    path("admin/login/", throttled(SignIn.as_view())),
+    path("admin/password_change/", throttled(admin.site.admin_view(admin.site.password_change, cacheable=True))),
     path("admin/", admin.site.urls),
     path("accounts/", include("controlplane.accounts")),
     path("api/v1/", api.urls),

@@ -22,9 +22,13 @@ from groups.models import AgentGroup, AgentProfile
 from sessions import bearer, events, intake, stream, summary
 from sessions.intake import Refused
 from sessions.models import AgentSession
+from sessions.throttle import TooMany, request_address, streams
 
 log = structlog.get_logger(__name__)
-TITLES = {401: "Not authenticated", 403: "Not allowed", 404: "Not found", 405: "Method not allowed", 422: "Bad input"}
+TITLES = {
+    401: "Not authenticated", 403: "Not allowed", 404: "Not found", 405: "Method not allowed", 422: "Bad input",
+    429: "Too many requests",
+}  # fmt: skip
 
 
 api = NinjaAPI(title="Berth", version="1", auth=bearer.Token(), docs_url="/docs", openapi_url="/openapi.json")
@@ -117,6 +121,7 @@ class EventsOut(Schema):
 
     events: list[EventOut]
     last_seq: int
+    removed: int = Field(description="Up to this number, what came after the cursor was removed by retention; or 0")
 
 
 def problem(request: HttpRequest, status: int, detail: str, **more: Any) -> HttpResponse:
@@ -150,6 +155,14 @@ def bad_input(request: HttpRequest, error: ValidationError) -> HttpResponse:
 def refused(request: HttpRequest, error: Refused) -> HttpResponse:
     """422: what intake would not take."""
     return problem(request, 422, str(error), errors=[{"field": error.field, "detail": str(error)}])
+
+
+@api.exception_handler(TooMany)
+def too_many(request: HttpRequest, error: TooMany) -> HttpResponse:
+    """429: says when to come again."""
+    answer = problem(request, error.status, str(error))
+    answer["Retry-After"] = str(error.seconds)
+    return answer
 
 
 @api.exception_handler(HttpError)
@@ -253,27 +266,43 @@ def list_events(request: HttpRequest, session_id: uuid.UUID, after: int = 0, lim
     if "text/event-stream" in request.headers.get("Accept", ""):
         return _sse(request, session_id, after)
     found = events.read(session_id, after, limit)
-    return {"events": found, "last_seq": found[-1]["seq"] if found else after}
+    removed = events.removed(session_id, after, found)
+    return {"events": found, "last_seq": found[-1]["seq"] if found else max(after, removed), "removed": removed}
 
 
 def _sse(request: HttpRequest, session_id: uuid.UUID, after: int) -> HttpResponseBase:
-    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): ids are seqs."""
+    """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): ids are seqs.
+
+    Raises TooMany. A stream counts from its first line on, since one whose reader left before is never begun, or ended.
+    """
     last = request.headers.get("Last-Event-ID", "")
     cursor = int(last) if last.isdecimal() and len(last) < 19 else after
     allowed = bearer.may_see(request.token, session_id)  # type: ignore[attr-defined]
+    who, where = request.auth.pk, request_address(request)  # type: ignore[attr-defined]
+    streams.check(who, where)
 
     async def lines() -> AsyncIterator[str]:
-        yield "retry: 1000\n\n"
-        async for page in stream.follow(allowed, session_id, cursor):
-            if page is None:
-                yield ": still here\n\n"
-            else:
-                yield "".join(f"id: {e['seq']}\nevent: {e['kind']}\ndata: {json.dumps(e)}\n\n" for e in page)
+        try:
+            with streams.held(who, where):
+                yield "retry: 1000\n\n"
+                async for found in stream.follow(allowed, session_id, cursor):
+                    yield _lines(found) if found else ": still here\n\n"
+        except TooMany as error:
+            yield f"retry: {error.seconds * 1000}\n: {error}\n\n"
 
     answer = StreamingHttpResponse(lines(), content_type="text/event-stream")
     answer["Cache-Control"] = "no-cache"
     answer["X-Accel-Buffering"] = "no"
     return answer
+
+
+def _lines(found: stream.Found) -> str:
+    """What stands after a cursor, as server-sent events."""
+    told = "".join(f"id: {e['seq']}\nevent: {e['kind']}\ndata: {json.dumps(e)}\n\n" for e in found.events)
+    if not found.removed:
+        return told
+    why = {"through": found.removed, "text": f"Events 1 to {found.removed} were removed after their retention."}
+    return f"id: {found.removed}\nevent: removed\ndata: {json.dumps(why)}\n\n{told}"
 
 
 @router.post("/sessions/{uuid:session_id}/stop", response=SessionOut, summary="End the run now")

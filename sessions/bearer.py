@@ -4,6 +4,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
+from django.core.cache import cache
 from django.http import HttpRequest
 from ninja.errors import HttpError
 from ninja.security import HttpBearer
@@ -12,7 +14,9 @@ from groups.access import narrow
 from groups.choices import Scope
 from groups.models import ApiToken
 from sessions.models import AgentSession
+from sessions.throttle import failures, neighbourhood, request_address, spend
 
+KNOWN_SECONDS = 3600  # for which a token that was right is looked up whatever others of its address try
 READING = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1: safe methods
 
 
@@ -21,13 +25,31 @@ class Token(HttpBearer):
 
     def authenticate(self, request: HttpRequest, token: str) -> Any:
         """The person that the token acts as; None refuses. Raises HttpError(403) if its scope is too small."""
-        found = ApiToken.find(token)
+        found = _find(request, token)
         if found is None:
             return None
         if request.method not in READING and found.scope != Scope.WRITE:
             raise HttpError(403, f"This token has the scope {found.scope}; this call needs the scope {Scope.WRITE}.")
         request.token = token  # type: ignore[attr-defined]
         return acting(found)
+
+
+def _find(request: HttpRequest, token: str) -> ApiToken | None:
+    """The token's row. Raises TooMany if too many wrong ones came from this address.
+
+    One that was right lately is looked up all the same: programs share an address, and one that has an old token must
+    not shut the others out.
+    """
+    where, known = neighbourhood(request_address(request)), f"token.known:{ApiToken.hash(token)}"
+    if failures("token", where) >= settings.LOGIN_ATTEMPTS_PER_MINUTE and not cache.get(known):
+        spend("token", where)
+    found = ApiToken.find(token)
+    if found is None:
+        cache.delete(known)
+        spend("token", where)
+    else:
+        cache.add(known, 1, KNOWN_SECONDS)
+    return found
 
 
 def acting(token: ApiToken) -> Any:

@@ -189,6 +189,8 @@ def read_page(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> tu
             .values_list("seq", "kind", "text", "data", "run__number", "at")[: min(SLICE, limit - len(found))]
         )
         for seq, kind, text, data, run, at in rows:
+            if found and seq != found[-1]["seq"] + 1:  # retention took some meanwhile
+                return found, True
             size += len(text) + (len(json.dumps(data)) if data else 0)
             if found and size > PAGE_CHARACTERS:
                 return found, True
@@ -196,3 +198,14 @@ def read_page(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> tu
         if len(rows) < SLICE:
             return found, False
     return found, True
+
+
+def removed(session_id: uuid.UUID, after: int, found: list[dict[str, Any]]) -> int:
+    """Up to which number retention has removed what came after a cursor; 0 if nothing of it is missing.
+
+    `found` is the page that was read there before this is asked.
+    """
+    if found:
+        return int(found[0]["seq"]) - 1 if found[0]["seq"] > after + 1 else 0
+    pruned = AgentSession.objects.filter(pk=session_id, pruned_seq__gt=after).values_list("pruned_seq", flat=True)
+    return pruned.first() or 0

@@ -1,15 +1,19 @@
 """Events on their way to pages and programs: read after a cursor, whenever the doorbell rings or a tick passes.
 
-Connecting, living on and reconnecting are the same thing: the table is read after the reader's cursor. Readers of one
-session that stand at the same place share one query.
+Connecting, living on and reconnecting are the same thing: the table is read after the reader's cursor, or from the
+oldest event that retention has left. Readers of one session that stand at the same place share one query. How many
+streams a person and an address may have is bounded, and what all of them ask waits on threads of its own.
 """
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -19,20 +23,32 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.serializers.json import DjangoJSONEncoder
 
-from sessions import doorbell, events, render, summary
+from sessions import doorbell, events, render, summary, throttle
 from sessions.models import AgentSession
 from sessions.states import EventKind
-from sessions.threads import SingleFlight, in_thread
+from sessions.threads import RENDERING, STREAMS, SingleFlight, on
 
 NOT_YOURS, NO_LOGIN = 4404, 4401
+TOO_MANY = 4429  # the page comes again after a longer while; the reason says why, in at most 123 bytes
 FAILED = 1011  # RFC 6455, section 7.4.1: an unexpected condition; the page comes again
 UNACKNOWLEDGED = 2  # pages
+LOOK_EVERY = 5.0  # seconds between two looks at the rights of a stream that nothing woke
 LOGIN_EVERY = 5.0  # seconds between two looks whether the login still stands
 SUMMARY_EVERY = 5.0  # seconds, when no event says that it changed
 MOVES = frozenset({EventKind.STATE, EventKind.TURN, EventKind.MESSAGE, EventKind.DELIVERED, EventKind.EXIT})
 RENDERED = frozenset({EventKind.RESULT, EventKind.MESSAGE})
 _flights = SingleFlight()
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What stands after a cursor."""
+
+    events: list[dict[str, Any]]
+    full: bool  # whether there may be more behind them
+    removed: int  # up to which number retention has removed what came after the cursor; 0 for none of it
+    last_seq: int  # the cursor after them
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +61,28 @@ class Page:
     full: bool  # whether there may be more behind it
 
 
-def _page(session_id: uuid.UUID, after: int) -> Page | None:
-    """The next events after a cursor; None if there are none."""
+def _read(session_id: uuid.UUID, after: int) -> Found | None:
+    """The next events after a cursor; None if nothing is new."""
     found, full = events.read_page(session_id, after)
-    if not found:
+    removed = events.removed(session_id, after, found)
+    if not found and not removed:
         return None
-    for event in found:
+    return Found(found, full, removed, found[-1]["seq"] if found else removed)
+
+
+def _rendered(found: Found) -> Page:
+    """Events as a frame. It is work for the CPU: called on the thread that does that."""
+    for event in found.events:
         if event["kind"] in RENDERED:
             event["html"] = render.html_of(event["kind"], event["text"])
-    last = found[-1]["seq"]
-    frame = {"type": "events", "events": found, "last_seq": last}
-    moves = any(event["kind"] in MOVES for event in found)
-    return Page(json.dumps(frame, ensure_ascii=False), last, moves, full)
+    frame = {"type": "events", "events": found.events, "last_seq": found.last_seq, "removed": found.removed}
+    moves = any(event["kind"] in MOVES for event in found.events)
+    return Page(json.dumps(frame, ensure_ascii=False), found.last_seq, moves, found.full)
+
+
+async def _page(session_id: uuid.UUID, after: int) -> Page | None:
+    found = await on(STREAMS, _read, session_id, after)
+    return await on(RENDERING, _rendered, found) if found else None
 
 
 def access(user_id: Any, session_id: uuid.UUID) -> str:
@@ -79,12 +105,10 @@ def logged_in(user_id: Any, key: str, stamp: str) -> bool:
 
 async def look(user_id: Any, session_id: uuid.UUID, after: int) -> tuple[str, Page | None]:
     """What a person may do with a session, and what is new to them there. The rights are asked on every read."""
-
-    def ask() -> tuple[str, Page | None]:
-        may = access(user_id, session_id)
-        return may, _page(session_id, after) if may else None
-
-    return await _flights.share(("look", user_id, session_id, after), lambda: in_thread(ask))
+    may = await _flights.share(("access", user_id, session_id), lambda: on(STREAMS, access, user_id, session_id))
+    if not may:
+        return may, None
+    return may, await _flights.share(("page", session_id, after), lambda: _page(session_id, after))
 
 
 async def summary_of(session_id: uuid.UUID) -> dict[str, Any]:
@@ -93,29 +117,71 @@ async def summary_of(session_id: uuid.UUID) -> dict[str, Any]:
     def ask() -> dict[str, Any]:
         return summary.for_page(AgentSession.objects.select_related("group", "profile").get(pk=session_id))
 
-    return await _flights.share(("summary", session_id), lambda: in_thread(ask))
+    return await _flights.share(("summary", session_id), lambda: on(STREAMS, ask))
 
 
-async def follow(
-    may_see: Callable[[], bool], session_id: uuid.UUID, after: int
-) -> AsyncIterator[list[dict[str, Any]] | None]:
-    """For programs: the events after a cursor, page by page, for ever; None when a tick passed with nothing new.
+async def follow(may_see: Callable[[], bool], session_id: uuid.UUID, after: int) -> AsyncIterator[Found | None]:
+    """For programs: the events after a cursor, page by page, for ever; None when a while passed with nothing new.
 
     Ends when `may_see`, which is asked in a thread before every read, says no.
     """
-    async with doorbell.hub().listen(session_id, doorbell.EVENTS) as bell:
+    async with ticks.listen(session_id) as bell:
         quiet = time.monotonic()
-        while await in_thread(may_see):
+        while await on(STREAMS, may_see):
             bell.clear()
-            found = await in_thread(events.read, session_id, after)
+            found = await _flights.share(("read", session_id, after), partial(on, STREAMS, _read, session_id, after))
             if found:
-                after, quiet = found[-1]["seq"], time.monotonic()
+                after, quiet = found.last_seq, time.monotonic()
                 yield found
                 continue
             if time.monotonic() - quiet > 10:
                 quiet = time.monotonic()
                 yield None
-            await doorbell.rung(bell, settings.STREAM_TICK_SECONDS)
+            await doorbell.rung(bell, LOOK_EVERY)
+
+
+class Ticks:
+    """Rings for what no doorbell told: one question a tick for all streams of this process, however many they are.
+
+    With the in-memory channel layer that is all that other processes write; with Redis, what a lost ring left out.
+    """
+
+    def __init__(self) -> None:
+        self._streams: Counter[uuid.UUID] = Counter()
+        self._seen: dict[uuid.UUID, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @contextlib.asynccontextmanager
+    async def listen(self, session_id: uuid.UUID) -> AsyncIterator[asyncio.Event]:
+        """As the doorbell's `listen`, for events."""
+        async with doorbell.hub().listen(session_id, doorbell.EVENTS) as bell:
+            self._streams[session_id] += 1
+            if self._task is None or self._task.done() or self._task.get_loop() is not asyncio.get_running_loop():
+                self._task = asyncio.ensure_future(self._run())
+            try:
+                yield bell
+            finally:
+                self._streams[session_id] -= 1
+                if self._streams[session_id] <= 0:
+                    del self._streams[session_id]
+                    self._seen.pop(session_id, None)
+
+    async def _run(self) -> None:
+        while self._streams:
+            await asyncio.sleep(settings.STREAM_TICK_SECONDS)
+            try:
+                now = await on(STREAMS, self._now, list(self._streams))
+            except Exception as error:
+                log.warning("streams: the database is away", error=repr(error))
+                continue
+            doorbell.hub().ring({str(pk): [doorbell.EVENTS] for pk, seq in now if self._seen.get(pk) != seq})
+            self._seen.update((pk, seq) for pk, seq in now if pk in self._streams)
+
+    def _now(self, sessions: list[uuid.UUID]) -> list[tuple[uuid.UUID, int]]:
+        return list(AgentSession.objects.filter(pk__in=sessions).values_list("pk", "last_seq"))
+
+
+ticks = Ticks()
 
 
 def acknowledged(text: str | None) -> int:
@@ -153,7 +219,7 @@ class SessionConsumer(AsyncWebsocketConsumer):
         if not user.is_authenticated:
             await self.close(NO_LOGIN)
             return
-        self.user_id = user.pk
+        self.user_id, self.address = user.pk, throttle.scope_address(self.scope)
         self.login = (self.scope["session"].session_key, user.get_session_auth_hash())
         self.pump = asyncio.ensure_future(self._pump())
 
@@ -176,9 +242,12 @@ class SessionConsumer(AsyncWebsocketConsumer):
     async def _pump(self) -> None:
         """Send what is new for as long as the person may see it; a page whose pump fails is told to come again."""
         try:
-            async with doorbell.hub().listen(self.session_id, doorbell.EVENTS) as bell:
-                await self._follow(bell)
+            with throttle.streams.held(self.user_id, self.address):
+                async with ticks.listen(self.session_id) as bell:
+                    await self._follow(bell)
             await self.close(NOT_YOURS)
+        except throttle.TooMany as error:
+            await self.close(TOO_MANY, str(error))
         except Exception as error:
             log.warning("a page was cut off", session=str(self.session_id), error=repr(error))
             await self.close(FAILED)
@@ -190,7 +259,7 @@ class SessionConsumer(AsyncWebsocketConsumer):
             await self._room()
             bell.clear()
             if time.monotonic() - sure_at > LOGIN_EVERY:
-                if not await in_thread(logged_in, self.user_id, *self.login):
+                if not await on(STREAMS, logged_in, self.user_id, *self.login):
                     return
                 sure_at = time.monotonic()
             may, page = await look(self.user_id, self.session_id, self.cursor)
@@ -209,7 +278,7 @@ class SessionConsumer(AsyncWebsocketConsumer):
                 if text != shown:
                     shown = text
                     await self.send(text)
-            await doorbell.rung(bell, settings.STREAM_TICK_SECONDS)
+            await doorbell.rung(bell, LOOK_EVERY)
 
     async def _room(self) -> None:
         """Wait until the page has shown enough of what it was sent."""

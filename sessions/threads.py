@@ -1,6 +1,8 @@
 """Database work of the async parts of `web`.
 
-Channels' own `database_sync_to_async` runs all consumers of a process on one thread; here they share a small pool.
+Channels' own `database_sync_to_async` runs all consumers of a process on one thread; here they share small pools: the
+couriers', proxies' and agents' doors one, the readers of streams another, so that however many read, nobody else waits
+behind them; and a third one of a single thread renders what agents and people wrote, which takes CPU alone.
 """
 
 import asyncio
@@ -13,11 +15,14 @@ from django.db import DatabaseError, connections
 P = ParamSpec("P")
 T = TypeVar("T")
 THREADS = 8
+STREAM_THREADS = 3
 _pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="database")
+STREAMS = ThreadPoolExecutor(max_workers=STREAM_THREADS, thread_name_prefix="streams")
+RENDERING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rendering")
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` on the pool. Each thread keeps its database connection, but for one in which something failed."""
+    """Run `work` on the doors' pool. A thread keeps its database connection, but for one in which something failed."""
     return await on(_pool, work, *args, **kwargs)
 
 
@@ -37,17 +42,31 @@ async def on(pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kw
 class SingleFlight:
     """Lets those who ask the same question at the same time share one answer.
 
-    A hundred pages that wake at one doorbell read the same rows: one of them asks, the others wait for its result.
+    A hundred pages that wake at one doorbell read the same rows: one of them asks, the others wait for its result. Who
+    asks while an answer is being looked up might get one from before what they ask about: they share the next one.
     """
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, asyncio.Task[Any]] = {}
+        self._next: dict[Hashable, asyncio.Task[Any]] = {}  # those that have not begun
+        self._last: dict[Hashable, asyncio.Task[Any]] = {}
 
     async def share(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of `work()`, or of another call with the same key that is under way."""
-        task = self._flights.get(key)
+        """The result of `work()`, or of another call with the same key that begins after this one."""
+        task = self._next.get(key)
         if task is None:
-            task = asyncio.ensure_future(work())
-            self._flights[key] = task
-            task.add_done_callback(lambda _: self._flights.pop(key, None))
+            task = self._next[key] = asyncio.ensure_future(self._fly(key, self._last.get(key), work))
+            self._last[key] = task
+            task.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(task)
+
+    async def _fly(self, key: Hashable, before: "asyncio.Task[Any] | None", work: Callable[[], Awaitable[T]]) -> T:
+        if before:
+            await asyncio.wait([before])
+        del self._next[key]
+        return await work()
+
+    def _forget(self, key: Hashable, done: "asyncio.Task[Any]") -> None:
+        if self._last.get(key) is done:
+            del self._last[key]
+        if not done.cancelled():
+            done.exception()  # whoever asked has it, if they are still there

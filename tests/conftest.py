@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.db import connection, connections
 from playwright.sync_api import Browser, sync_playwright
 
@@ -66,15 +67,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: {reason}"))
 
 
+def _let_go(together: threading.Barrier) -> None:
+    together.wait(30)
+    connections.close_all()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def hang_up(django_db_setup: None) -> Iterator[None]:
     """Let go of the database before it is dropped."""
     yield
-    together = threading.Barrier(threads.THREADS)
-    for future in [
-        threads._pool.submit(lambda: (together.wait(30), connections.close_all())) for _ in range(threads.THREADS)
-    ]:
-        future.result()
+    for pool, count in ((threads._pool, threads.THREADS), (threads.STREAMS, threads.STREAM_THREADS)):
+        together = threading.Barrier(count)
+        for future in [pool.submit(_let_go, together) for _ in range(count)]:
+            future.result()
     if connection.vendor == "postgresql":
         connection.close_pool()
 
@@ -92,7 +97,8 @@ def forgetful(django_db_setup: None, django_db_blocker: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def settings_for_tests(settings: Any, tmp_path: Any) -> None:
-    """No test writes where an installation keeps its data, or hashes passwords slowly."""
+    """No test writes where an installation keeps its data, hashes passwords slowly, or counts another's attempts."""
+    cache.clear()
     settings.DATA_DIR = tmp_path / "var"
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.RUNTIME = "local"

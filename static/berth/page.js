@@ -58,7 +58,9 @@ function setText(name, text) {
   element.hidden = !shown;
 }
 
-function showStatus({ state, seconds }) {
+const notice = { crowded: "" }; // what the server last said of too many pages
+
+function showStatus({ state, seconds, why: crowded = "" }) {
   const words = {
     connecting: "Connecting…",
     live: "Live",
@@ -68,6 +70,9 @@ function showStatus({ state, seconds }) {
   }[state];
   part("connection").dataset.state = state;
   setText("connection-words", words);
+  if (state === "waiting" && crowded) setText("notice", crowded);
+  else if (state === "live" && part("notice").textContent === notice.crowded) setText("notice", "");
+  notice.crowded = crowded || notice.crowded;
   if (state !== "gone" && state !== "login") return;
   const why = {
     gone: "This session is not visible to you any more. What you see is how it was.",
@@ -105,6 +110,10 @@ part("details").addEventListener("click", () => {
 
 const connection = new Connection(page.dataset.stream, {
   onEvents: (events) => transcript.add(events),
+  onRemoved: (seq) => {
+    part("empty").hidden = true;
+    transcript.removed(seq);
+  },
   onSession: showSession,
   onStatus: showStatus,
 });

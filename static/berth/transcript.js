@@ -43,6 +43,13 @@ export class Transcript {
     });
   }
 
+  // The events up to `seq` are not there any more: said once, at their place.
+  removed(seq) {
+    this.root.querySelector(":scope > .removed")?.remove();
+    const words = `Events 1 to ${seq} were removed after their retention.`;
+    this.root.append(make("p", "removed", words));
+  }
+
   schedule() {
     if (this.scheduled) return;
     this.scheduled = true;

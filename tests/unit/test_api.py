@@ -8,7 +8,7 @@ from django.test import Client
 
 from groups.models import AgentGroup, AgentProfile, ApiToken
 from sessions import ingest
-from sessions.models import AgentSession
+from sessions.models import AgentSession, Event
 
 
 class Program(Client):
@@ -138,7 +138,7 @@ def test_events_page_by_page(programs: dict[str, Program], session: AgentSession
     }
     rest = member.read(f"{path}?after=500&limit=1000").json()
     assert [e["seq"] for e in rest["events"]] == list(range(501, 1202))
-    assert member.read(f"{path}?after=1201").json() == {"events": [], "last_seq": 1201}
+    assert member.read(f"{path}?after=1201").json() == {"events": [], "last_seq": 1201, "removed": 0}
     problem(member.read(f"{path}?limit=0"), 422)
     problem(member.read(f"{path}?after=-1"), 422)
     problem(member.read(f"{path}?after=x"), 422)
@@ -164,3 +164,30 @@ def test_a_token_is_kept_as_a_hash_only(people: dict[str, Any], capsys: Any) -> 
 def test_the_description_is_there_for_programs(client: Client, db: None) -> None:
     paths = client.get("/api/v1/openapi.json").json()["paths"]
     assert "/api/v1/sessions/{session_id}/events" in paths
+
+
+def test_wrong_tokens_are_slowed_and_right_ones_of_the_same_address_are_not(
+    programs: dict[str, Program], people: dict[str, Any], settings: Any
+) -> None:
+    settings.LOGIN_ATTEMPTS_PER_MINUTE = 3
+    assert programs["member"].read("groups").status_code == 200
+    wrong = Client(headers={"Authorization": "Bearer wrong"})
+    answers = [wrong.get("/api/v1/groups") for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429]
+    assert answers[-1]["Retry-After"] == "60"
+    problem(answers[-1], 429)
+    assert programs["member"].read("groups").status_code == 200
+    assert wrong.get("/api/v1/groups", REMOTE_ADDR="203.0.113.9").status_code == 401
+
+
+def test_events_start_at_the_oldest_that_is_there(programs: dict[str, Program], session: AgentSession) -> None:
+    ingest.record(session.pk, [("state", f"line {i}", {}) for i in range(4)])
+    Event.objects.filter(session=session, seq__lte=3).delete()
+    AgentSession.objects.filter(pk=session.pk).update(pruned_seq=3)
+    path = f"sessions/{session.pk}/events"
+    told = programs["viewer"].read(path).json()
+    assert ([e["seq"] for e in told["events"]], told["last_seq"], told["removed"]) == ([4, 5], 5, 3)
+    assert programs["viewer"].read(f"{path}?after=3").json()["removed"] == 0
+    Event.objects.all().delete()
+    AgentSession.objects.filter(pk=session.pk).update(pruned_seq=5)
+    assert programs["viewer"].read(path).json() == {"events": [], "last_seq": 5, "removed": 5}

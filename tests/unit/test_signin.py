@@ -15,14 +15,16 @@ import requests
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from axes.models import AccessAttempt
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.contrib.auth.models import User
 from django.core.cache import cache
 from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 
-from controlplane import csp, signin
+from controlplane import csp, hashing, signin
 from groups.models import AuditEntry, Membership
+from tests.waiting import wait_for
 
 LOGIN = "/admin/login/"
 PASSWORD = "a long enough one"
@@ -125,10 +127,78 @@ def test_who_comes_past_the_proxies_is_not_believed(settings: Any) -> None:
 
 
 def test_one_address_can_not_fill_the_log(ada: User, client: Client, settings: Any) -> None:
+    settings.LOGIN_ATTEMPTS_PER_MINUTE = 1000
     for number in range(signin.NOTED + 5):
         log_in(client, "wrong", name=f"nobody-{number}")
     noted = actions()
     assert noted.count("login.failed") == signin.NOTED and noted.count("login.flood") == 1
+
+
+def test_one_address_tries_so_many_names_a_minute(ada: User, client: Client, settings: Any) -> None:
+    """The rest is refused before a hash is computed or a row written."""
+    settings.LOGIN_ATTEMPTS_PER_MINUTE = 6
+    answers = [log_in(client, "wrong", name=f"nobody-{number}") for number in range(10)]
+    assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 4
+    assert answers[-1]["Retry-After"] == "60" and b"Too many failed attempts" in answers[-1].content
+    assert AccessAttempt.objects.count() == 6
+    assert log_in(client).status_code == 429
+    assert log_in(client, REMOTE_ADDR="203.0.113.9").status_code == 302
+
+
+def test_who_logs_in_uses_no_attempt_up(ada: User, client: Client, settings: Any) -> None:
+    settings.LOGIN_ATTEMPTS_PER_MINUTE = 2
+    assert [log_in(client).status_code for _ in range(5)] == [302] * 5
+
+
+@pytest.mark.parametrize("address", ["/admin/password_change/", "/accounts/confirm/"])
+def test_a_password_is_not_guessed_by_who_is_logged_in(ada: User, client: Client, settings: Any, address: str) -> None:
+    """A session that was stolen is no place to guess the password in, wherever it is used from."""
+    settings.LOGIN_ATTEMPTS_PER_MINUTE, settings.MFA = 3, True
+    client.force_login(ada)
+    new = {"new_password1": "another long one", "new_password2": "another long one"}
+    told = [
+        client.post(address, {"old_password": "wrong", "password": "wrong", **new}, REMOTE_ADDR=f"203.0.113.{number}")
+        for number in range(5)
+    ]
+    assert [answer.status_code for answer in told] == [200, 200, 200, 429, 429]
+    assert told[-1]["Retry-After"] == "60"
+    ada.refresh_from_db()
+    assert ada.check_password(PASSWORD)
+
+
+def test_passwords_are_hashed_in_turn(ada: User, client: Client, settings: Any) -> None:
+    """While as many wait as may, the next one is told to come again."""
+    settings.PASSWORD_HASHERS = ["controlplane.hashing.InTurn"]
+    room, release = hashing.AT_ONCE + hashing.WAITING, threading.Event()
+    working: list[int] = []
+
+    def work() -> None:
+        with hashing.turns.turn():
+            working.append(1)
+            release.wait(30)
+
+    threads = [threading.Thread(target=work) for _ in range(hashing.AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(working) == hashing.AT_ONCE)
+    for _ in range(room - hashing.AT_ONCE):
+        assert hashing.turns._room.acquire(blocking=False)  # those who wait
+    try:
+        answer = log_in(client)
+        assert answer.status_code == 503 and answer["Retry-After"] == "5"
+        assert b"Try again in a few seconds" in answer.content
+    finally:
+        release.set()
+        hashing.turns._room.release(room - hashing.AT_ONCE)
+        for thread in threads:
+            thread.join()
+    assert len(working) == hashing.AT_ONCE
+
+
+def test_old_hashes_open_as_before() -> None:
+    made = hashing.InTurn().encode("secret", "salt", 1000)
+    assert made == PBKDF2PasswordHasher().encode("secret", "salt", 1000)
+    assert hashing.InTurn().verify("secret", made)
 
 
 # --- the second factor ---------------------------------------------------------------------------------------------

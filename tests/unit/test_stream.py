@@ -1,7 +1,9 @@
 """The websocket: what is after the cursor, to whom may see it, at a rate they can take."""
 
 import asyncio
+import itertools
 import json
+import threading
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,9 +13,9 @@ from channels.testing import WebsocketCommunicator
 from django.contrib.sessions.backends.cache import SessionStore
 
 from sessions import doorbell, ingest, stream
-from sessions.models import AgentSession
+from sessions.models import AgentSession, Event
 from sessions.stream import SessionConsumer
-from sessions.threads import in_thread
+from sessions.threads import STREAMS, SingleFlight, in_thread, on
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -40,6 +42,7 @@ class Page:
         self.seqs: list[int] = []
         self.headers: list[dict[str, Any]] = []
         self.closed = 0
+        self.removed = 0
 
     async def read(self, acknowledge: bool = True) -> bool:
         """Take one frame; False if the server closed."""
@@ -51,6 +54,7 @@ class Page:
         if told["type"] == "session":
             self.headers.append(told["session"])
             return True
+        self.removed = max(self.removed, told["removed"])
         self.seqs += [event["seq"] for event in told["events"]]
         if acknowledge:
             await self.socket.send_to(text_data=json.dumps({"type": "ack", "seq": told["last_seq"]}))
@@ -67,6 +71,12 @@ def play(scene: Callable[[], Awaitable[Any]]) -> Any:
 
 def say(session: AgentSession, count: int) -> None:
     ingest.record(session.pk, [("state", f"line {i}", {}) for i in range(count)])
+
+
+def prune(session: AgentSession, through: int) -> None:
+    """As retention does it."""
+    Event.objects.filter(session=session, seq__lte=through).delete()
+    AgentSession.objects.filter(pk=session.pk).update(pruned_seq=through)
 
 
 def test_backlog_then_live(session: AgentSession, people: dict[str, Any]) -> None:
@@ -205,3 +215,152 @@ def test_a_page_ends_with_its_login(
 
     assert play(lambda: scene(log_out)) == stream.NOT_YOURS
     assert play(lambda: scene(change_password)) == stream.NOT_YOURS
+
+
+def test_a_person_with_too_many_pages_is_told_when_to_come_again(
+    session: AgentSession, people: dict[str, Any], settings: Any
+) -> None:
+    settings.STREAMS_PER_PERSON = 2
+
+    async def scene() -> tuple[int, str, list[int]]:
+        pages = [Page(people["viewer"], session.pk) for _ in range(3)]
+        for page in pages[:2]:
+            await page.socket.connect()
+            await page.until(1)
+        await pages[2].socket.connect()
+        refused = await pages[2].socket.receive_output(5)
+        other = Page(people["member"], session.pk)
+        await other.socket.connect()
+        await other.until(1)
+        await pages[0].socket.disconnect()
+        again = Page(people["viewer"], session.pk)
+        await again.socket.connect()
+        await again.until(1)
+        for page in (pages[1], other, again):
+            await page.socket.disconnect()
+        return refused["code"], refused["reason"], again.seqs
+
+    code, reason, seqs = play(scene)
+    assert code == 4429 and "2 streams of yours are open" in reason and len(reason.encode()) <= 123
+    assert seqs == [1]
+
+
+def test_an_address_has_so_many_pages_whoever_opens_them(
+    session: AgentSession, people: dict[str, Any], settings: Any
+) -> None:
+    settings.STREAMS_PER_ADDRESS = 1
+
+    async def scene() -> list[int]:
+        codes = []
+        first = Page(people["viewer"], session.pk)
+        first.socket.scope["client"] = ["2001:db8::1", 1]
+        await first.socket.connect()
+        await first.until(1)
+        for address in ("2001:db8::ffff", "2001:db8:0:1::1"):
+            page = Page(people["member"], session.pk)
+            page.socket.scope["client"] = [address, 1]
+            await page.socket.connect()
+            await page.read()
+            codes.append(page.closed)
+            await page.socket.disconnect()
+        await first.socket.disconnect()
+        return codes
+
+    assert play(scene) == [4429, 0]
+
+
+def test_nobody_waits_behind_what_streams_ask(session: AgentSession, people: dict[str, Any]) -> None:
+    """All threads of streams are held up, and more streams wait for one: a courier is answered all the same."""
+    release = threading.Event()
+
+    async def scene() -> int:
+        held = [asyncio.ensure_future(on(STREAMS, release.wait)) for _ in range(50)]
+        page = Page(people["viewer"], session.pk)
+        await page.socket.connect()
+        try:
+            count = await in_thread(AgentSession.objects.count)
+            assert await page.socket.receive_nothing(0.05)
+        finally:
+            release.set()
+        await asyncio.gather(*held)
+        await page.until(1)
+        await page.socket.disconnect()
+        return count
+
+    assert play(scene) == 1
+
+
+def test_what_other_processes_write_is_found_by_one_question_for_all(
+    session: AgentSession, people: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> list[list[int]]:
+        pages = [Page(people[name], session.pk) for name in ("viewer", "member", "owner")]
+        for page in pages:
+            await page.socket.connect()
+            await page.until(1)
+        monkeypatch.setattr(doorbell, "ring", lambda *_: None)  # as if it was written elsewhere
+        await in_thread(say, session, 2)
+        for page in pages:
+            await page.until(3)
+            await page.socket.disconnect()
+        return [page.seqs for page in pages]
+
+    assert play(scene) == [[1, 2, 3]] * 3
+
+
+@pytest.mark.parametrize(("after", "expected"), [(0, [8, 9, 10]), (3, [8, 9, 10]), (7, [8, 9, 10]), (8, [9, 10])])
+def test_a_page_starts_at_the_oldest_event_that_is_there(
+    session: AgentSession, people: dict[str, Any], after: int, expected: list[int]
+) -> None:
+    say(session, 9)
+    prune(session, 7)
+
+    async def scene() -> Page:
+        page = Page(people["owner"], session.pk, after=after)
+        await page.socket.connect()
+        await page.until(10)
+        await page.socket.disconnect()
+        return page
+
+    page = play(scene)
+    assert page.seqs == expected
+    assert page.removed == (7 if after < 7 else 0)
+
+
+def test_a_page_whose_events_are_all_gone_says_so_and_lives_on(session: AgentSession, people: dict[str, Any]) -> None:
+    say(session, 4)
+    prune(session, 5)
+
+    async def scene() -> Page:
+        page = Page(people["owner"], session.pk)
+        await page.socket.connect()
+        await page.read()
+        assert page.removed == 5
+        await in_thread(say, session, 1)
+        await page.until(6)
+        await page.socket.disconnect()
+        return page
+
+    assert play(scene).seqs == [6]
+
+
+def test_who_asks_during_an_answer_gets_a_later_one() -> None:
+    """An answer that was begun before the question may be older than what is asked for."""
+
+    async def scene() -> list[int]:
+        flights, answers, gate = SingleFlight(), itertools.count(1), asyncio.Event()
+
+        async def work() -> int:
+            number = next(answers)
+            await gate.wait()
+            return number
+
+        first = [asyncio.ensure_future(flights.share("key", work)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        later = [asyncio.ensure_future(flights.share("key", work)) for _ in range(3)]
+        await asyncio.sleep(0)
+        gate.set()
+        return list(await asyncio.gather(*first, *later))
+
+    assert play(scene) == [1, 1, 1, 2, 2, 2]

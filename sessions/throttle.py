@@ -1,0 +1,156 @@
+"""How often somebody may try, and how many streams they may hold: by person and by address.
+
+Attempts (passwords, codes, tokens) are counted in Django's cache, which all `web` share with Redis. Streams are counted
+in the memory of one `web`, where they are open.
+"""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any
+
+from django.conf import settings
+from django.core.cache import cache
+
+WINDOW = 60  # seconds in which attempts are counted, from the first on
+STREAM_RETRY = 30  # seconds after which somebody with too many streams may ask again
+
+
+class TooMany(Exception):
+    """What is refused for now: `str()` says why, `seconds` when to come again, `status` whose fault it is.
+
+    429: the caller's own (RFC 6585, section 4). 503: everybody's together (RFC 9110, section 15.6.4).
+    """
+
+    def __init__(self, words: str, seconds: int, status: int = 429) -> None:
+        super().__init__(words)
+        self.seconds, self.status = seconds, status
+
+
+# --- whose address it is -------------------------------------------------------------------------------------------
+
+
+def address(direct: str, forwarded: str) -> str:
+    """The address that a request came from, seen by the outermost of our `PROXIES` proxies.
+
+    Each proxy appends the address that called it to X-Forwarded-For (`forwarded`), so the entry that counts is that
+    many from the end. What stands before it was written by the client, who may write anything. Who calls past the
+    proxies (a pod reaches `web` by itself) writes all of it: so only callers (`direct`) of `PROXY_NETWORKS` are
+    believed, if any are named.
+    """
+    if settings.PROXIES < 1 or not _is_proxy(direct):
+        return direct
+    chain = [part.strip() for part in forwarded.split(",") if part.strip()]
+    return chain[-settings.PROXIES][:45] if len(chain) >= settings.PROXIES else direct
+
+
+def _is_proxy(caller: str) -> bool:
+    try:
+        found = ip_address(caller)
+    except ValueError:
+        return not settings.PROXY_NETWORKS
+    return not settings.PROXY_NETWORKS or any(found in ip_network(each) for each in settings.PROXY_NETWORKS)
+
+
+def request_address(request: Any) -> str:
+    """As `address`, of a request of Django's."""
+    return address(str(request.META.get("REMOTE_ADDR") or ""), request.META.get("HTTP_X_FORWARDED_FOR", ""))
+
+
+def scope_address(scope: dict[str, Any]) -> str:
+    """As `address`, of a connection as ASGI tells it."""
+    forwarded = [value.decode("latin-1") for name, value in scope.get("headers", []) if name == b"x-forwarded-for"]
+    return address(str((scope.get("client") or [""])[0]), ",".join(forwarded))
+
+
+def neighbourhood(one: str) -> str:
+    """What is counted as one address: of IPv6 the /64, all of which one customer has (RFC 6177)."""
+    try:
+        found = ip_address(one)
+    except ValueError:
+        return one
+    if not isinstance(found, IPv6Address):
+        return one
+    return str(found.ipv4_mapped or ip_network((found, 64), strict=False))
+
+
+# --- attempts ------------------------------------------------------------------------------------------------------
+
+
+def _key(kind: str, who: str) -> str:
+    return f"attempts:{kind}:{hashlib.sha256(who.encode()).hexdigest()[:32]}"
+
+
+def failures(kind: str, who: str) -> int:
+    """How many attempts that did not succeed are counted now."""
+    return int(cache.get(_key(kind, who), 0))
+
+
+def spend(kind: str, who: str) -> None:
+    """Count an attempt of `who` before it is made; one that succeeds is given back by `refund`.
+
+    Raises TooMany when more than LOGIN_ATTEMPTS_PER_MINUTE were made: then nothing shall be looked up or computed.
+    """
+    key = _key(kind, who)
+    cache.add(key, 0, WINDOW)
+    try:
+        count = cache.incr(key)
+    except ValueError:  # the minute ended just now
+        cache.set(key, count := 1, WINDOW)
+    if count > settings.LOGIN_ATTEMPTS_PER_MINUTE:
+        raise TooMany(f"Too many failed attempts. Try again in {WINDOW} s.", WINDOW)
+
+
+def refund(kind: str, who: str) -> None:
+    """Give an attempt back."""
+    if failures(kind, who) > 0:
+        try:
+            cache.decr(_key(kind, who))
+        except ValueError:
+            return
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
+class Streams:
+    """The websockets and event streams that are open in this process. For any thread."""
+
+    def __init__(self) -> None:
+        self._open: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+
+    def _limits(self, person: Any, where: str) -> tuple[tuple[tuple[str, str], int, str], ...]:
+        return (
+            (("person", str(person)), settings.STREAMS_PER_PERSON, "of yours"),
+            (("address", neighbourhood(where)), settings.STREAMS_PER_ADDRESS, "from your address"),
+        )
+
+    def check(self, person: Any, where: str) -> None:
+        """Raises TooMany if a person (a user's key) may open no other one from the address `where`."""
+        for key, most, whose in self._limits(person, where):
+            if self._open[key] >= most:
+                words = f"{most} streams {whose} are open, and more are not let in. Close some, then come again."
+                raise TooMany(words, STREAM_RETRY)
+
+    @contextmanager
+    def held(self, person: Any, where: str) -> Iterator[None]:
+        """One more stream while the block lasts. Raises TooMany, as `check`."""
+        keys = [key for key, _, _ in self._limits(person, where)]
+        with self._lock:
+            self.check(person, where)
+            self._open.update(keys)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.subtract(keys)
+                for key in keys:
+                    if self._open[key] <= 0:
+                        del self._open[key]
+
+
+streams = Streams()
