@@ -1,12 +1,14 @@
 """The page's connection: every event once and in order, over a socket that repeats, skips, hangs and closes."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
+from sessions.models import AgentSession
 from tests.browser.conftest import Opener, Talk
 from tests.browser.test_live_page import live, numbered, text_of
 from tests.waiting import wait_for
@@ -150,3 +152,55 @@ def test_the_largest_event_arrives(browse: Opener, talk: Talk) -> None:
 
     expect(page.locator(".entry.text")).to_be_attached()
     assert page.locator(".entry.text .said").text_content() == text
+
+
+def test_what_retention_removed_is_said_and_the_rest_is_shown(browse: Opener, talk: Talk) -> None:
+    talk.starts().says(*[("stdout", numbered(line, line)) for line in range(1, 11)])
+    session = talk.session
+    first = session.events.get(text="line 7\n").seq
+    session.events.filter(seq__lt=first).delete()
+    AgentSession.objects.filter(pk=session.pk).update(pruned_seq=first - 1)
+
+    page = browse()
+    between = through(page, lambda frame: [frame])
+    live(page)
+
+    wait_for(lambda: text_of(page) == numbered(7, 10), seconds=60, what="the lines that are left")
+    expect(page.locator(".removed")).to_have_text(f"Events 1 to {first - 1} were removed after their retention.")
+    talk.says(("stdout", "line 11\n"))
+    wait_for(lambda: text_of(page) == numbered(7, 11), seconds=60, what="a new line")
+    assert between.cursors == [0]
+
+
+def test_a_session_of_which_all_is_removed_says_so(browse: Opener, talk: Talk) -> None:
+    last = talk.session.last_seq
+    talk.session.events.all().delete()
+    AgentSession.objects.filter(pk=talk.session.pk).update(pruned_seq=last)
+
+    page = live(browse())
+
+    expect(page.locator(".removed")).to_have_text(f"Events 1 to {last} were removed after their retention.")
+    expect(page.get_by_text("Nothing was said yet.")).to_be_hidden()
+
+
+def test_connections_that_bring_nothing_come_ever_more_rarely(browse: Opener, talk: Talk) -> None:
+    page = live(browse())
+
+    def close(socket: WebSocketRoute) -> None:
+        socket.send(json.dumps({"type": "events", "events": [], "last_seq": 0, "removed": 0}))
+        socket.close(code=1011)
+
+    page.route_web_socket("**/ws/**", close)
+    page.reload()
+
+    expect(page.locator("[data-part=connection]")).to_have_text(re.compile(r"Reconnecting in [345] s"))
+
+
+def test_too_many_pages_are_said_with_a_longer_pause(browse: Opener, talk: Talk) -> None:
+    page = live(browse())
+    words = "2 streams of yours are open, and more are not let in. Close some, then come again."
+    page.route_web_socket("**/ws/**", lambda socket: socket.close(code=4429, reason=words))
+    page.reload()
+
+    expect(page.locator("[data-part=notice]")).to_have_text(words)
+    expect(page.locator("[data-part=connection]")).to_have_text(re.compile(r"Reconnecting in [12]\d s"))
