@@ -92,7 +92,7 @@ def watcher() -> str:
     if lease is None or not lease.holder:
         raise Bad("nobody leads: is a watcher running?")
     age = (timezone.now() - lease.renewed_at).total_seconds()
-    words = f"renewed {max(age, 0):.1f} s ago by {lease.holder}"
+    words = f"renewed {max(age, 0):.1f} s ago"
     if age > WATCHER_SECONDS:
         raise Bad(words)
     return words

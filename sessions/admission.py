@@ -77,7 +77,7 @@ def _holders() -> list[Holder]:
         since = waiting_since if state == RunState.WAITING and not more else None
         if state in BEFORE_START and waits_cause == Cause.QUOTA:
             since = claimed_at
-        holders.append(Holder(pk, group, since, state == RunState.ENDING))
+        holders.append(Holder(pk, group, since, state == RunState.ENDING, claimed_at))
     return holders
 
 
@@ -117,12 +117,12 @@ def place(session: AgentSession) -> Place | None:
 
 
 def estimate(place: Place) -> timedelta | None:
-    """How long it may take until a session at this place starts, by the length of recent runs; None if nobody can tell.
-
-    `ahead` ends are needed, and of `slots` runs that end at times of their own one ends every `typical / slots`.
+    """How long it may take until a session at this place starts, by the length of recent runs and the age of those that
+    hold the slots; None if nobody can tell.
     """
     typical = cache.get_or_set("berth.typical_seconds", _typical_seconds, 15)
-    return timedelta(seconds=place.ahead * typical / place.slots) if place.ahead and typical else None
+    seconds = queue.wait(place.ahead, place.ages, typical) if typical else None
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def _typical_seconds() -> float:

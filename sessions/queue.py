@@ -32,13 +32,15 @@ class Waiter:
 class Holder:
     """A run that holds a slot.
 
-    `idle_since` is set while it could give its slot away without losing work; `ending` once it was asked to end.
+    `idle_since` is set while it could give its slot away without losing work; `ending` once it was asked to end. It took
+    the slot at `since`.
     """
 
     run: UUID
     group: UUID
     idle_since: datetime | None = None
     ending: bool = False
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Share:
 class Place(NamedTuple):
     """Where a session stands in the queue: `number` of `of`, and what it waits for.
 
-    `ahead` runs have to end before it starts, as far as one can tell, of the `slots` that it may use.
+    `ahead` runs have to end before it starts, as far as one can tell, of the `slots` that it may use. `ages` are the
+    seconds for which the runs there hold theirs, but for those that are ending: nobody knows how long that takes.
     """
 
     number: int
@@ -61,6 +64,7 @@ class Place(NamedTuple):
     words: str
     ahead: int = 0
     slots: int = 1
+    ages: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,35 @@ def plan(
                 start.append(waiter.session)
             else:
                 waiting.append(waiter)
-    return Plan(tuple(start), _give_way(waiting, holders, held, shares, free), _places(waiting, held, shares, slots))
+    give_way = _give_way(waiting, holders, held, shares, free)
+    return Plan(tuple(start), give_way, _places(waiting, held, shares, slots, _ages(holders, held, now)))
+
+
+def wait(ahead: int, ages: Sequence[float], typical: float) -> float | None:
+    """Seconds until the last of `ahead` slots is free, if every run lasts `typical` seconds; None if nobody can tell.
+
+    A run that has lasted longer than that says nothing of its end, so it counts as one that stays.
+    """
+    ends = [typical - age for age in ages if age <= typical]
+    heapq.heapify(ends)
+    if not ends or ahead < 1:
+        return None
+    for _ in range(ahead - 1):
+        heapq.heapreplace(ends, ends[0] + typical)
+    return ends[0]
+
+
+def _ages(holders: Sequence[Holder], held: Counter[UUID], now: datetime) -> dict[UUID, list[float]]:
+    """For how long the runs of each group hold their slots, in seconds; those that start now are new."""
+    ages: dict[UUID, list[float]] = defaultdict(list)
+    new = held.copy()
+    for holder in holders:
+        new[holder.group] -= 1
+        if holder.since and not holder.ending:
+            ages[holder.group].append(max((now - holder.since).total_seconds(), 0.0))
+    for group, count in new.items():
+        ages[group] += [0.0] * count
+    return ages
 
 
 def _levels(waiters: Sequence[Waiter], now: datetime) -> list[list[Waiter]]:
@@ -163,21 +195,29 @@ def _first(holders: list[Holder], group: UUID | None) -> Holder | None:
     return next((h for h in holders if group is None or h.group == group), None)
 
 
-def _places(waiting: list[Waiter], held: Counter[UUID], shares: dict[UUID, Share], slots: int) -> dict[UUID, Place]:
+def _places(
+    waiting: list[Waiter],
+    held: Counter[UUID],
+    shares: dict[UUID, Share],
+    slots: int,
+    ages: dict[UUID, list[float]],
+) -> dict[UUID, Place]:
     """Each waiting session's place, in words that name the limit it waits for."""
     all_used, of = f"all {slots} slots in use", len(waiting)
-    limits: dict[UUID, list[Any]] = {}  # of each group: the words, its slots, how many of it stand before
+    all_ages = tuple(age for of_group in ages.values() for age in of_group)
+    limits: dict[UUID, list[Any]] = {}  # of each group: the words, its slots, their ages, how many of it stand before
     places = {}
     for number, waiter in enumerate(waiting, 1):
         limit = limits.get(waiter.group)
         if limit is None:
-            limit = limits[waiter.group] = [*_limit(shares[waiter.group], held[waiter.group]), 0]
-        words, own, before = limit
+            words, own = _limit(shares[waiter.group], held[waiter.group])
+            limit = limits[waiter.group] = [words, own, tuple(ages.get(waiter.group, ())), 0]
+        words, own, of_own, before = limit
         if not words:
-            places[waiter.session] = Place(number, of, all_used, number, slots)
+            places[waiter.session] = Place(number, of, all_used, number, slots, all_ages)
         elif own:
-            limit[2] = before + 1
-            places[waiter.session] = Place(number, of, words, before + 1, own)
+            limit[3] = before + 1
+            places[waiter.session] = Place(number, of, words, before + 1, own, of_own)
         else:
             places[waiter.session] = Place(number, of, words)
     return places

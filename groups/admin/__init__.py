@@ -7,6 +7,13 @@ from groups.admin import limits as limits
 from groups.admin import mounts as mounts
 from groups.admin import people as people
 from groups.admin import secrets as secrets
-from groups.admin.shared import GlobalAdmin, HistoryAdmin, ReadOnlyAdmin, SuperusersAdmin, VisibleAdmin
+from groups.admin.shared import (
+    GlobalAdmin,
+    HistoryAdmin,
+    ReadOnlyAdmin,
+    SuperusersAdmin,
+    VisibleAdmin,
+    VisibleSelectFilter,
+)
 
-__all__ = ["GlobalAdmin", "HistoryAdmin", "ReadOnlyAdmin", "SuperusersAdmin", "VisibleAdmin"]
+__all__ = ["GlobalAdmin", "HistoryAdmin", "ReadOnlyAdmin", "SuperusersAdmin", "VisibleAdmin", "VisibleSelectFilter"]

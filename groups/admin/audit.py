@@ -25,8 +25,8 @@ class ActionFilter(DropdownFilter):
     parameter_name = "action"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """The actions of late."""
-        recent = AuditEntry.objects.order_by("-pk").values("action")[:RECENT]
+        """The actions of late, among the entries that one sees."""
+        recent = model_admin.get_queryset(request).order_by("-pk").values("action")[:RECENT]
         found = (
             AuditEntry.objects.filter(pk__in=recent.values("pk")).order_by("action").values_list("action", flat=True)
         )

@@ -8,14 +8,14 @@ from django.contrib import admin, messages
 from django.db.models import ForeignKey, Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesRadioFilter
+from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 
 from groups import audit
 from groups.admin import confirm
 from groups.admin.confirm import Question, ReasonForm
-from groups.admin.shared import GlobalAdmin, HistoryAdmin, VisibleAdmin
+from groups.admin.shared import GlobalAdmin, HistoryAdmin, VisibleAdmin, VisibleSelectFilter
 from groups.choices import MOUNT_COLOURS, MountState
 from groups.models import AgentGroup, GroupMount, MountRoot
 
@@ -70,7 +70,7 @@ class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
     """What groups want to mount. Members look, owners ask, operators decide."""
 
     list_display = ["name", "group", "root", "path", "read_write", "state_shown", "verdict_shown", "requested_by"]
-    list_filter = [("state", ChoicesRadioFilter), ("group", AutocompleteSelectFilter), "read_write"]
+    list_filter = [("state", ChoicesRadioFilter), ("group", VisibleSelectFilter), "read_write"]
     list_filter_submit = True
     list_select_related = ["group", "root", "requested_by"]
     search_fields = ["name", "path", "group__name", "group__slug", "root__name"]

@@ -9,12 +9,19 @@ from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import Model
 from django.http import HttpRequest
-from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesRadioFilter
+from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from groups.admin.shared import AddForm, GlobalAdmin, HistoryAdmin, SuperusersAdmin, VisibleAdmin
+from groups.admin.shared import (
+    AddForm,
+    GlobalAdmin,
+    HistoryAdmin,
+    SuperusersAdmin,
+    VisibleAdmin,
+    VisibleSelectFilter,
+)
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, Membership, OperatorScope
 
@@ -48,10 +55,14 @@ class MembershipAdmin(AddForm, HistoryAdmin, VisibleAdmin):
 
     add_form = MembershipForm
     list_display = ["user", "group", "role_shown", "created_at"]
-    list_filter = [("role", ChoicesRadioFilter), ("group", AutocompleteSelectFilter)]
+    list_filter = [("role", ChoicesRadioFilter), ("group", VisibleSelectFilter)]
     list_filter_submit = True
     list_select_related = ["user", "group"]
-    search_fields = ["user__username", "user__email", "group__name", "group__slug"]
+    search_fields = ["user__username", "group__name", "group__slug"]
+
+    def get_search_fields(self, request: HttpRequest) -> Any:
+        """People's addresses are for those who see people's pages: others could guess them, letter by letter."""
+        return [*self.search_fields, *(["user__email"] if request.user.has_perm("auth.view_user") else [])]
 
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
         """A membership stays that of its person in its group; the role changes."""
@@ -93,7 +104,7 @@ class OperatorScopeAdmin(HistoryAdmin, SuperusersAdmin):
     """Who operates which group."""
 
     list_display = ["user", "group", "created_at"]
-    list_filter = [("group", AutocompleteSelectFilter)]
+    list_filter = [("group", VisibleSelectFilter)]
     list_filter_submit = True
     list_select_related = ["user", "group"]
     search_fields = ["user__username", "group__name", "group__slug"]

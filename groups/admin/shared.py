@@ -1,6 +1,8 @@
 """What all of Berth's admin pages share: who sees what, and who did what."""
 
 import contextlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -8,13 +10,50 @@ from django.db.models import ForeignKey, Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from simple_history.admin import SimpleHistoryAdmin
 from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.views import ChangeList
 
 from groups import access
 from groups.models import AgentGroup
 
+# What a filter's field is asked for, in the addresses that Django's filters and unfold's make.
+ASKED = re.compile(r"(?:__(?:id|pk|slug))?(?:__(?:exact|in|isnull|gte?|lte?|icontains))?|_(?:from|to)")
 
-class VisibleAdmin(ModelAdmin):
+
+class FiltersOnly(ModelAdmin):
+    """Lists that are asked by their own filters and by nothing else.
+
+    Django lets an address ask anything of a row's own fields: what a page keeps from somebody could be found out letter
+    by letter, and a pattern (`__regex`) could take the database minutes.
+    """
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        """Whether an address may ask this."""
+        filters = self.get_list_filter(request) if request else self.list_filter
+        asked = any(_asks(each, lookup) for each in filters)
+        return asked and bool(super().lookup_allowed(lookup, value, request))
+
+
+def _asks(each: Any, lookup: str) -> bool:
+    """Whether a filter of a list (a field, a field with its filter, or a filter of its own) makes such an address."""
+    field = each if isinstance(each, str) else each[0] if isinstance(each, tuple | list) else ""
+    if not field:
+        return bool(lookup == each.parameter_name)
+    return lookup.startswith(field) and ASKED.fullmatch(lookup, len(field)) is not None
+
+
+class VisibleSelectFilter(AutocompleteSelectFilter):
+    """A filter by another row, which names the chosen one only to whoever sees it."""
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        """The form, whose field knows no other rows."""
+        rows = self.model_admin.admin_site.get_model_admin(self.field.remote_field.model).get_queryset(self.request)
+        for told in super().choices(changelist):
+            told["form"].fields[self.lookup_kwarg].queryset = rows
+            yield told
+
+
+class VisibleAdmin(FiltersOnly):
     """Pages of rows that people see by their membership of a group; what one may not see is not there (404).
 
     Whoever may use the admin at all may look. Changing asks for Django's permissions as well.
@@ -155,7 +194,7 @@ class SuperusersAdmin(ModelAdmin):
         return bool(request.user.is_superuser)
 
 
-class GlobalAdmin(ModelAdmin):
+class GlobalAdmin(FiltersOnly):
     """Pages of what belongs to no group. An operator of some groups may look, if permitted, and change nothing."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

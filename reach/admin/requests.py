@@ -9,12 +9,12 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
-from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesCheckboxFilter
+from unfold.contrib.filters.admin import ChoicesCheckboxFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from groups.access import scoped
-from groups.admin import ReadOnlyAdmin, confirm
+from groups.admin import ReadOnlyAdmin, VisibleSelectFilter, confirm
 from groups.admin.confirm import Question
 from groups.models import AgentGroup
 from reach import requests
@@ -69,7 +69,7 @@ class EgressRequestAdmin(ReadOnlyAdmin):
     """Hosts that were refused, one row for each with its group and profile."""
 
     list_display = ["place", "group", "profile", "state_shown", "count", "last_shown", "wanted", "decided"]
-    list_filter = [("state", ChoicesCheckboxFilter), ("group", AutocompleteSelectFilter)]
+    list_filter = [("state", ChoicesCheckboxFilter), ("group", VisibleSelectFilter)]
     list_filter_submit = True
     list_select_related = ["group", "profile", "last_session"]
     search_fields = ["host", "group__slug", "group__name", "reason"]

@@ -13,7 +13,6 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import (
-    AutocompleteSelectFilter,
     ChoicesCheckboxFilter,
     DropdownFilter,
     RelatedDropdownFilter,
@@ -22,7 +21,7 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from groups.admin import VisibleAdmin
+from groups.admin import VisibleAdmin, VisibleSelectFilter
 from groups.models import AgentGroup, AgentProfile
 from sessions import intake
 from sessions.admin.actions import BulkActions
@@ -114,7 +113,7 @@ class AgentSessionAdmin(LivePage, BulkActions, VisibleAdmin):
     ]
     list_filter = [
         ("state", ChoicesCheckboxFilter),
-        ("group", AutocompleteSelectFilter),
+        ("group", VisibleSelectFilter),
         ("profile", RelatedDropdownFilter),
         ActiveFilter,
     ]

@@ -141,7 +141,9 @@ def test_every_state_of_a_session_is_explained() -> None:
 
 
 def test_the_close_codes_are_those_of_the_stream() -> None:
-    assert set(table("docs/architecture.md", "close code")) == {str(stream.NO_LOGIN), str(stream.NOT_YOURS)}
+    assert set(table("docs/architecture.md", "close code")) == {
+        str(code) for code in (stream.NO_LOGIN, stream.NOT_YOURS, stream.TOO_MANY)
+    }
 
 
 def test_every_verdict_is_told_with_its_words_and_advice() -> None:

@@ -1,5 +1,6 @@
 """`/healthz` and `/readyz`: what they say, to whom, and that nothing behind them can hold them up."""
 
+import re
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -57,8 +58,7 @@ def test_all_is_well(leader: None) -> None:
     checks = ready(200)
 
     assert failed(checks) == []
-    assert checks["watcher"]["detail"].startswith("renewed 0.")
-    assert checks["watcher"]["detail"].endswith("s ago by harbour:1")
+    assert re.fullmatch(r"renewed \d+\.\d s ago", checks["watcher"]["detail"])  # and not by whom
     assert checks["broker"]["detail"] == "no task waits"
 
 

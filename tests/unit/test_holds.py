@@ -95,15 +95,29 @@ def test_the_wait_is_guessed_from_the_last_runs(session: AgentSession, profile: 
             claimed_at=now - timedelta(seconds=240),
             ended_at=now,
         )
-    guess = admission.estimate(Place(3, 7, "", ahead=3, slots=2))
+    guess = admission.estimate(Place(3, 7, "", ahead=3, slots=2, ages=(0.0, 120.0)))
+    overdue = admission.estimate(Place(1, 7, "", ahead=1, slots=2, ages=(2400.0, 250.0)))
     cache.clear()
-    assert guess == timedelta(seconds=360)
+    assert guess == timedelta(seconds=360) and overdue is None
     assert summary.spell(guess) == "6 min"
+
+
+def test_nobody_is_promised_seconds_behind_a_run_that_is_ending(session: AgentSession, profile: AgentProfile) -> None:
+    """The last runs were short; the one that holds the slot does not end, though it was asked to."""
+    now = timezone.now()
+    cache.set("berth.typical_seconds", 8.0, 15)
+    other = AgentSession.objects.create(group=session.group, profile=profile)
+    Run.objects.create(session=other, number=1, runtime="local", state=RunState.ENDING, intent="close", claimed_at=now)
+    assert "About" not in summary.reason(session)
+    Run.objects.update(state=RunState.WORKING, intent="", claimed_at=now - timedelta(minutes=40))
+    assert "About" not in summary.reason(session)
+    Run.objects.update(claimed_at=now)
+    assert "About 10 s" in summary.reason(session)
 
 
 def test_too_few_runs_tell_nothing(session: AgentSession) -> None:
     cache.clear()
-    assert admission.estimate(Place(3, 7, "", ahead=3, slots=2)) is None
+    assert admission.estimate(Place(3, 7, "", ahead=3, slots=2, ages=(1.0, 1.0))) is None
     cache.clear()
 
 

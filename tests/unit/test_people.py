@@ -2,21 +2,27 @@
 
 import csv
 import io
+import uuid
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import Permission, User
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from django.urls import reverse
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
 
 from groups import audit
 from groups.access import Right, condition
+from groups.admin.shared import FiltersOnly, SuperusersAdmin
 from groups.audit import Unchangeable
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, AuditEntry, Limits, Membership, OperatorScope
 from sessions.models import AgentSession
+
+APPS = ("groups", "sessions", "schedules", "reach", "isolation", "controlplane")
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def scoped(group: AgentGroup, django_user_model: Any) -> User:
 
 @pytest.fixture
 def other(db: None) -> AgentGroup:
-    return AgentGroup.objects.create(slug="other", name="Other")
+    return AgentGroup.objects.create(slug="other", name="Quay of others")
 
 
 def browser(user: User) -> Client:
@@ -184,6 +190,65 @@ def test_who_may_change_people_makes_nobody_powerful(people: dict[str, Any]) -> 
 
 
 # --- what is noted -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["groups_membership", "agent_sessions_agentsession", "groups_groupmount"])
+def test_a_filter_names_no_group_that_one_does_not_see(
+    people: dict[str, Any], scoped: User, group: AgentGroup, other: AgentGroup, model: str
+) -> None:
+    """The name of a group whose id somebody knows, or guesses, is not told by the filter's box."""
+    page = reverse(f"admin:{model}_changelist")
+    for person in (scoped, people["owner"]):
+        client = browser(person)
+        assert other.name not in client.get(page, {"group__id__exact": str(other.pk)}).content.decode()
+        assert group.name in client.get(page, {"group__id__exact": str(group.pk)}).content.decode()
+    assert other.name in browser(people["operator"]).get(page, {"group__id__exact": str(other.pk)}).content.decode()
+
+
+def test_addresses_of_people_are_not_guessed(people: dict[str, Any], group: AgentGroup) -> None:
+    User.objects.filter(pk=people["member"].pk).update(email="mem@secret.example")
+    page = reverse("admin:groups_membership_changelist")
+    shown = reverse("admin:groups_membership_change", args=[Membership.objects.get(user=people["member"]).pk])
+    for person in (people["owner"], people["viewer"]):
+        assert shown not in browser(person).get(page, {"q": "mem@sec"}).content.decode()
+        assert shown in browser(person).get(page, {"q": "member"}).content.decode()
+    assert shown in browser(people["operator"]).get(page, {"q": "mem@sec"}).content.decode()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"user__email__startswith": "m"}, {"user__password__startswith": "p"}, {"group__hold_reason__contains": "x"},
+        {"role__regex": "(o+)+$"}, {"created_at__gt": "2000-01-01"}, {"user__api_tokens__digest__startswith": "a"},
+        {"group__id__regex": "a"}, {"group__name": "Harbour"}, {"group__id__exact__in": "x"},
+    ],
+)  # fmt: skip
+def test_a_list_is_asked_by_its_own_filters_alone(people: dict[str, Any], asked: dict[str, str]) -> None:
+    """Whatever else an address asks is no question: it could be put letter by letter, or take minutes."""
+    page = reverse("admin:groups_membership_changelist")
+    assert browser(people["owner"]).get(page, asked).status_code == 400
+    for good in ({"role__exact": "owner"}, {"group__id__exact": str(uuid.uuid4())}, {"o": "1"}, {"q": "x"}):
+        assert browser(people["owner"]).get(page, good).status_code == 200
+
+
+def test_every_list_of_groups_rows_has_these_filters() -> None:
+    """An admin of ours that is made later keeps to them too."""
+    ours = [each for each in admin.site._registry.values() if type(each).__module__.split(".")[0] in APPS]
+    for each in ours:
+        assert isinstance(each, FiltersOnly | SuperusersAdmin), each
+        for found in each.list_filter:
+            kind = found[1] if isinstance(found, tuple) else None
+            assert kind is not AutocompleteSelectFilter, each
+
+
+def test_the_log_offers_the_actions_of_what_one_sees(
+    scoped: User, people: dict[str, Any], group: AgentGroup, other: AgentGroup
+) -> None:
+    scoped.user_permissions.add(Permission.objects.get(codename="view_auditentry"))
+    audit.record("mine.done", by="x", group=group)
+    audit.record("theirs.done", by="x", group=other)
+    page = browser(scoped).get(reverse("admin:groups_auditentry_changelist")).content.decode()
+    assert "mine.done" in page and "theirs.done" not in page
 
 
 def test_a_change_of_role_is_noted_with_from_and_to(people: dict[str, Any], group: AgentGroup) -> None:

@@ -1,8 +1,10 @@
 """The queue's plan: a table of rows in, a decision out."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,6 +119,42 @@ def test_places_go_round_among_groups() -> None:
 def test_a_place_tells_how_many_have_to_end_first() -> None:
     decision = plan([waiter(n, A) for n in (1, 2, 3)], [holder(1, A), holder(2, A)], shares(a=2), 5)
     assert [(p.ahead, p.slots) for p in decision.places.values()] == [(1, 2), (2, 2), (3, 2)]
+
+
+def test_a_place_tells_how_long_the_slots_are_held() -> None:
+    holding = [
+        replace(holder(1, A), since=NOW - timedelta(seconds=40)),
+        replace(holder(2, A, ending=True), since=NOW),
+        replace(holder(3, B), since=NOW - timedelta(seconds=5)),
+    ]
+    decision = plan([waiter(1, A), waiter(2, B), waiter(3, C), waiter(4, C)], holding, shares(a=2, b=2), 4)
+    assert decision.start == (waiter(3, C).session,)
+    assert decision.places[waiter(1, A).session].ages == (40.0,)
+    assert sorted(decision.places[waiter(2, B).session].ages) == [0.0, 5.0, 40.0]
+    assert decision.places[waiter(4, C).session].ages == (0.0,)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "ages", "expected"),
+    [
+        (1, (0.0,), 60.0),
+        (1, (45.0,), 15.0),
+        (2, (45.0,), 75.0),
+        (1, (45.0, 10.0), 15.0),
+        (2, (45.0, 10.0), 50.0),
+        (3, (45.0, 10.0), 75.0),
+        (1, (2400.0,), None),  # longer than is typical: nobody can tell
+        (1, (2400.0, 2500.0), None),
+        (1, (2400.0, 20.0), 40.0),
+        (2, (2400.0, 20.0), 100.0),
+        (1, (), None),  # all that hold a slot are ending
+        (0, (0.0,), None),
+    ],
+)
+def test_a_wait_is_guessed_from_the_runs_that_hold_the_slots(
+    ahead: int, ages: tuple[float, ...], expected: float | None
+) -> None:
+    assert queue.wait(ahead, ages, typical=60) == expected
 
 
 def test_priority_grows_with_the_wait() -> None:
