@@ -21,7 +21,7 @@ P99 = 1.0  # seconds
 
 def run() -> Outcome:
     """Measure; one row."""
-    with berth(["web"]) as stack:
+    with berth(["web"], STREAMS_PER_PERSON="1000", STREAMS_PER_ADDRESS="1000") as stack:
         alone = fake_runs(stack, 2)
         cookie = stack.cookies()
         floor, missing = asyncio.run(_watch(stack, alone[0], cookie, 1, 5))

@@ -42,7 +42,7 @@ def client_ip(request: HttpRequest) -> str:
     return throttle.request_address(request)
 
 
-View = Callable[..., HttpResponseBase]
+View = Callable[..., Any]
 
 
 def throttled(view: View) -> View:

@@ -32,8 +32,8 @@ class Waiter:
 class Holder:
     """A run that holds a slot.
 
-    `idle_since` is set while it could give its slot away without losing work; `ending` once it was asked to end. It took
-    the slot at `since`.
+    It took the slot at `since`. `idle_since` is set while it could give it away without losing work; `ending` once it
+    was asked to end.
     """
 
     run: UUID

@@ -139,7 +139,7 @@ admin.site.unregister([User, Group])
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, GlobalAdmin):
+class UserAdmin(DjangoUserAdmin, GlobalAdmin):  # type: ignore[misc]
     """Django's own page of people, in the look of the others. Nobody but a superuser decides on anybody's power."""
 
     form = UserChangeForm
