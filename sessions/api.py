@@ -273,22 +273,19 @@ def list_events(request: HttpRequest, session_id: uuid.UUID, after: int = 0, lim
 def _sse(request: HttpRequest, session_id: uuid.UUID, after: int) -> HttpResponseBase:
     """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): ids are seqs.
 
-    Raises TooMany. A stream counts from its first line on, since one whose reader left before is never begun, or ended.
+    Raises TooMany.
     """
     last = request.headers.get("Last-Event-ID", "")
     cursor = int(last) if last.isdecimal() and len(last) < 19 else after
     allowed = bearer.may_see(request.token, session_id)  # type: ignore[attr-defined]
-    who, where = request.auth.pk, request_address(request)  # type: ignore[attr-defined]
-    streams.check(who, where)
+    who = request.token  # type: ignore[attr-defined]
+    admitted = streams.admit(request.auth.pk, request_address(request))  # type: ignore[attr-defined]
 
     async def lines() -> AsyncIterator[str]:
-        try:
-            with streams.held(who, where):
-                yield "retry: 1000\n\n"
-                async for found in stream.follow(allowed, session_id, cursor):
-                    yield _lines(found) if found else ": still here\n\n"
-        except TooMany as error:
-            yield f"retry: {error.seconds * 1000}\n: {error}\n\n"
+        with admitted:
+            yield "retry: 1000\n\n"
+            async for told in stream.follow(who, allowed, session_id, cursor, _lines):
+                yield told or ": still here\n\n"
 
     answer = StreamingHttpResponse(lines(), content_type="text/event-stream")
     answer["Cache-Control"] = "no-cache"

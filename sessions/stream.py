@@ -11,7 +11,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -120,19 +120,27 @@ async def summary_of(session_id: uuid.UUID) -> dict[str, Any]:
     return await _flights.share(("summary", session_id), lambda: on(STREAMS, ask))
 
 
-async def follow(may_see: Callable[[], bool], session_id: uuid.UUID, after: int) -> AsyncIterator[Found | None]:
+async def follow(
+    who: Hashable, may_see: Callable[[], bool], session_id: uuid.UUID, after: int, tell: Callable[[Found], str]
+) -> AsyncIterator[str | None]:
     """For programs: the events after a cursor, page by page, for ever; None when a while passed with nothing new.
 
-    Ends when `may_see`, which is asked in a thread before every read, says no.
+    `tell` writes a page, once for all readers at the same place. Ends when `may_see`, which is asked in a thread before
+    every read, says no; readers that are the same `who` share its answer.
     """
+
+    async def page(cursor: int) -> tuple[int, str] | None:
+        found = await on(STREAMS, _read, session_id, cursor)
+        return (found.last_seq, await on(RENDERING, tell, found)) if found else None
+
     async with ticks.listen(session_id) as bell:
         quiet = time.monotonic()
-        while await on(STREAMS, may_see):
+        while await _flights.share(("may see", who, session_id), partial(on, STREAMS, may_see)):
             bell.clear()
-            found = await _flights.share(("read", session_id, after), partial(on, STREAMS, _read, session_id, after))
-            if found:
-                after, quiet = found.last_seq, time.monotonic()
-                yield found
+            told = await _flights.share(("told", session_id, after), partial(page, after))
+            if told:
+                after, quiet = told[0], time.monotonic()
+                yield told[1]
                 continue
             if time.monotonic() - quiet > 10:
                 quiet = time.monotonic()
@@ -242,7 +250,7 @@ class SessionConsumer(AsyncWebsocketConsumer):
     async def _pump(self) -> None:
         """Send what is new for as long as the person may see it; a page whose pump fails is told to come again."""
         try:
-            with throttle.streams.held(self.user_id, self.address):
+            with throttle.streams.admit(self.user_id, self.address):
                 async with ticks.listen(self.session_id) as bell:
                     await self._follow(bell)
             await self.close(NOT_YOURS)

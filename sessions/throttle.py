@@ -6,9 +6,11 @@ in the memory of one `web`, where they are open.
 
 import hashlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
@@ -16,6 +18,7 @@ from django.conf import settings
 from django.core.cache import cache
 
 WINDOW = 60  # seconds in which attempts are counted, from the first on
+BEGIN_SECONDS = 30.0
 STREAM_RETRY = 30  # seconds after which somebody with too many streams may ask again
 
 
@@ -116,11 +119,20 @@ def refund(kind: str, who: str) -> None:
 # --- streams -------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Ticket:
+    """One stream: what it counts for, and until when (by the steady clock) it may begin."""
+
+    keys: tuple[tuple[str, str], ...]
+    until: float
+
+
 class Streams:
     """The websockets and event streams that are open in this process. For any thread."""
 
     def __init__(self) -> None:
         self._open: Counter[tuple[str, str]] = Counter()
+        self._waiting: set[_Ticket] = set()  # counted, and not begun
         self._lock = threading.Lock()
 
     def _limits(self, person: Any, where: str) -> tuple[tuple[tuple[str, str], int, str], ...]:
@@ -129,28 +141,44 @@ class Streams:
             (("address", neighbourhood(where)), settings.STREAMS_PER_ADDRESS, "from your address"),
         )
 
-    def check(self, person: Any, where: str) -> None:
-        """Raises TooMany if a person (a user's key) may open no other one from the address `where`."""
-        for key, most, whose in self._limits(person, where):
-            if self._open[key] >= most:
-                words = f"{most} streams {whose} are open, and more are not let in. Close some, then come again."
-                raise TooMany(words, STREAM_RETRY)
+    def admit(self, person: Any, where: str) -> AbstractContextManager[None]:
+        """Count one more stream of a person (a user's key) from the address `where`, and return the block it lives in.
+
+        One that does not enter its block within BEGIN_SECONDS is counted no longer: its reader left before it began.
+        Raises TooMany.
+        """
+        limits = self._limits(person, where)
+        ticket = _Ticket(tuple(key for key, _, _ in limits), time.monotonic() + BEGIN_SECONDS)
+        with self._lock:
+            for late in [each for each in self._waiting if each.until < time.monotonic()]:
+                self._waiting.remove(late)
+                self._count(late, -1)
+            for key, most, whose in limits:
+                if self._open[key] >= most:
+                    words = f"{most} streams {whose} are open, and more are not let in. Close some, then come again."
+                    raise TooMany(words, STREAM_RETRY)
+            self._waiting.add(ticket)
+            self._count(ticket, 1)
+        return self._held(ticket)
 
     @contextmanager
-    def held(self, person: Any, where: str) -> Iterator[None]:
-        """One more stream while the block lasts. Raises TooMany, as `check`."""
-        keys = [key for key, _, _ in self._limits(person, where)]
+    def _held(self, ticket: "_Ticket") -> Iterator[None]:
         with self._lock:
-            self.check(person, where)
-            self._open.update(keys)
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+            else:  # it came so late that it was counted no longer
+                self._count(ticket, 1)
         try:
             yield
         finally:
             with self._lock:
-                self._open.subtract(keys)
-                for key in keys:
-                    if self._open[key] <= 0:
-                        del self._open[key]
+                self._count(ticket, -1)
+
+    def _count(self, ticket: "_Ticket", by: int) -> None:
+        for key in ticket.keys:
+            self._open[key] += by
+            if self._open[key] <= 0:
+                del self._open[key]
 
 
 streams = Streams()

@@ -10,7 +10,7 @@ from asgiref.testing import ApplicationCommunicator
 
 from controlplane.asgi import application
 from groups.models import ApiToken
-from sessions import ingest
+from sessions import ingest, throttle
 from sessions.models import AgentSession, Event
 from sessions.threads import in_thread
 
@@ -106,6 +106,21 @@ def test_one_stream_too_many_is_refused_and_taken_when_another_one_ended(
         return [refused.status, other.status, again.status]
 
     assert play(scene) == [429, 200, 200]
+
+
+def test_a_stream_that_was_never_begun_counts_for_a_while_only(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.STREAMS_PER_PERSON = 1
+    streams = throttle.Streams()
+    late = streams.admit(1, "127.0.0.1")
+    with pytest.raises(throttle.TooMany):
+        streams.admit(1, "127.0.0.1")
+    with monkeypatch.context() as patch:
+        patch.setattr(throttle, "BEGIN_SECONDS", -1.0)
+        streams.admit(2, "127.0.0.1")
+    with streams.admit(2, "127.0.0.1"), late, pytest.raises(throttle.TooMany):
+        streams.admit(1, "127.0.0.1")
+    with streams.admit(1, "127.0.0.1"):
+        pass
 
 
 def test_a_stream_ends_with_its_token(session: AgentSession, people: dict[str, Any]) -> None:
