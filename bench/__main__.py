@@ -2,8 +2,8 @@
 
 Names: cold_start, follow_up, relay, ingest, watchers, courier_cost, queue, reconcile, recovery, admin_list, egress,
 redaction, markdown; without one, all of them, half an hour. `soak` takes a quarter of an hour more, `hostile` and
-`starts` minutes; they are run only when they are named. Each is a module here, whose docstring says what it measures and
-how; each starts a Berth of its own and removes it. Wants the variables of tests/conftest.py (TEST_DATABASE_URL,
+`starts` minutes; these are run only when they are named. Each is a module here, whose docstring says what it measures
+and how; each starts a Berth of its own and removes it. Wants the variables of tests/conftest.py (TEST_DATABASE_URL,
 TEST_REDIS_URL, KUBECONFIG, TEST_NODE_IP; CLUSTER_TOOL for `soak`), the images of the courier and the workbench on the
 node (COURIER_IMAGE names another), and a machine that does nothing else. The status is 0 unless something broke: a
 figure that misses its target is told, not punished. Results stand in bench/results.json, and docs/performance.md is

@@ -33,6 +33,7 @@ from unfold.forms import AuthenticationForm as SignInForm
 
 from groups import audit
 from sessions import throttle
+from sessions.proxies import client
 
 NOTED = 100  # failures from one address that are noted, until an hour without one has passed
 
@@ -55,7 +56,7 @@ def throttled(view: View) -> View:
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.method != "POST":
             return view(request, *args, **kwargs)
-        tries = [("address", throttle.neighbourhood(client_ip(request)))]
+        tries = [("address", client(client_ip(request)))]
         if request.user.is_authenticated:
             tries.append(("person", str(request.user.pk)))
         for each in tries:

@@ -14,7 +14,8 @@ from groups.access import narrow
 from groups.choices import Scope
 from groups.models import ApiToken
 from sessions.models import AgentSession
-from sessions.throttle import failures, neighbourhood, request_address, spend
+from sessions.proxies import client
+from sessions.throttle import failures, request_address, spend
 
 KNOWN_SECONDS = 3600  # for which a token that was right is looked up whatever others of its address try
 READING = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1: safe methods
@@ -40,7 +41,7 @@ def _find(request: HttpRequest, token: str) -> ApiToken | None:
     One that was right lately is looked up all the same: programs share an address, and one that has an old token must
     not shut the others out.
     """
-    where, known = neighbourhood(request_address(request)), f"token.known:{ApiToken.hash(token)}"
+    where, known = client(request_address(request)), f"token.known:{ApiToken.hash(token)}"
     if failures("token", where) >= settings.LOGIN_ATTEMPTS_PER_MINUTE and not cache.get(known):
         spend("token", where)
     found = ApiToken.find(token)

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from django.conf import settings
 from django.core.cache import cache
+
+from sessions.proxies import client, is_proxy
 
 WINDOW = 60  # seconds in which attempts are counted, from the first on
 BEGIN_SECONDS = 30.0
@@ -44,18 +45,10 @@ def address(direct: str, forwarded: str) -> str:
     proxies (a pod reaches `web` by itself) writes all of it: so only callers (`direct`) of `PROXY_NETWORKS` are
     believed, if any are named.
     """
-    if settings.PROXIES < 1 or not _is_proxy(direct):
+    if not is_proxy(direct):
         return direct
     chain = [part.strip() for part in forwarded.split(",") if part.strip()]
     return chain[-settings.PROXIES][:45] if len(chain) >= settings.PROXIES else direct
-
-
-def _is_proxy(caller: str) -> bool:
-    try:
-        found = ip_address(caller)
-    except ValueError:
-        return not settings.PROXY_NETWORKS
-    return not settings.PROXY_NETWORKS or any(found in ip_network(each) for each in settings.PROXY_NETWORKS)
 
 
 def request_address(request: Any) -> str:
@@ -67,17 +60,6 @@ def scope_address(scope: dict[str, Any]) -> str:
     """As `address`, of a connection as ASGI tells it."""
     forwarded = [value.decode("latin-1") for name, value in scope.get("headers", []) if name == b"x-forwarded-for"]
     return address(str((scope.get("client") or [""])[0]), ",".join(forwarded))
-
-
-def neighbourhood(one: str) -> str:
-    """What is counted as one address: of IPv6 the /64, all of which one customer has (RFC 6177)."""
-    try:
-        found = ip_address(one)
-    except ValueError:
-        return one
-    if not isinstance(found, IPv6Address):
-        return one
-    return str(found.ipv4_mapped or ip_network((found, 64), strict=False))
 
 
 # --- attempts ------------------------------------------------------------------------------------------------------
@@ -138,7 +120,7 @@ class Streams:
     def _limits(self, person: Any, where: str) -> tuple[tuple[tuple[str, str], int, str], ...]:
         return (
             (("person", str(person)), settings.STREAMS_PER_PERSON, "of yours"),
-            (("address", neighbourhood(where)), settings.STREAMS_PER_ADDRESS, "from your address"),
+            (("address", client(where)), settings.STREAMS_PER_ADDRESS, "from your address"),
         )
 
     def admit(self, person: Any, where: str) -> AbstractContextManager[None]:
