@@ -22,7 +22,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.urls import path  # noqa: E402
 
 from broker import door as broker  # noqa: E402
-from controlplane.origins import own_pages_only  # noqa: E402
+from controlplane.origins import OwnPagesOnly  # noqa: E402
 from reach import door as proxies  # noqa: E402
 from sessions import beat, door  # noqa: E402
 from sessions.stream import SessionConsumer  # noqa: E402
@@ -62,7 +62,7 @@ async def sockets(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     await (nothing if settings.DOORS_ONLY else websockets)(scope, receive, send)
 
 
-websockets = own_pages_only(
+websockets = OwnPagesOnly(
     AuthMiddlewareStack(URLRouter([path("ws/sessions/<uuid:session_id>/", SessionConsumer.as_asgi())]))
 )
 beat.start()

@@ -28,13 +28,15 @@ def is_own(scope: dict[str, Any]) -> bool:
         return False
 
 
-def own_pages_only(inner: App) -> App:
+class OwnPagesOnly:
     """An ASGI application for websockets that refuses pages of others."""
 
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    def __init__(self, inner: App) -> None:
+        self.inner = inner
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Let one websocket in, or close it before it opens."""
         if is_own(scope):
-            await inner(scope, receive, send)
+            await self.inner(scope, receive, send)
         else:
             await send({"type": "websocket.close"})
-
-    return app

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from asgiref.testing import ApplicationCommunicator
 
-from controlplane.origins import is_own, own_pages_only
+from controlplane.origins import OwnPagesOnly, is_own
 
 
 def scope(origin: str | None, host: str = "berth.example:8000", **headers: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_others_are_refused_before_anything_is_asked() -> None:
         raise AssertionError("asked")
 
     async def answer() -> dict[str, Any]:
-        app = ApplicationCommunicator(own_pages_only(inner), scope("http://evil.example"))
+        app = ApplicationCommunicator(OwnPagesOnly(inner), scope("http://evil.example"))
         told: dict[str, Any] = await app.receive_output(5)
         return told
 
