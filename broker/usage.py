@@ -19,6 +19,7 @@ from typing import Any
 CHARACTERS = 4  # of a token, roughly
 PER_SECOND = 100  # tokens that a model writes, at most roughly
 BACKGROUND = 64_000  # tokens that an answer counts which is made after this one, and whose cost nobody hears
+COUNT_MAX = 1_000_000_000  # tokens in a count: a column holds more, a gateway may say anything
 LINE_MAX = 4 * 1024 * 1024  # an event longer than this is not looked into
 WHOLE_MAX = 16 * 1024 * 1024  # likewise an answer that is no stream
 INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "prompt_tokens")
@@ -73,11 +74,11 @@ class Meter:
     def _look(self, data: bytes) -> None:
         try:
             event = json.loads(data)
-        except ValueError:  # [DONE], or what is no JSON
+            if not isinstance(event, dict):
+                return
+            self._said += _written(event)
+        except (ValueError, RecursionError):  # [DONE], or what is no JSON that anybody reads
             return
-        if not isinstance(event, dict):
-            return
-        self._said += _written(event)
         if not self._told and any(_is_background(place) for place in (event, event.get("response"))):
             self._said = max(self._said, BACKGROUND * CHARACTERS)
         for place in (event, event.get("message"), event.get("response")):
@@ -105,7 +106,7 @@ def _is_background(place: Any) -> bool:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return min(value, COUNT_MAX) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _written(event: dict[str, Any]) -> int:

@@ -144,6 +144,9 @@ def test_a_whole_answer_is_counted_and_one_that_tells_nothing_by_its_length() ->
     whole = json.dumps({"type": "message", "usage": {"input_tokens": 3, "output_tokens": 4}}).encode()
     assert count("application/json", whole) == count("application/json", whole, [1, 5]) == (3, 4)
     assert count("application/json", b"x" * 80) == (100, 20)
+    assert count("application/json", b'{"usage": ' + b"[" * 100_000)[0] == 100  # deeper than anybody reads
+    large = json.dumps({"usage": {"input_tokens": 10**30, "output_tokens": 1}}).encode()
+    assert count("application/json", large) == (1_000_000_000, 1)
     lies = json.dumps({"usage": {"input_tokens": -5, "output_tokens": True}}).encode()
     assert count("application/json", lies)[0] == 100
 
