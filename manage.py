@@ -17,7 +17,8 @@ def main() -> None:
     try:
         if settings.RUNTIME == "local":
             os.umask(0o077)  # what it writes is for this user alone: conversations, workspaces, keys
-        execute_from_command_line(sys.argv)
+        # What is no UTF-8 came in as lone surrogates (PEP 383), which no database takes.
+        execute_from_command_line([arg.encode(errors="replace").decode() for arg in sys.argv])
     except ImproperlyConfigured as error:
         sys.exit(f"manage.py: {error}")
 

@@ -215,6 +215,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "controlplane.problems.middleware",
     "django.middleware.security.SecurityMiddleware",
+    "controlplane.addresses.middleware",
     "controlplane.csp.middleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

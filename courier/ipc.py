@@ -63,7 +63,9 @@ class Ipc:
         left = BYTES_AT_ONCE
         for outbox in OUTBOXES:
             with self._open(outbox) as folder:
-                for name in heapq.nsmallest(AT_ONCE, _files(folder)):
+                # A listing may miss a file that was made before one that it has; one that begins later does not.
+                last = max(_files(folder), default="")
+                for name in heapq.nsmallest(AT_ONCE, (name for name in _files(folder) if name <= last)):
                     content = _read(folder, name) if left > 0 else None
                     if content is not None:
                         left -= len(content)

@@ -11,6 +11,7 @@ from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Q
 
+from groups.validators import validate_storable
 from k8s_adapter.patches import check_patch
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
@@ -39,6 +40,7 @@ def validate_tolerations(value: Any) -> None:
     """
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise ValidationError('Use a JSON list, such as [{"key": "agents", "operator": "Exists"}].')
+    validate_storable(value)
     for each in value:
         if unknown := sorted(each.keys() - TOLERATION):
             raise ValidationError(f"A toleration has no {', '.join(unknown)}; it has {', '.join(sorted(TOLERATION))}.")
@@ -52,6 +54,7 @@ def validate_tolerations(value: Any) -> None:
 
 def validate_patch(value: Any) -> None:
     """A patch may add what doesn't weaken a pod's isolation; each refusal says why."""
+    validate_storable(value)
     if refusals := check_patch(value):
         raise ValidationError([ValidationError(words) for words in refusals])
 

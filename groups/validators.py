@@ -9,7 +9,9 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 
+from groups import times
 from groups.choices import MountKind, SecretKind
+from groups.texts import storable_data
 
 # A slug becomes part of a namespace's name: an RFC 1123 label, with room for the prefix `berth-` within 63 characters
 # (https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names).
@@ -32,6 +34,12 @@ VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 # together it takes 2 MiB most often; a pod, of which they are a part, has to fit into a request of etcd (1.5 MiB).
 ARGUMENT_MAX, ARGUMENTS_MAX = 128 * 1024 - 1, 512 * 1024
 LOOKS_SECRET = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?$", re.IGNORECASE)
+
+
+def validate_storable(value: Any) -> None:
+    """JSON that can be kept and handed on: PostgreSQL and a program's environment know no NUL, UTF-8 no surrogates."""
+    if storable_data(value) != value:
+        raise ValidationError("Leave out NUL (\\u0000) and halves of characters (\\ud800 to \\udfff).")
 
 
 def validate_command(value: Any) -> None:
@@ -62,6 +70,11 @@ def validate_environment(value: Any) -> None:
     """An environment maps names to text, and holds no secret: those are given by reference."""
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ValidationError('Use a JSON object of names and texts, such as {"LANG": "C.UTF-8"}.')
+    validate_storable(value)
+    try:
+        times.clock(value.get("TZ", ""))  # scheduled tasks are read by it too
+    except ValueError as error:
+        raise ValidationError(f"TZ: {error}") from None
     for name in value:
         if not VARIABLE.match(name) or name.startswith("BERTH_"):
             raise ValidationError(f"{name!r} can't be a variable's name here: letters, digits and _; not BERTH_….")
@@ -124,6 +137,7 @@ def validate_names(value: Any) -> None:
     """A list of names of folders and files."""
     if not isinstance(value, list) or not all(isinstance(name, str) and name.strip() for name in value):
         raise ValidationError('Use a JSON list of names, such as ["payroll", "keys"].')
+    validate_storable(value)
     if any("/" in name for name in value):
         raise ValidationError("A blocked name is one part of a path: leave slashes out.")
 

@@ -14,7 +14,7 @@ from unfold.decorators import display
 
 from groups.admin import VisibleAdmin
 from groups.models import AgentGroup, AgentProfile
-from schedules import changes, cron, fire
+from schedules import changes, fire
 from schedules.choices import OUTCOME_COLOURS, STATE_COLOURS, Context, Kind
 from schedules.models import ScheduledTask
 from sessions.intake import Refused
@@ -194,9 +194,11 @@ class ScheduledTaskAdmin(VisibleAdmin):
         """The next five times, by its own clocks and in UTC."""
         if task.next_at is None:
             return "none"
-        times = [(at.astimezone(task.schedule.zone), at) for at in cron.coming(task.schedule, task.next_at)]
+        times = task.coming
+        if not times:
+            return "They can't be told: its schedule can't be read. Give it another one."
         if task.time_zone == "UTC" or task.kind == Kind.INTERVAL:
-            return format_html_join("", "{} UTC<br>", ((f"{at:{MOMENT}}",) for _, at in times))
+            return format_html_join("", "{} UTC<br>", ((f"{at:{MOMENT}}",) for at, _ in times))
         return format_html_join(
-            "", "{} ({} UTC)<br>", ((f"{here:{MOMENT} %Z}", f"{at:{MOMENT}}") for here, at in times)
+            "", "{} ({} UTC)<br>", ((f"{here:{MOMENT} %Z}", f"{at:{MOMENT}}") for at, here in times)
         )

@@ -2,12 +2,14 @@
 
 import uuid
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest
 from ninja import Field, Router, Schema, Status
 from ninja.errors import HttpError
+from pydantic import AfterValidator
 
+from groups import times
 from groups.models import AgentGroup, AgentProfile
 from schedules import changes, cron, fire
 from schedules.choices import Context, Kind
@@ -16,6 +18,7 @@ from sessions.intake import Refused
 from sessions.models import AgentSession
 
 router = Router()
+Moment = Annotated[datetime, AfterValidator(times.bounded)]
 
 
 class TaskChange(Schema):
@@ -25,7 +28,7 @@ class TaskChange(Schema):
     prompt: str = ""
     cron: str | None = Field(None, description="Five fields, such as `0 9 * * 1-5`")
     every_seconds: int | None = Field(None, description="An interval, at least 60", le=2**31 - 1)
-    once_at: datetime | None = Field(None, description="Without an offset it is read by the clocks of `time_zone`")
+    once_at: Moment | None = Field(None, description="Without an offset it is read by the clocks of `time_zone`")
     time_zone: str = Field("UTC", description="Such as `Europe/Berlin`")
     session: uuid.UUID | None = Field(None, description="The session whose context it continues each time")
     profile: str | None = Field(None, description="What a fresh session runs each time: a profile's slug")
@@ -88,7 +91,7 @@ def _told(task: ScheduledTask) -> dict[str, Any]:
 
 
 def _detail(task: ScheduledTask) -> dict[str, Any]:
-    return _told(task) | {"next_times": list(cron.coming(task.schedule, task.next_at))}
+    return _told(task) | {"next_times": [at for at, _ in task.coming]}
 
 
 def _group(request: HttpRequest, slug: str, write: bool = False) -> AgentGroup:
@@ -126,7 +129,7 @@ def _apply(request: HttpRequest, task: ScheduledTask, said: dict[str, Any]) -> N
         setattr(task, BY_KIND[whens[0]], said[BY_KIND[whens[0]]])
     if task.kind == Kind.ONCE and whens and task.once_at and task.once_at.tzinfo is None:
         try:
-            task.once_at = cron.instant(task.once_at, cron.zone(task.time_zone))
+            task.once_at = cron.instant(task.once_at, times.zone(task.time_zone))
         except ValueError as error:
             raise Refused("time_zone", str(error)) from error
     wheres = [field for field in ("session", "profile") if said.get(field) is not None]

@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from croniter import CroniterBadDateError, CroniterError, croniter
 
@@ -35,19 +34,6 @@ class Schedule:
     zone: ZoneInfo = UTC_ZONE
     every: timedelta = timedelta(0)
     once: datetime | None = None  # aware
-
-
-@cache
-def zones() -> frozenset[str]:
-    """The names of all time zones."""
-    return frozenset(available_timezones())
-
-
-def zone(name: str) -> ZoneInfo:
-    """The time zone of that name."""
-    if name not in zones():
-        raise ValueError(f"{name!r} is no time zone. Use a name such as Europe/Berlin, America/New_York or UTC.")
-    return ZoneInfo(name)
 
 
 def check(expression: str) -> str:

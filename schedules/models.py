@@ -11,8 +11,10 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from groups import times
 from groups.access import Narrowed
 from groups.models import AgentGroup, AgentProfile
+from groups.texts import storable
 from schedules import cron
 from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.cron import Schedule
@@ -131,7 +133,16 @@ class ScheduledTask(models.Model):
     def schedule(self) -> Schedule:
         """When it is due. Raises ValueError if what was saved can't be read any more."""
         every = timedelta(seconds=self.every_seconds or 0)
-        return Schedule(self.kind, self.cron, cron.zone(self.time_zone), every, self.once_at)
+        return Schedule(self.kind, self.cron, times.zone(self.time_zone), every, self.once_at)
+
+    @property
+    def coming(self) -> list[tuple[datetime, datetime]]:
+        """Its next five times, in UTC and by its own clocks; none if what was saved can't be read any more."""
+        try:
+            place = self.schedule.zone
+            return [(at, at.astimezone(place)) for at in cron.coming(self.schedule, self.next_at)]
+        except (ValueError, OverflowError):
+            return []
 
     @property
     def told(self) -> str:
@@ -152,9 +163,10 @@ class ScheduledTask(models.Model):
             raise ValidationError(errors)
 
     def _clean_prompt(self, errors: dict[str, str]) -> None:
+        self.name, self.prompt = storable(self.name), storable(self.prompt)
         if not self.prompt.strip():
             errors["prompt"] = "Write what the agent is to do."
-        elif len(self.prompt.encode("utf-8", "replace")) > settings.MESSAGE_MAX_KIB * 1024:
+        elif len(self.prompt.encode()) > settings.MESSAGE_MAX_KIB * 1024:
             errors["prompt"] = f"A prompt holds at most {settings.MESSAGE_MAX_KIB} KiB. Put more into a file."
 
     def _clean_schedule(self, errors: dict[str, str]) -> None:
@@ -163,7 +175,7 @@ class ScheduledTask(models.Model):
             if name != needed:
                 setattr(self, name, empty)
         try:
-            cron.zone(self.time_zone)
+            times.zone(self.time_zone)
         except ValueError as error:
             errors["time_zone"] = str(error)
         if needed == "cron":
@@ -173,9 +185,19 @@ class ScheduledTask(models.Model):
                 errors["cron"] = str(error)
         elif needed == "every_seconds" and self.every_seconds is None:
             errors["every_seconds"] = f"Say how many seconds, at least {LEAST_SECONDS}."
-        elif needed == "once_at" and self.once_at is None:
+        elif needed == "once_at":
+            self._clean_once(errors)
+
+    def _clean_once(self, errors: dict[str, str]) -> None:
+        if self.once_at is None:
             errors["once_at"] = "Say when."
-        elif needed == "once_at" and self.once_at and self.once_at <= timezone.now() and self._moved():
+            return
+        try:
+            times.bounded(self.once_at)
+        except ValueError as error:
+            errors["once_at"] = str(error)
+            return
+        if self.once_at <= timezone.now() and self._moved():
             errors["once_at"] = f"{self.once_at:%Y-%m-%d %H:%M} UTC is over. Choose a time in the future."
 
     def _moved(self) -> bool:

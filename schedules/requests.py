@@ -10,11 +10,14 @@ import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import transaction
+import structlog
+from django.db import OperationalError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from groups import times
 from groups.models import AgentGroup
+from groups.texts import storable_data
 from schedules import changes, cron
 from schedules.choices import Context, Kind
 from schedules.models import ScheduledTask, TaskRequest
@@ -23,6 +26,8 @@ from sessions.intake import Refused
 from sessions.models import AgentSession, Message
 from sessions.states import EventKind
 
+log = structlog.get_logger(__name__)
+WORDS = 500  # characters of a refusal, which may quote what the agent wrote
 ANSWERS = 5  # refusals that a run is told of, and a session without anybody else's word between them
 TITLES = {
     "schedule_task": "schedule a task",
@@ -31,6 +36,24 @@ TITLES = {
     "cancel_task": "cancel a task",
 }
 OWN_ONLY = "an agent may only do this for its own group"
+
+
+def handle_up_to(request_id: int) -> None:
+    """Handle a request, and before it every earlier one of its session, so that they take effect in their order.
+
+    Each is handled by whoever finds it first: another worker waits for its row, and then finds it gone. Requests of a
+    session are numbered in the order of its events, under the session's lock.
+    """
+    session = TaskRequest.objects.filter(pk=request_id).values("session")
+    up_to = TaskRequest.objects.filter(session__in=session, pk__lte=request_id).order_by("pk")
+    while (first := up_to.values_list("pk", flat=True).first()) is not None:
+        try:
+            handle(first)
+        except OperationalError:
+            raise
+        except Exception:
+            log.exception("an agent's request failed", request=first)
+            give_up(first, "Berth failed to handle it.")
 
 
 def handle(request_id: int) -> bool:
@@ -51,17 +74,24 @@ def handle(request_id: int) -> bool:
 
 
 def give_up(request_id: int, words: str) -> None:
-    """Refuse a request that can't be handled at all."""
+    """Refuse a request that can't be handled at all. It goes even if nobody can be told: later ones wait behind it."""
     with transaction.atomic():
         request = TaskRequest.objects.select_for_update().filter(pk=request_id).first()
-        if request:
-            _refuse(request, words)
-            request.delete()
+        if request is None:
+            return
+        try:
+            with transaction.atomic():
+                _refuse(request, words)
+        except OperationalError:
+            raise
+        except Exception:
+            log.exception("an agent's request was dropped without a word", request=request_id)
+        request.delete()
 
 
 def _refuse(request: TaskRequest, words: str) -> None:
     asked = TITLES.get(str(_read(request.text).get("type")), "change the scheduled tasks")
-    words = f"Your request to {asked} was refused: {words}"
+    words = f"Your request to {asked} was refused: {words[:WORDS]}"
     ingest.record(request.session_id, [(EventKind.STATE, words.replace("Your", "The agent's", 1), {"refused": True})])
     if _may_answer(request):
         try:
@@ -90,26 +120,27 @@ def _do(request: TaskRequest) -> tuple[str, dict[str, Any]]:
     if session.group.deleted_at:
         raise Refused("group", "the group was deleted.")
     by = f"the agent of {session}"[:150]
-    if asked.get("type") == "schedule_task":
+    kind = asked.get("type")
+    if not isinstance(kind, str) or kind not in TITLES:
+        raise Refused("type", f"there is no {repr(kind)[:50]} here. Use {', '.join(TITLES)}.")
+    if kind == "schedule_task":
         task = changes.store(_task(asked, session), by=by)
         words = f"Scheduled “{task}”: {task.told}, next at {task.next_at:%Y-%m-%d %H:%M:%S} UTC. Its id is {task.pk}."
         return words, {"task": str(task.pk), "next_at": task.next_at.isoformat() if task.next_at else None}
-    if asked.get("type") not in TITLES:
-        raise Refused("type", f"there is no {asked.get('type')!r} here. Use {', '.join(TITLES)}.")
     task = _named(asked.get("taskId"), session)
     data = {"task": str(task.pk)}
-    if asked["type"] == "pause_task":
+    if kind == "pause_task":
         return f"{'Paused' if changes.pause(task, by=by) else 'Paused already:'} the task “{task}”.", data
-    if asked["type"] == "resume_task":
+    if kind == "resume_task":
         return f"{'Resumed' if changes.resume(task, by=by) else 'Active already:'} the task “{task}”.", data
     changes.remove(task, by=by)
     return f"Cancelled the task “{task}”.", data
 
 
 def _read(text: str) -> dict[str, Any]:
-    """A request as an object; empty if it is none."""
+    """A request as an object, whose texts a database can hold; empty if it is none."""
     try:
-        value = json.loads(text)
+        value = storable_data(json.loads(text))
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -135,9 +166,11 @@ def _task(asked: dict[str, Any], session: AgentSession) -> ScheduledTask:
 
 
 def _clock(session: AgentSession) -> str:
-    """The time zone of the agent's own clock."""
-    named = session.profile.environment.get("TZ", "")
-    return named if named in cron.zones() else "UTC"
+    """The time zone of the agent's own clock. Raises Refused."""
+    try:
+        return times.clock(session.profile.environment.get("TZ", ""))
+    except ValueError as error:
+        raise Refused("TZ", f"the profile's variable TZ can't be read here, ask an operator. {error}") from None
 
 
 def _when(task: ScheduledTask, kind: Any, value: str) -> None:
@@ -159,9 +192,13 @@ def _when(task: ScheduledTask, kind: Any, value: str) -> None:
         except ValueError:
             words = f"{value[:50]!r} is no time. Use a local time such as 2030-02-01T15:30:00."
             raise Refused("schedule_value", words) from None
-        task.once_at = at if at.tzinfo else cron.instant(at, cron.zone(task.time_zone))
+        try:
+            times.bounded(at)
+        except ValueError as error:
+            raise Refused("schedule_value", str(error)) from None
+        task.once_at = at if at.tzinfo else cron.instant(at, times.zone(task.time_zone))
         if task.once_at <= timezone.now():
-            raise Refused("schedule_value", f"{value} ({task.time_zone}) is over.")
+            raise Refused("schedule_value", f"{value[:50]} ({task.time_zone}) is over.")
 
 
 def _target(asked: dict[str, Any], session: AgentSession) -> tuple[AgentGroup, AgentSession | None]:

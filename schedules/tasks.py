@@ -1,11 +1,6 @@
 """What the task queue calls. Every task may run twice, or be lost: the next sweep finds what it left undone."""
 
-import structlog
-from django.db import OperationalError
-
 from schedules import fire, requests
-
-log = structlog.get_logger(__name__)
 
 
 def fire_due() -> None:
@@ -14,12 +9,5 @@ def fire_due() -> None:
 
 
 def requested(request_id: int | str) -> None:
-    """Answer what an agent asked for."""
-    number = int(request_id)
-    try:
-        requests.handle(number)
-    except OperationalError:
-        raise
-    except Exception:
-        log.exception("an agent's request failed", request=number)
-        requests.give_up(number, "Berth failed to handle it.")
+    """Answer what an agent asked for, and what it asked for before."""
+    requests.handle_up_to(int(request_id))

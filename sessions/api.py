@@ -17,8 +17,10 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Field, NinjaAPI, Router, Schema, Status
 from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.parser import Parser
 
 from groups.models import AgentGroup, AgentProfile
+from groups.texts import storable_data
 from sessions import bearer, events, intake, stream, summary
 from sessions.intake import Refused
 from sessions.models import AgentSession
@@ -31,7 +33,22 @@ TITLES = {
 }  # fmt: skip
 
 
-api = NinjaAPI(title="Berth", version="1", auth=bearer.Token(), docs_url="/docs", openapi_url="/openapi.json")
+class StorableParser(Parser):
+    """Bodies whose every text a database can hold, whatever their schema (`controlplane.addresses`: the rest)."""
+
+    def parse_body(self, request: HttpRequest) -> Any:
+        """The body's JSON. What raises here is answered as a body that can't be parsed."""
+        return storable_data(super().parse_body(request))
+
+
+api = NinjaAPI(
+    title="Berth",
+    version="1",
+    auth=bearer.Token(),
+    docs_url="/docs",
+    openapi_url="/openapi.json",
+    parser=StorableParser(),
+)
 router = Router()
 
 

@@ -10,6 +10,7 @@ from django.db import transaction
 
 from groups import audit
 from groups.models import AgentGroup, AgentProfile
+from groups.texts import storable
 from sessions import doorbell, events, lifecycle, workqueue
 from sessions.models import AgentSession, Message, Run
 from sessions.states import EventKind, Intent, MessageState, RunState
@@ -39,6 +40,7 @@ def open_session(
     if not profile.active:
         raise Refused("profile", f"The profile {profile.slug} is switched off. Choose another one.")
     _runnable(group, profile)
+    text, title = storable(text), storable(title)
     with transaction.atomic():
         session = AgentSession.objects.create(
             group=group,
@@ -56,12 +58,12 @@ def post_message(session: AgentSession, text: str, *, sender: "Person | None", k
 
     The same `key` again returns the message that it made, and makes no second.
     """
+    text = storable(text)
     if not text.strip():
         raise Refused("text", "Write a message first.")
-    if len(text.encode("utf-8", "replace")) > settings.MESSAGE_MAX_KIB * 1024:
+    if len(text.encode()) > settings.MESSAGE_MAX_KIB * 1024:
         raise Refused("text", f"A message holds at most {settings.MESSAGE_MAX_KIB} KiB. Put more into a file.")
     _runnable(session.group, session.profile)
-    text = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
     with transaction.atomic():
         locked = events.locked(session.pk)
         if key and (earlier := Message.objects.filter(session=locked, idempotency_key=key).first()):

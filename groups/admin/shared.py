@@ -5,8 +5,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from django import forms
 from django.core.exceptions import ValidationError
-from django.db.models import ForeignKey, Model, QuerySet
+from django.db.models import ForeignKey, JSONField, Model, QuerySet
+from django.forms.fields import InvalidJSONInput
 from django.http import Http404, HttpRequest, HttpResponse
 from simple_history.admin import SimpleHistoryAdmin
 from unfold.admin import ModelAdmin
@@ -15,6 +17,7 @@ from unfold.views import ChangeList
 
 from groups import access
 from groups.models import AgentGroup
+from groups.texts import storable_data
 
 # What a filter's field is asked for, in the addresses that Django's filters and unfold's make.
 ASKED = re.compile(r"(?:__(?:id|pk|slug))?(?:__(?:exact|in|isnull|gte?|lte?|icontains))?|_(?:from|to)")
@@ -144,8 +147,29 @@ class ReadOnlyAdmin(VisibleAdmin):
         return False
 
 
+class JsonField(forms.JSONField):
+    """JSON as it was typed, wherever it can't be read or a page can't show it (lone surrogates, deep nesting)."""
+
+    def to_python(self, value: Any) -> Any:
+        """The value. Raises ValidationError."""
+        try:
+            return super().to_python(value)
+        except RecursionError:
+            raise ValidationError("It is nested too deeply.") from None
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """What the form shows again."""
+        try:
+            shown = super().bound_data(data, initial)
+        except RecursionError:
+            return InvalidJSONInput(data)
+        return shown if storable_data(shown) == shown else InvalidJSONInput(data)
+
+
 class HistoryAdmin(SimpleHistoryAdmin):
     """Pages of who changed what of a row, for those who see the row; of rows that are gone, for superusers."""
+
+    formfield_overrides = {JSONField: {"form_class": JsonField}}
 
     history_list_per_page = 50
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groups.times import zone
 from schedules import cron
 from schedules.choices import Kind
 from schedules.cron import Schedule
@@ -148,10 +149,10 @@ def test_what_is_one_is_accepted(expression: str) -> None:
 
 
 def test_a_place_needs_a_name_that_there_is() -> None:
-    assert cron.zone("Europe/Berlin") == BERLIN
+    assert zone("Europe/Berlin") == BERLIN
     for name in ("", "Mars", "Europe", "../etc/passwd", "europe/berlin "):
         with pytest.raises(ValueError, match="Use a name such as Europe/Berlin"):
-            cron.zone(name)
+            zone(name)
 
 
 # --- after a time was due -------------------------------------------------------------------------------------------

@@ -1,12 +1,16 @@
 """What agents ask for: for their own group alone, and answered either way."""
 
 import json
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
+from django.core.exceptions import ValidationError
+from django.db import connection
 from django.utils import timezone
 
 from groups.models import AgentGroup, AgentProfile, AuditEntry
@@ -39,6 +43,13 @@ def ask(run: Run) -> Ask:
         tasks.requested(TaskRequest.objects.latest("pk").pk)
 
     return asked
+
+
+def asked(run: Run, *texts: dict[str, Any]) -> list[int]:
+    """Requests that wait, in their order."""
+    for text in texts:
+        task_asked.send(None, session_id=run.session_id, run_id=run.pk, text=json.dumps(text))
+    return list(TaskRequest.objects.order_by("pk").values_list("pk", flat=True))
 
 
 def said(session: AgentSession) -> str:
@@ -89,7 +100,7 @@ def test_an_interval_is_in_milliseconds(ask: Ask) -> None:
     [
         ("2099-07-01T09:00:00", "", datetime(2099, 7, 1, 9, tzinfo=UTC)),
         ("2030-07-01T09:00:00", "Europe/Berlin", datetime(2030, 7, 1, 7, tzinfo=UTC)),
-        ("2030-07-01T09:00:00", "Mars/Base", datetime(2030, 7, 1, 9, tzinfo=UTC)),
+        ("2030-07-01T09:00:00", ":Europe/Berlin", datetime(2030, 7, 1, 7, tzinfo=UTC)),
         ("2030-07-01T09:00:00+02:00", "", datetime(2030, 7, 1, 7, tzinfo=UTC)),
     ],
 )
@@ -99,6 +110,18 @@ def test_once_is_read_by_the_agents_own_clock(
     AgentProfile.objects.update(environment={"TZ": clock} if clock else {})
     ask(NINE, schedule_type="once", schedule_value=value)
     assert ScheduledTask.objects.get().once_at == instant
+
+
+@pytest.mark.parametrize("clock", ["Mars/Base", "UTC+2", "CET-1CEST", ":", "::UTC", "/etc/localtime"])
+def test_a_clock_that_cant_be_read_is_refused_and_never_taken_for_utc(
+    ask: Ask, session: AgentSession, profile: AgentProfile, clock: str
+) -> None:
+    AgentProfile.objects.update(environment={"TZ": clock})
+    ask(NINE)
+    assert "variable TZ" in said(session) and "Use a name such as Europe/Berlin" in answers(session)[0]
+    assert not ScheduledTask.objects.exists()
+    with pytest.raises(ValidationError, match="no time zone"):
+        AgentProfile(slug="x", command=["true"], environment={"TZ": clock}).clean_fields()
 
 
 def test_a_cron_is_read_by_the_agents_own_clock(ask: Ask) -> None:
@@ -299,3 +322,42 @@ def test_a_deleted_groups_agent_asks_in_vain(ask: Ask, session: AgentSession) ->
 def test_an_answer_has_no_sender_but_berth(ask: Ask, session: AgentSession) -> None:
     ask("torn")
     assert Message.objects.get(idempotency_key__startswith="task:").sender is None
+
+
+PAIRS = [
+    request
+    for number in range(20)
+    for request in (NINE | {"taskId": f"t{number}"}, {"type": "cancel_task", "taskId": f"t{number}"})
+]
+
+
+def test_what_was_asked_first_is_done_first_whichever_is_taken_up_first(run: Run, session: AgentSession) -> None:
+    for pk in reversed(asked(run, *PAIRS)):
+        tasks.requested(pk)
+    assert not ScheduledTask.objects.exists() and not TaskRequest.objects.exists()
+    words = session.events.filter(kind="state").order_by("seq").values_list("text", flat=True)
+    assert [word.split()[0] for word in words] == ["Scheduled", "Cancelled"] * 20
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers_beside_each_other_keep_the_order(run: Run, session: AgentSession) -> None:
+    def work(pk: int) -> None:
+        tasks.requested(pk)
+        connection.close()
+
+    pks = asked(run, *PAIRS)
+    with ThreadPoolExecutor(4) as workers:
+        list(workers.map(work, random.Random(1).sample(pks, len(pks))))
+    assert not ScheduledTask.objects.exists() and not TaskRequest.objects.exists()
+    words = session.events.filter(kind="state").order_by("seq").values_list("text", flat=True)
+    assert [word.split()[0] for word in words] == ["Scheduled", "Cancelled"] * 20
+
+
+def test_one_that_fails_holds_up_no_later_one(run: Run, session: AgentSession) -> None:
+    """Of a row that an older version wrote, say: here the session's profile can't be read."""
+    _, second = asked(run, NINE, {"type": "pause_task", "taskId": "none"})
+    AgentProfile.objects.update(environment=["no", "mapping"])
+    tasks.requested(second)
+    assert not TaskRequest.objects.exists()
+    words = list(session.events.filter(kind="state").order_by("seq").values_list("text", flat=True))
+    assert "Berth failed to handle it" in words[0] and "there is no task 'none'" in words[1]

@@ -1,0 +1,30 @@
+"""Text as a database can hold it, wherever it comes from."""
+
+from typing import Any
+
+DEEPEST = 50  # levels of lists and objects; what reads them all, here and on the pages, goes down by calling itself
+
+
+def storable(text: str) -> str:
+    """Text as a database can hold it, of the same length: PostgreSQL knows no NUL, UTF-8 no lone surrogates.
+
+    Cut text after this, never before: then no cut can leave half a character.
+    """
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()
+
+
+def storable_data(value: Any, depth: int = 0) -> Any:
+    """JSON as a database can hold it: the same, with every text in it storable, and no deeper than DEEPEST."""
+    if isinstance(value, str):
+        return storable(value)
+    if depth >= DEEPEST and isinstance(value, list | dict):
+        return "⟦nested too deeply⟧"
+    if isinstance(value, list):
+        return [storable_data(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {storable(key): storable_data(item, depth + 1) for key, item in value.items()}
+    return value
