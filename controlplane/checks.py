@@ -15,6 +15,8 @@ from controlplane import datafolder
 from k8s_adapter import sandbox as confining
 from k8s_adapter.config import pod_selector
 
+MOST_DAYS = 36500  # a hundred years
+
 
 def secret_key(**_: Any) -> list[CheckMessage]:
     """berth.E001: signing cookies and the couriers' tokens needs a key. berth.E023: an old one is another one."""
@@ -152,7 +154,7 @@ def sandbox_folders(**_: Any) -> list[CheckMessage]:
 
 
 def limits(**_: Any) -> list[CheckMessage]:
-    """berth.E006: limits and times are positive."""
+    """berth.E006: limits and times are positive, and no time is beyond what can be told."""
     names = ["MAX_RUNS", "MAX_RUNS_PER_GROUP", "IDLE_SECONDS", "DEADLINE_SECONDS", "START_SECONDS"]
     names += [
         "TURN_SECONDS",
@@ -169,10 +171,16 @@ def limits(**_: Any) -> list[CheckMessage]:
     names += ["RUN_EVENTS_MIB", "GROUP_EVENTS_MIB"]
     names += ["MAX_CONNECTIONS", "CONNECTIONS_PER_ADDRESS", "HEAD_SECONDS", "BODY_SECONDS"]
     hint = "Use a whole number of at least 1."
-    return [
+    found: list[CheckMessage] = [
         Error(f"{name} is {getattr(settings, name)}.", hint=hint, id="berth.E006")
         for name in names
         if getattr(settings, name) < 1
+    ]
+    hint = f"Use a number of days from 0 to {MOST_DAYS}: a time has to be told from it."
+    return found + [
+        Error(f"{name} is {getattr(settings, name)}.", hint=hint, id="berth.E006")
+        for name in ("RETENTION_DAYS", "GROUP_GRACE_DAYS")
+        if not 0 <= getattr(settings, name) <= MOST_DAYS
     ]
 
 

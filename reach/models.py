@@ -11,6 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 from simple_history.models import HistoricalRecords
 
+from groups import times
 from groups.access import Narrowed, Right, condition, scoped
 from groups.models import AgentGroup, AgentProfile
 from reach import patterns
@@ -122,7 +123,12 @@ class EgressRule(models.Model):
         return f"{self.host}:{self.ports_told}"
 
     def clean(self) -> None:
-        """Store the host and ports in the form in which they are compared."""
+        """Store the host and ports in the form in which they are compared; its end is a time that can be."""
+        if self.until:
+            try:
+                times.bounded(self.until)
+            except ValueError as error:
+                raise ValidationError({"until": str(error)}) from None
         try:
             self.host, self.ports = patterns.normal(self.host), patterns.check_ports(self.ports)
         except ValueError:

@@ -10,7 +10,7 @@ from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter, RangeD
 from unfold.decorators import action, display
 from unfold.views import ChangeList
 
-from groups import access
+from groups import access, times
 from groups.admin.shared import CountOnce, ReadOnlyAdmin
 from groups.export import lines
 from groups.models import AuditEntry
@@ -51,7 +51,7 @@ class DaysFilter(RangeDateFilter):
 def _day(text: Any) -> datetime | None:
     """The beginning of a day."""
     try:
-        return datetime.combine(date.fromisoformat(str(text)), time.min, UTC)
+        return times.bounded(datetime.combine(date.fromisoformat(str(text)), time.min, UTC))
     except ValueError:
         return None
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from groups import times
 from groups.export import lines
 from groups.models import AuditEntry
 
@@ -33,7 +34,7 @@ class Command(BaseCommand):
 def moment(text: str) -> datetime:
     """A time as somebody typed it; in UTC if it says nothing else. Raises CommandError."""
     try:
-        at = datetime.fromisoformat(text)
+        at = times.bounded(datetime.fromisoformat(text))
     except ValueError:
         raise CommandError(
             f"--since is {text!r}. Use a date or a time, such as 2026-11-01 or 2026-11-01T12:00."

@@ -13,6 +13,8 @@ from groups.models import AgentGroup
 from sessions import gc
 from sessions.deeds import Action, Deed, Scope
 
+MOST_DAYS = 36500  # a hundred years: what was finished before can't be
+
 
 class Command(BaseCommand):
     """One line for each thing, and a summary. Ends with 1 if something could not be done."""
@@ -36,8 +38,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Clean up."""
-        if options["days"] < 0:
-            raise CommandError("--days is a number of days from 0.")
+        if not 0 <= options["days"] <= MOST_DAYS:
+            raise CommandError(f"--days is a number of days from 0 to {MOST_DAYS}.")
         dry_run: bool = options["dry_run"]
         scope = Scope(dry_run=dry_run, days=options["days"], group=options["group"], by_hand=True)
         known = not scope.group or AgentGroup.objects.filter(slug=scope.group).exists()
