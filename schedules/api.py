@@ -14,6 +14,7 @@ from groups.models import AgentGroup, AgentProfile
 from schedules import changes, cron, fire
 from schedules.choices import Context, Kind
 from schedules.models import BY_KIND, ScheduledTask
+from sessions.api import once
 from sessions.intake import Refused
 from sessions.models import AgentSession
 
@@ -162,11 +163,16 @@ def list_tasks(request: HttpRequest, slug: str) -> list[dict[str, Any]]:
 
 @router.post("/groups/{slug}/tasks", response={201: TaskDetail}, summary="Make a task")
 def create_task(request: HttpRequest, slug: str, body: NewTask) -> Status[Any]:
-    """It is active at once."""
+    """It is active at once. It is made once per `Idempotency-Key`."""
     user = request.auth  # type: ignore[attr-defined]
-    task = ScheduledTask(group=_group(request, slug, write=True), created_by=user)
-    _apply(request, task, body.dict(exclude_unset=True))
-    return Status(201, _detail(changes.store(task, **_by(request))))
+    group = _group(request, slug, write=True)
+
+    def make() -> str:
+        task = ScheduledTask(group=group, created_by=user)
+        _apply(request, task, body.dict(exclude_unset=True))
+        return str(changes.store(task, **_by(request)).pk)
+
+    return Status(201, _detail(_task(request, uuid.UUID(once(request, body, make)))))
 
 
 @router.get("/tasks/{uuid:task_id}", response=TaskDetail, summary="A task")
@@ -207,6 +213,7 @@ def resume_task(request: HttpRequest, task_id: uuid.UUID) -> dict[str, Any]:
 
 @router.post("/tasks/{uuid:task_id}/run", response={202: TaskDetail}, summary="Run a task now")
 def run_task(request: HttpRequest, task_id: uuid.UUID) -> Status[Any]:
-    """Whatever its state; its next time stays."""
-    fire.run_now(_task(request, task_id, write=True), **_by(request))
+    """Whatever its state; its next time stays. It runs once per `Idempotency-Key`."""
+    task = _task(request, task_id, write=True)
+    once(request, None, lambda: str(fire.run_now(task, **_by(request)).pk))
     return Status(202, _detail(_task(request, task_id)))

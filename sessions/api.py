@@ -6,7 +6,7 @@ Errors are problem details (RFC 9457). What somebody may not see is not there: 4
 import errno
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -21,16 +21,21 @@ from ninja.parser import Parser
 
 from groups.models import AgentGroup, AgentProfile
 from groups.texts import storable_data
-from sessions import bearer, events, intake, stream, summary
+from sessions import bearer, events, idempotency, intake, stream, summary
 from sessions.intake import Refused
 from sessions.models import AgentSession
 from sessions.throttle import TooMany, request_address, streams
 
 log = structlog.get_logger(__name__)
 TITLES = {
-    401: "Not authenticated", 403: "Not allowed", 404: "Not found", 405: "Method not allowed", 422: "Bad input",
+    401: "Not authenticated",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    422: "Bad input",
     429: "Too many requests",
-}  # fmt: skip
+}
 
 
 class StorableParser(Parser):
@@ -211,6 +216,19 @@ def is_full(error: BaseException | None) -> bool:
     return no_room or "database or disk is full" in str(error) or is_full(error.__cause__)
 
 
+@api.exception_handler(idempotency.Reused)
+def reused(request: HttpRequest, error: idempotency.Reused) -> HttpResponse:
+    """409: a key that came with another body."""
+    return problem(request, 409, str(error))
+
+
+def once(request: HttpRequest, body: Schema | None, make: Callable[[], str]) -> str:
+    """`idempotency.once` for a request of the API. Whoever calls it has judged what the caller may do."""
+    user = request.auth  # type: ignore[attr-defined]
+    said = body.model_dump(mode="json", exclude_unset=True) if body else None
+    return idempotency.once(user.pk, request.path, request.headers.get("Idempotency-Key"), said, make)
+
+
 def _session(request: HttpRequest, session_id: uuid.UUID, write: bool = False) -> AgentSession:
     """The session, if the caller may see it; 403 if they see it and may not write."""
     user = request.auth  # type: ignore[attr-defined]
@@ -240,7 +258,7 @@ def list_groups(request: HttpRequest) -> list[dict[str, Any]]:
 
 @router.post("/groups/{slug}/sessions", response={201: SessionOut}, summary="Start a session with a message")
 def create_session(request: HttpRequest, slug: str, body: NewSession) -> Status[Any]:
-    """The session is queued, and its first run starts when a slot is free."""
+    """The session is queued, and its first run starts when a slot is free. It is made once per `Idempotency-Key`."""
     user = request.auth  # type: ignore[attr-defined]
     group = AgentGroup.objects.visible_to(user).filter(slug=slug).first()
     if group is None:
@@ -250,11 +268,16 @@ def create_session(request: HttpRequest, slug: str, body: NewSession) -> Status[
     profile = AgentProfile.objects.filter(slug=body.profile).first()
     if profile is None:
         raise Refused("profile", f"There is no profile {body.profile!r}.")
+
+    def make() -> str:
+        opened = intake.open_session(group=group, profile=profile, text=body.message, sender=user, title=body.title)
+        return str(opened.pk)
+
     try:
-        session = intake.open_session(group=group, profile=profile, text=body.message, sender=user, title=body.title)
+        made = once(request, body, make)
     except Refused as error:
         raise Refused("message" if error.field == "text" else error.field, str(error)) from error
-    return Status(201, _told(session))
+    return Status(201, _told(_session(request, uuid.UUID(made))))
 
 
 @router.get("/sessions/{uuid:session_id}", response=SessionOut, summary="A session and its runs")
@@ -267,11 +290,9 @@ def get_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]:
 def send_message(request: HttpRequest, session_id: uuid.UUID, body: NewMessage) -> Status[Any]:
     """Accepted means stored. The same `Idempotency-Key` again gives the same answer and no second message."""
     session = _session(request, session_id, write=True)
-    key = request.headers.get("Idempotency-Key", "")
-    if len(key) > 200:
-        raise Refused("Idempotency-Key", "At most 200 characters.")
     user = request.auth  # type: ignore[attr-defined]
-    return Status(202, {"number": intake.post_message(session, body.text, sender=user, key=key).number})
+    number = once(request, body, lambda: str(intake.post_message(session, body.text, sender=user).number))
+    return Status(202, {"number": int(number)})
 
 
 @router.get("/sessions/{uuid:session_id}/events", response=EventsOut, summary="Events after a cursor, or live as SSE")

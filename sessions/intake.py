@@ -56,7 +56,8 @@ def open_session(
 def post_message(session: AgentSession, text: str, *, sender: "Person | None", key: str = "", by: str = "") -> Message:
     """Accept a message; `by` names who sends it where there is no user. Raises Refused.
 
-    The same `key` again returns the message that it made, and makes no second.
+    The same `key` again returns the message that it made, and makes no second. Keys are Berth's own alone: what people
+    and programs send comes through `sessions.idempotency`.
     """
     text = storable(text)
     if not text.strip():

@@ -12,7 +12,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from unfold.admin import ModelAdmin
 
-from sessions import intake, summary
+from sessions import idempotency, intake, summary
 from sessions.models import AgentSession
 
 MAY_ONLY_READ = "You may read this session. Only members and owners of its group may do this."
@@ -70,8 +70,12 @@ class LivePage(ModelAdmin):
         """POST `text` and optionally `key`: 202 with the message's number."""
 
         def post(session: AgentSession) -> dict[str, Any]:
-            text, key = request.POST.get("text", ""), request.POST.get("key", "")[:200]
-            return {"number": intake.post_message(session, text, sender=request.user, key=key).number}
+            text, key = request.POST.get("text", ""), request.POST.get("key") or None
+
+            def make() -> str:
+                return str(intake.post_message(session, text, sender=request.user).number)
+
+            return {"number": int(idempotency.once(request.user.pk, request.path, key, {"text": text}, make))}
 
         return self._act(request, pk, post)
 
@@ -111,6 +115,8 @@ class LivePage(ModelAdmin):
             return JsonResponse(action(session), status=202)
         except intake.Refused as refused:
             return JsonResponse({"error": str(refused), "field": refused.field}, status=422)
+        except idempotency.Reused as reused:
+            return JsonResponse({"error": str(reused)}, status=409)
 
 
 def _who(request: HttpRequest) -> dict[str, Any]:

@@ -211,7 +211,9 @@ class Message(models.Model):
     sender = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
-    idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001 (null: not compared)
+    idempotency_key = models.CharField(  # noqa: DJ001 (null: not compared)
+        max_length=200, null=True, blank=True, help_text="Berth's own; those of people and programs: IdempotencyKey."
+    )
     run = models.ForeignKey(Run, on_delete=models.SET_NULL, null=True, blank=True, related_name="messages")
     created_at = models.DateTimeField(default=timezone.now)
     attempts = models.PositiveSmallIntegerField(default=0, db_default=0, help_text="How often an agent was handed it.")
@@ -300,6 +302,24 @@ class WorkItem(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class IdempotencyKey(models.Model):
+    """A key under which a person's request made something, by `sessions.idempotency`."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    endpoint = models.CharField(max_length=200, help_text="The path of the request.")
+    key = models.CharField(max_length=200)
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the request's body.")
+    made = models.CharField(max_length=40, blank=True, help_text="The id or number of what it made.")
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [models.UniqueConstraint(fields=["user", "endpoint", "key"], name="idempotency_key_unique")]
+
+    def __str__(self) -> str:
+        return f"key {self.pk} of {self.endpoint}"
 
 
 class Lease(models.Model):

@@ -17,9 +17,9 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django_q.models import Task
 
-from sessions import events, storage
+from sessions import events, idempotency, storage
 from sessions.deeds import Action, Deed, Scope
-from sessions.models import AgentSession, Event, Message, Run
+from sessions.models import AgentSession, Event, IdempotencyKey, Message, Run
 from sessions.states import ACTIVE, MessageState, RunState
 
 BATCH = 1000  # rows in a transaction
@@ -113,6 +113,8 @@ def housekeeping(scope: Scope) -> Iterator[Deed]:
         return
     results = Task.objects.filter(stopped__lt=scope.now - RESULTS_KEPT)
     yield from _deleted(results, "task results", scope, f"older than {RESULTS_KEPT.days} days")
+    keys = IdempotencyKey.objects.filter(created_at__lt=scope.now - idempotency.KEPT)
+    yield from _deleted(keys, "idempotency keys", scope, f"older than {idempotency.KEPT.days} days")
     over = Session.objects.filter(expire_date__lt=scope.now).count()
     if over:
         if not scope.dry_run:
