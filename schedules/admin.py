@@ -6,6 +6,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import Model, QuerySet
+from django.db.models.functions import Left
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
@@ -17,6 +18,7 @@ from groups.models import AgentGroup, AgentProfile
 from schedules import changes, fire
 from schedules.choices import OUTCOME_COLOURS, STATE_COLOURS, Context, Kind
 from schedules.models import ScheduledTask
+from sessions.admin.shared import shortened
 from sessions.intake import Refused
 from sessions.models import AgentSession
 
@@ -73,6 +75,11 @@ class ScheduledTaskAdmin(VisibleAdmin):
         ("Where", {"fields": ["context", "session", "profile"]}),
         ("Failures", {"fields": ["max_failures"]}),
     ]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Without the long texts of each."""
+        rows = super().get_queryset(request).annotate(begin=Left("prompt", 200))
+        return rows.defer("prompt", "last_message__text", "last_message__reason")
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """What Berth wrote stands first, once there is something."""
@@ -160,9 +167,9 @@ class ScheduledTaskAdmin(VisibleAdmin):
         messages.info(request, f"{count} of {len(queryset)} {done}.")
 
     @display(description="task", ordering="name")
-    def name_shown(self, task: ScheduledTask) -> str:
+    def name_shown(self, task: Any) -> str:
         """Its name, or how its prompt begins."""
-        return str(task)
+        return task.name or shortened(task.begin, 80)
 
     @display(description="due")
     def told(self, task: ScheduledTask) -> str:

@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from ninja import Field, Router, Schema, Status
 from ninja.errors import HttpError
 from pydantic import AfterValidator
@@ -14,7 +14,7 @@ from groups.models import AgentGroup, AgentProfile
 from schedules import changes, cron, fire
 from schedules.choices import Context, Kind
 from schedules.models import BY_KIND, ScheduledTask
-from sessions.api import once
+from sessions.api import cut, once
 from sessions.intake import Refused
 from sessions.models import AgentSession
 
@@ -155,10 +155,13 @@ def _by(request: HttpRequest) -> dict[str, Any]:
 
 
 @router.get("/groups/{slug}/tasks", response=list[TaskOut], summary="The tasks of a group")
-def list_tasks(request: HttpRequest, slug: str) -> list[dict[str, Any]]:
-    """All of them, those that are due next first."""
-    tasks = ScheduledTask.objects.filter(group=_group(request, slug))
-    return [_told(task) for task in tasks.select_related("group", "profile", "last_message")]
+def list_tasks(
+    request: HttpRequest, response: HttpResponse, slug: str, offset: int = 0, limit: int = 500
+) -> list[dict[str, Any]]:
+    """Those that are due next first: no more than about 1 MiB, and a header `Link` tells where it goes on."""
+    tasks = ScheduledTask.objects.filter(group=_group(request, slug)).order_by("next_at", "created_at", "pk")
+    tasks = tasks.select_related("group", "profile", "last_message").defer("last_message__text")
+    return [_told(task) for task in cut(request, response, tasks, offset, limit, "prompt", "reason", "outcome_words")]
 
 
 @router.post("/groups/{slug}/tasks", response={201: TaskDetail}, summary="Make a task")

@@ -9,10 +9,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from django.db import InterfaceError, OperationalError
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Field, NinjaAPI, Router, Schema, Status
@@ -21,7 +22,7 @@ from ninja.parser import Parser
 
 from groups.models import AgentGroup, AgentProfile
 from groups.texts import storable_data
-from sessions import bearer, events, idempotency, intake, stream, summary
+from sessions import bearer, events, idempotency, intake, messages, pages, stream, summary
 from sessions.intake import Refused
 from sessions.models import AgentSession
 from sessions.throttle import TooMany, request_address, streams
@@ -44,6 +45,11 @@ class StorableParser(Parser):
     def parse_body(self, request: HttpRequest) -> Any:
         """The body's JSON. What raises here is answered as a body that can't be parsed."""
         return storable_data(super().parse_body(request))
+
+
+RUNS = 100  # of a session, the last ones
+MOST_OFFSET = 10**6
+M = TypeVar("M", bound=Model)
 
 
 api = NinjaAPI(
@@ -105,7 +111,7 @@ class SessionOut(Schema):
     created_at: datetime
     updated_at: datetime
     last_seq: int
-    runs: list[RunOut]
+    runs: list[RunOut] = Field(description="The last 100")
 
 
 class MessageOut(Schema):
@@ -241,18 +247,39 @@ def _session(request: HttpRequest, session_id: uuid.UUID, write: bool = False) -
 
 
 def _told(session: AgentSession) -> dict[str, Any]:
-    runs = [summary.of_run(run) for run in session.runs.order_by("number")]
-    return summary.of_session(session) | {"runs": runs}
+    runs = session.runs.defer("last_lines").order_by("-number")[:RUNS]
+    return summary.of_session(session) | {"runs": [summary.of_run(run) for run in reversed(runs)]}
+
+
+def next_page(request: HttpRequest, response: HttpResponse, name: str, cursor: int) -> None:
+    """Tell where a list goes on: a `Link` with `rel="next"` (RFC 8288), as long as there is more."""
+    query = request.GET.copy()
+    query[name] = str(cursor)
+    response["Link"] = f'<{request.path}?{query.urlencode()}>; rel="next"'
+
+
+def cut(
+    request: HttpRequest, response: HttpResponse, rows: QuerySet[M], offset: int, limit: int, *long: str
+) -> list[M]:
+    """A page of a list that has no numbers of its own: what fits of it after `offset` rows. Raises Refused."""
+    if not 0 <= offset <= MOST_OFFSET or not 1 <= limit <= 1000:
+        raise Refused("limit" if 0 <= offset <= MOST_OFFSET else "offset", "offset is at least 0, limit 1 to 1000.")
+    count, more = pages.fitting(rows[offset:], limit, *long)
+    if more:
+        next_page(request, response, "offset", offset + count)
+    return list(rows[offset : offset + count])
 
 
 @router.get("/groups", response=list[GroupOut], summary="The groups you are in")
-def list_groups(request: HttpRequest) -> list[dict[str, Any]]:
-    """Every group of the caller, with the caller's role there."""
+def list_groups(
+    request: HttpRequest, response: HttpResponse, offset: int = 0, limit: int = 500
+) -> list[dict[str, Any]]:
+    """Every group of the caller, with the caller's role there. A header `Link` tells where a long list goes on."""
     user = request.auth  # type: ignore[attr-defined]
     roles = dict(user.memberships.values_list("group_id", "role"))
     return [
         {"slug": g.slug, "name": g.name, "role": roles.get(g.pk, "operator"), "max_runs": g.slots}
-        for g in AgentGroup.objects.visible_to(user)
+        for g in cut(request, response, AgentGroup.objects.visible_to(user), offset, limit, "name")
     ]
 
 
@@ -296,16 +323,24 @@ def send_message(request: HttpRequest, session_id: uuid.UUID, body: NewMessage) 
 
 
 @router.get("/sessions/{uuid:session_id}/events", response=EventsOut, summary="Events after a cursor, or live as SSE")
-def list_events(request: HttpRequest, session_id: uuid.UUID, after: int = 0, limit: int = 500) -> Any:
-    """A page of events; with `Accept: text/event-stream` all of them, then live (`Last-Event-ID` is honoured)."""
+def list_events(
+    request: HttpRequest, response: HttpResponse, session_id: uuid.UUID, after: int = 0, limit: int = 500
+) -> Any:
+    """A page of events: no more than about 1 MiB, and a header `Link` tells where it goes on.
+
+    With `Accept: text/event-stream` all of them, then live (`Last-Event-ID` is honoured).
+    """
     _session(request, session_id)
     if after < 0 or not 1 <= limit <= 1000:
         raise Refused("after" if after < 0 else "limit", "after is at least 0, limit 1 to 1000.")
     if "text/event-stream" in request.headers.get("Accept", ""):
         return _sse(request, session_id, after)
-    found = events.read(session_id, after, limit)
+    found, more = events.read_page(session_id, after, limit)
     removed = events.removed(session_id, after, found)
-    return {"events": found, "last_seq": found[-1]["seq"] if found else max(after, removed), "removed": removed}
+    last = found[-1]["seq"] if found else max(after, removed)
+    if more:
+        next_page(request, response, "after", last)
+    return {"events": found, "last_seq": last, "removed": removed}
 
 
 def _sse(request: HttpRequest, session_id: uuid.UUID, after: int) -> HttpResponseBase:
@@ -365,12 +400,17 @@ def retry_session(request: HttpRequest, session_id: uuid.UUID) -> dict[str, Any]
 
 
 @router.get("/sessions/{uuid:session_id}/messages", response=list[MessageState], summary="Messages and their states")
-def list_messages(request: HttpRequest, session_id: uuid.UUID, after: int = 0, limit: int = 100) -> Any:
-    """The messages after a number, in order: at most 1,000 of them."""
+def list_messages(
+    request: HttpRequest, response: HttpResponse, session_id: uuid.UUID, after: int = 0, limit: int = 100
+) -> Any:
+    """The messages after a number, in order: no more than about 1 MiB, and a header `Link` tells where it goes on."""
     session = _session(request, session_id)
     if after < 0 or not 1 <= limit <= 1000:
         raise Refused("after" if after < 0 else "limit", "after is at least 0, limit 1 to 1000.")
-    return session.messages.filter(number__gt=after).order_by("number")[:limit]
+    found, more = messages.read_page(session, after, limit)
+    if more:
+        next_page(request, response, "after", found[-1].number)
+    return found
 
 
 @router.delete(

@@ -13,15 +13,15 @@ from typing import Any
 
 from django.db import connection
 from django.db.models import DateTimeField, F, Value
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Right
 from django.utils import timezone
 
+from sessions import pages
 from sessions.models import AgentSession, Event, Run
 from sessions.states import OUTPUT, EventKind
 
-# A page: at most so many events and, but for one that is larger alone, so many characters. With JSON's escapes it stays
-# well under the frames that `web` may send (the Procfile's --websocket-max-frame-size).
-PAGE_EVENTS, PAGE_CHARACTERS, SLICE = 500, 1024 * 1024, 50
+TAIL_EVENTS = 50  # among which are the last lines of what an agent printed
+PAGE_EVENTS = 500  # at most, and no more than fit (`sessions.pages`)
 
 
 @dataclass(slots=True)
@@ -164,7 +164,8 @@ def say(
 def tail(run: Run, lines: int = 12, characters: int = 2000) -> str:
     """The last lines of what a run's agent printed and said: what people look at first when it failed."""
     said = Event.objects.filter(run=run, number__isnull=False, kind__in=OUTPUT).order_by("-number")
-    text = "".join(reversed(said.values_list("text", flat=True)[:SLICE]))
+    ends = said.annotate(end=Right("text", characters)).values_list("end", flat=True)[:TAIL_EVENTS]
+    text = "".join(reversed(ends))
     return "\n".join(text[-characters:].splitlines()[-lines:])
 
 
@@ -180,24 +181,13 @@ def read(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> list[di
 
 def read_page(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> tuple[list[dict[str, Any]], bool]:
     """As `read`, and whether there may be more behind the page."""
-    found: list[dict[str, Any]] = []
-    size = 0
-    while len(found) < limit:
-        rows = (
-            Event.objects.filter(session_id=session_id, seq__gt=found[-1]["seq"] if found else after)
-            .order_by("seq")
-            .values_list("seq", "kind", "text", "data", "run__number", "at")[: min(SLICE, limit - len(found))]
-        )
-        for seq, kind, text, data, run, at in rows:
-            if found and seq != found[-1]["seq"] + 1:  # retention took some meanwhile
-                return found, True
-            size += len(text) + (len(json.dumps(data)) if data else 0)
-            if found and size > PAGE_CHARACTERS:
-                return found, True
-            found.append({"seq": seq, "kind": kind, "text": text, "data": data, "run": run, "at": instant(at)})
-        if len(rows) < SLICE:
-            return found, False
-    return found, True
+    rows = Event.objects.filter(session_id=session_id, seq__gt=after).order_by("seq")
+    count, more = pages.fitting(rows, limit, "text", "data")
+    # One look at the table: what retention takes meanwhile is missing before the page, never within it.
+    found = rows.values_list("seq", "kind", "text", "data", "run__number", "at")[:count]
+    fields = ("seq", "kind", "text", "data", "run", "at")
+    return [dict(zip(fields, (*rest, instant(at)), strict=True)) for *rest, at in (found if count else [])], more
+
 
 
 def removed(session_id: uuid.UUID, after: int, found: list[dict[str, Any]]) -> int:

@@ -11,12 +11,20 @@ from django.utils import timezone
 
 from groups.choices import Contract
 from k8s_adapter.runtime import Cause
+from sessions import pages
 from sessions.models import AgentSession, Event, Message, MessageQuerySet, Run
 from sessions.states import EventKind, Intent, MessageState
 from sessions.verdicts import Verdict
 
 # Whose answer may yet be found in a journal.
 UNANSWERED = (MessageState.DELIVERED, MessageState.QUEUED, MessageState.CANCELLED)
+
+
+def read_page(session: AgentSession, after: int, limit: int) -> tuple[list[Message], bool]:
+    """The messages after a number, in order, as many as fit on a page; and whether more follow."""
+    rows = Message.objects.filter(session=session, number__gt=after).order_by("number")
+    count, more = pages.fitting(rows, limit, "text", "reason")
+    return list(rows[:count]), more
 
 
 def unanswered(run: Run) -> MessageQuerySet:

@@ -1,5 +1,7 @@
 """The admin of events, to read."""
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.db.models.functions import Left
@@ -30,7 +32,7 @@ class EventAdmin(OfSessionAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Event]:
         """What may be seen, without what is long; a page of one event reads that when it is asked for."""
         rows = super().get_queryset(request)
-        return rows.defer("text", "data").annotate(begin=Left("text", SHOWN))
+        return rows.defer("text", "data", "run__last_lines").annotate(begin=Left("text", SHOWN))
 
     @display(description="kind", label=KIND_COLOURS)
     def kind_shown(self, event: Event) -> tuple[str, str]:
@@ -43,6 +45,6 @@ class EventAdmin(OfSessionAdmin):
         return event.run.number if event.run else None
 
     @display(description="text")
-    def text_shown(self, event: Event) -> str:
+    def text_shown(self, event: Any) -> str:
         """Its beginning."""
-        return shortened(event.begin)  # type: ignore[attr-defined]
+        return shortened(event.begin)

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from unfold.contrib.filters.admin import ChoicesCheckboxFilter, ChoicesDropdownFilter
@@ -39,6 +40,10 @@ class RunAdmin(OfSessionAdmin):
     list_filter_submit = True
     list_fullwidth = True
     ordering = ["-claimed_at"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
+        """Without the last lines of each."""
+        return super().get_queryset(request).defer("last_lines")
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
