@@ -13,13 +13,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from croniter import CroniterBadDateError, CroniterError, croniter
+from cronsim import CronSim, CronSimError
 
 from schedules.choices import Kind
 
 EXAMPLE = "Use five fields: minute, hour, day, month, weekday. “0 9 * * 1-5” is at nine from Monday to Friday."
-ALIASES = frozenset({"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"})
-RANDOM = re.compile(r"(?<![a-z])[hr](?![a-z])", re.IGNORECASE)  # croniter's own fields of random times
+LONGEST = 100  # characters of an expression
+ALIASES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+# What Berth has taken since its first version, in the words of cronsim: the last Friday, and spans over an end.
+LAST = re.compile(r"(?<![A-Z0-9])L([0-7])(?![A-Z0-9])")
+SPAN = re.compile(r"(?<![A-Z0-9])([A-Z]{3}|[0-9]{1,2})-([A-Z]{3}|[0-9]{1,2})(?![A-Z0-9/])")
+MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+NAMES = {
+    3: {name: place for place, name in enumerate(MONTHS, 1)},
+    4: {name: place for place, name in enumerate(WEEKDAYS)},
+}
+ENDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 REPEATED = timedelta(hours=3)  # no clocks anywhere were ever put back by more
 UTC_ZONE = ZoneInfo("UTC")
 PROMPT = timedelta(minutes=1)  # an interval that is due keeps its beat if it is not later than this
@@ -38,16 +56,48 @@ class Schedule:
 
 def check(expression: str) -> str:
     """Return the expression with single blanks, if it is one that will ever be due."""
-    plain = " ".join(expression.split())
-    if plain not in ALIASES and (len(plain.split(" ")) != 5 or RANDOM.search(plain)):
-        raise ValueError(f"{expression!r} is no cron expression. {EXAMPLE}")
-    try:
-        croniter(plain, datetime(2000, 1, 1)).get_next(datetime)
-    except CroniterBadDateError:
-        raise ValueError(f"{plain!r} is never due: no month has such a day. {EXAMPLE}") from None
-    except CroniterError as error:
-        raise ValueError(f"{error}. {EXAMPLE}") from None
+    plain = " ".join(expression[: LONGEST + 1].split())
+    if len(plain) > LONGEST or (plain not in ALIASES and len(plain.split(" ")) != 5):
+        raise ValueError(f"{plain!r} is no cron expression. {EXAMPLE}")
+    if next(_walls(plain, datetime(2000, 1, 1)), None) is None:
+        raise ValueError(f"{plain!r} is never due. {EXAMPLE}")
     return plain
+
+
+def _walls(expression: str, after: datetime) -> CronSim:
+    """The times after `after`, both by the same clocks, at which an expression is due. Raises ValueError.
+
+    As Debian's cron has it (crontab(5)), a day is due if it matches both of its fields where one of them begins with a
+    star, and otherwise if it matches either.
+    """
+    fields = [_readable(place, field) for place, field in enumerate(ALIASES.get(expression, expression).split())]
+    try:
+        return CronSim(" ".join(fields), after)
+    except CronSimError as error:
+        if "W" in fields[2]:
+            words = "W, the weekday next to a day, can't be read here; LW is the last weekday of a month"
+        elif str(error) == "Bad day-of-month":
+            words = "its day of the month can't be read, or it is never due: no month has such a day"
+        else:
+            words = f"its {str(error).removeprefix('Bad ')} can't be read"
+        raise ValueError(f"{expression!r}: {words}. {EXAMPLE}") from None
+
+
+def _readable(place: int, field: str) -> str:
+    """A field as cronsim reads it: the last Friday is `5L`, and from Friday to Monday are two spans."""
+
+    def number(word: str) -> int:
+        return int(word) if word.isdecimal() else NAMES.get(place, {}).get(word, -1)
+
+    def span(found: re.Match[str]) -> str:
+        first, last = number(found[1]), number(found[2])
+        low, high = ENDS[place]
+        return f"{first}-{high},{low}-{last}" if low <= last < first <= high else found[0]
+
+    if place in (2, 4) and field == "?":
+        return "*"
+    field = SPAN.sub(span, field.upper())
+    return LAST.sub(r"\1L", field) if place == 4 else field
 
 
 def instant(wall: datetime, place: ZoneInfo) -> datetime:
@@ -58,16 +108,18 @@ def instant(wall: datetime, place: ZoneInfo) -> datetime:
 def next_time(expression: str, place: ZoneInfo, after: datetime) -> datetime:
     """The first instant after `after` (aware) at which a checked expression is due, in UTC."""
     local = after.astimezone(place).replace(tzinfo=None)
-    walls = croniter(expression, local - REPEATED)
-    both = walls.expanded[1] == ["*"]
+    walls = _walls(expression, local - REPEATED)
+    both = len(walls.hours) == 24
     best, until = None, local
-    while True:
-        wall = walls.get_next(datetime)
+    for wall in walls:
         if best and wall > until:
-            return best
+            break
         for found in _instants(wall, place, both):
             if found > after and (best is None or found < best):
                 best, until = found, wall + REPEATED
+    if best is None:
+        raise ValueError(f"{expression!r} is never due again. {EXAMPLE}")
+    return best
 
 
 def _instants(wall: datetime, place: ZoneInfo, both: bool) -> list[datetime]:

@@ -189,7 +189,6 @@ def read_page(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> tu
     return [dict(zip(fields, (*rest, instant(at)), strict=True)) for *rest, at in (found if count else [])], more
 
 
-
 def removed(session_id: uuid.UUID, after: int, found: list[dict[str, Any]]) -> int:
     """Up to which number retention has removed what came after a cursor; 0 if nothing of it is missing.
 
