@@ -7,6 +7,7 @@ from typing import Any
 from django.utils import timezone
 
 from egress import hosts
+from groups.texts import storable
 from reach import version
 from reach.choices import RequestState
 from reach.decide import Decision, Rule, decide
@@ -25,6 +26,7 @@ WORDS = {
 
 def answer(run: str, credential: str, host: str, port: int) -> dict[str, Any] | None:
     """The answer as JSON; None for a credential that is wrong, or of a run that is over."""
+    run, credential, host = storable(run), storable(credential), storable(host)
     found = whose(run, credential)
     if found is None:
         return None

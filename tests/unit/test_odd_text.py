@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 import manage
 from groups.models import AgentGroup, AgentProfile
 from groups.texts import storable
+from reach import answers
+from reach.models import EgressRequest
 from schedules import requests, tasks
 from schedules.models import ScheduledTask, TaskRequest
-from sessions import lifecycle
+from sessions import lifecycle, tokens
 from sessions.models import AgentSession, Message
 from tests.unit.test_api import Program, problem
 
@@ -189,11 +191,18 @@ def test_no_request_of_an_agent_stays(session: AgentSession, asked: dict[str, An
 
 
 def test_an_owners_words_for_a_host_are_kept(people: dict[str, Any], session: AgentSession) -> None:
-    from reach.models import EgressRequest
-
     row = EgressRequest.objects.create(group=session.group, profile=session.profile, host="example.com", port=443)
     answer = Program(people["owner"]).send(f"egress/{row.pk}/propose", json.dumps({"reason": ODD}))
     assert (answer.status_code, answer.json()["reason"]) == (200, KEPT)
+
+
+@pytest.mark.parametrize("host", [ODD, "a\0.example.com", "\ud800.example.com"])
+def test_a_host_that_an_agent_makes_up_is_refused_and_no_fault(session: AgentSession, host: str) -> None:
+    run = lifecycle.claim(session.pk, "local")
+    assert run
+    told = answers.answer(str(run.pk), tokens.mint_egress(run.pk), host, 443)
+    assert told and not told["allowed"]
+    assert answers.answer(str(run.pk), ODD, host, 443) is None is answers.answer(ODD, ODD, host, 443)
 
 
 def test_a_command_in_a_terminal_takes_what_is_no_utf8(session: AgentSession, people: dict[str, Any]) -> None:
