@@ -1,20 +1,12 @@
-"""Text as a database can hold it, wherever it comes from."""
+"""Text as a database can hold it, wherever it comes from. Cut it after this, never before: no character is halved."""
 
 from typing import Any
 
+from courier.bounds import storable
+
+__all__ = ["storable", "storable_data"]
+
 DEEPEST = 50  # levels of lists and objects; what reads them all, here and on the pages, goes down by calling itself
-
-
-def storable(text: str) -> str:
-    """Text as a database can hold it, of the same length: PostgreSQL knows no NUL, UTF-8 no lone surrogates.
-
-    Cut text after this, never before: then no cut can leave half a character.
-    """
-    if "\0" in text:
-        text = text.replace("\0", "\ufffd")
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "replace").decode()
 
 
 def storable_data(value: Any, depth: int = 0) -> Any:

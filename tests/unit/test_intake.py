@@ -46,7 +46,7 @@ def test_a_profile_that_is_off_is_refused(group: AgentGroup, profile: AgentProfi
 
 def test_what_a_database_cannot_hold_is_replaced(session: AgentSession) -> None:
     message = intake.post_message(session, "a\0b\ud800c", sender=None)
-    assert Message.objects.get(pk=message.pk).text == "a\ufffdb?c"
+    assert Message.objects.get(pk=message.pk).text == "a\ufffdb\ufffdc"
 
 
 def test_the_same_key_makes_one_message(session: AgentSession) -> None:

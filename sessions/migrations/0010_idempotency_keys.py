@@ -15,7 +15,7 @@ def let_go(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('agent_sessions', '0006_denied_checked'),
+        ('agent_sessions', '0009_run_spec'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
