@@ -87,7 +87,8 @@ def test_no_page_is_longer_than_it_may_be_and_none_leaves_anything_out(
     session: AgentSession, sizes: list[int], limit: int
 ) -> None:
     session.events.all().delete()
-    events.store(session.pk, 0, [NewEvent("text", "x" * size) for size in sizes], None)
+    session.last_seq = 0
+    events.append(session, [NewEvent("text", "x" * size) for size in sizes])
     after, found = 0, []
     while True:
         page, more = events.read_page(session.pk, after, limit)

@@ -156,7 +156,7 @@ def test_its_own_task_is_paused_resumed_and_cancelled(ask: Ask, session: AgentSe
         (NINE | {"prompt": 7}, "no prompt"),
         (NINE | {"schedule_type": "yearly"}, "cron, interval or once"),
         (NINE | {"schedule_type": ["cron"]}, "cron, interval or once"),
-        (NINE | {"schedule_value": "61 * * * *"}, "out of range"),
+        (NINE | {"schedule_value": "61 * * * *"}, "its minute can"),
         (NINE | {"schedule_value": None}, "no cron expression"),
         (NINE | {"schedule_type": "interval", "schedule_value": "1 h"}, "Use milliseconds"),
         (NINE | {"schedule_type": "interval", "schedule_value": "59999"}, "at least 60 seconds"),
