@@ -153,7 +153,7 @@ SECRETS_OF = [
     (b'[{"n": 1}]\n{"apiToken": "se\\u0063ret-1"}', b"secret-1"),
     (b"machine example.com login ada password pa55-wd\nmachine b login c password other-1", b"pa55-wd"),
     (b"machine a\n  login ada\n  password hunter2-pw\n", b"hunter2-pw"),
-    (b"//registry.npmjs.org/:_authToken=0123-abcd-ef\nalways-auth=true", b"0123-abcd-ef"),
+    (b"//packages.example/:_authToken=0123-abcd-ef\nalways-auth=true", b"0123-abcd-ef"),
     (b"//npm.example/:_password=aHVudGVyMg==\n//npm.example/:username=ada", b"aHVudGVyMg=="),
     (b"db.example:5432:*:ada:hunter\\:2pw\n", b"hunter:2pw"),
     (b"Server=tcp:a,1433;User ID=ada;Password=hunter 2pw;Encrypt=True", b"hunter 2pw"),
