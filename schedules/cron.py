@@ -74,7 +74,7 @@ def _walls(expression: str, after: datetime) -> CronSim:
     try:
         return CronSim(" ".join(fields), after)
     except CronSimError as error:
-        if "W" in fields[2]:
+        if any("W" in field for field in fields[2:3]):
             words = "W, the weekday next to a day, can't be read here; LW is the last weekday of a month"
         elif str(error) == "Bad day-of-month":
             words = "its day of the month can't be read, or it is never due: no month has such a day"

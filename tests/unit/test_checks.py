@@ -94,7 +94,8 @@ def test_an_env_file_that_others_could_read_is_closed_before_a_key_is_written_to
 
 def test_what_others_can_read_is_named_and_closed(settings: Any, tmp_path: Path) -> None:
     settings.DATA_DIR, settings.BASE_DIR = tmp_path / "var", tmp_path
-    (tmp_path / "var").mkdir(mode=0o755)
+    settings.DATA_DIR.mkdir()
+    settings.DATA_DIR.chmod(0o755)
     for path in (settings.DATA_DIR / "berth.sqlite3", settings.DATA_DIR / "berth.sqlite3-wal", tmp_path / ".env"):
         path.touch()
         path.chmod(0o644)

@@ -2,12 +2,13 @@
 
 import calendar
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from groups.times import zone
@@ -334,7 +335,10 @@ def test_minutes_and_hours_are_those_of_cron(minute: Field, hour: Field, now: da
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("0123456789*,-/#LW?@ R\0\ud800é"), max_size=120) | st.text(max_size=40))
+@example("")
 def test_no_text_is_a_fault(text: str) -> None:
+    with suppress(ValueError):  # what was stored by an older version, or is in a form
+        assert cron.next_time(text, BERLIN, NOON) > NOON
     try:
         checked = cron.check(text)
     except ValueError as error:
