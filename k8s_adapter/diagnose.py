@@ -42,9 +42,10 @@ NODE_WORDS = (
     "cannot allocate memory",
     "too many open files",
 )
-# What runc itself leaves in a container's log when the last step fails, with status 255: execve(2) of the command.
-RUNC_FAILED = 255
-NOT_EXECUTED = re.compile(r"exec \S+: (argument list too long|exec format error|invalid argument|permission denied)")
+# What runc itself leaves in a container's log, and as its status, when the last step fails: execve(2) of the wrapper's
+# shell. The status was seen to be 1; later versions end with 255.
+RUNC_FAILED = frozenset({1, 255})
+NOT_EXECUTED = re.compile(r"exec \S*/sh: (argument list too long|exec format error|invalid argument|permission denied)")
 # Reasons of the condition DisruptionTarget: https://kubernetes.io/docs/concepts/workloads/pods/disruptions/
 NODE_LOST_REASONS = {"DeletionByTaintManager", "DeletionByPodGC"}
 # A pod that waits for longer than this gets its events looked at; most have started by then.
@@ -209,7 +210,7 @@ def _end(job: Object, pod: Object | None, agent: Object, events: Sequence[Object
     if agent.get("reason") in START_REASONS:
         message = str(agent.get("message", ""))
         return Cause.UNSCHEDULABLE if _of_node(message) else Cause.REJECTED, message
-    if agent.get("exitCode") == RUNC_FAILED and NOT_EXECUTED.fullmatch(str(agent.get("message", "")).strip()):
+    if agent.get("exitCode") in RUNC_FAILED and NOT_EXECUTED.fullmatch(str(agent.get("message", "")).strip()):
         return Cause.REJECTED, str(agent["message"])
     if agent and not (pod and _deleted_alive(pod, agent)):
         return Cause.AGENT_ERROR, f"the agent ended with exit code {agent.get('exitCode')}"

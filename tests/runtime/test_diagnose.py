@@ -105,7 +105,9 @@ def test_a_refusal_of_the_container_runtime_is_final_unless_its_node_was_short_o
     [
         ("exec /usr/bin/sh: argument list too long\n", 255, Cause.REJECTED),
         ("exec /usr/bin/sh: exec format error", 255, Cause.REJECTED),
-        ("exec /usr/bin/sh: argument list too long", 1, Cause.AGENT_ERROR),
+        ("exec /usr/bin/sh: argument list too long\n", 1, Cause.REJECTED),
+        ("exec /usr/bin/sh: argument list too long", 2, Cause.AGENT_ERROR),
+        ("exec /usr/bin/make: argument list too long", 1, Cause.AGENT_ERROR),
         ("so I said:\nexec /usr/bin/sh: argument list too long", 255, Cause.AGENT_ERROR),
     ],
 )
