@@ -18,7 +18,8 @@ LOGIN = "/login/"
 STRANGER = "stranger.invalid"  # nobody's (RFC 2606)
 DOOR = "/agent/v1/events"
 BODY_MIB = 48  # three times what a request of a courier may have, and more than what buffers on the way take
-UNFINISHED, UNFINISHED_SECONDS = 400, 2.5
+# More than one address may have (CONNECTIONS_PER_ADDRESS and the spare ones), by their defaults.
+UNFINISHED, UNFINISHED_SECONDS = 600, 2.5
 CLOSE = 8  # the opcode of a websocket's last frame (RFC 6455, section 5.2)
 
 
