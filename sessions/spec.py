@@ -130,8 +130,8 @@ def deadline(run: Run) -> int:
 
 
 def limit(run: Run, name: str) -> int:
-    """A limit of the run, in seconds, as it was when the run was started."""
-    kept = run.spec.get(name) if isinstance(run.spec, dict) else None
+    """A limit of the run, in seconds, as it was when the run was started; as it is now while the runtime lacks it."""
+    kept = run.spec.get(name) if run.made_at is not None and isinstance(run.spec, dict) else None
     return kept if isinstance(kept, int) else _limit_now(run, name)
 
 
