@@ -207,9 +207,9 @@ class Hostile:
 class FromAddress(HTTPAdapter):
     """Connects from the hostile clients' address, with as many connections at once as are asked for."""
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> Any:
+    def init_poolmanager(self, connections: int, maxsize: int, **more: Any) -> None:
         """As `requests` does, with a source address."""
-        return super().init_poolmanager(*args, **kwargs | {"source_address": (ADDRESS, 0), "maxsize": STREAMS})  # type: ignore[no-untyped-call]
+        super().init_poolmanager(connections, STREAMS, source_address=(ADDRESS, 0), **more)  # type: ignore[no-untyped-call]
 
 
 def session(token: str = "") -> requests.Session:

@@ -8,11 +8,14 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.db import connections
 
+from sessions.threads import STREAM_THREADS, THREADS
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 django_app = get_asgi_application()
 if not settings.EMBEDDED:
-    # A thread of `web` borrows a connection for one piece of work. Not for processes that fork: no pool survives that.
-    pool = {"min_size": 2, "max_size": settings.DATABASE_POOL, "timeout": 20}
+    # A request borrows a connection for its work; threads of doors and streams keep theirs, and leave the others alone.
+    # Not for processes that fork: no pool survives that.
+    pool = {"min_size": 2, "max_size": settings.DATABASE_POOL + THREADS + STREAM_THREADS, "timeout": 20}
     connections.settings["default"] |= {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": False}
     connections.settings["default"]["OPTIONS"]["pool"] = pool
 

@@ -25,6 +25,7 @@ from groups.texts import storable_data
 from sessions import bearer, events, idempotency, intake, messages, pages, stream, summary
 from sessions.intake import Refused
 from sessions.models import AgentSession
+from sessions.threads import let_go
 from sessions.throttle import TooMany, request_address, streams
 
 log = structlog.get_logger(__name__)
@@ -360,6 +361,7 @@ def _sse(request: HttpRequest, session_id: uuid.UUID, after: int) -> HttpRespons
             async for told in stream.follow(who, allowed, session_id, cursor, _lines):
                 yield told or ": still here\n\n"
 
+    let_go()
     answer = StreamingHttpResponse(lines(), content_type="text/event-stream")
     answer["Cache-Control"] = "no-cache"
     answer["X-Accel-Buffering"] = "no"

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connection, connections
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +37,15 @@ async def on(pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kw
             raise
 
     return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+
+def let_go() -> None:
+    """Give back the database connection of a request that goes on as a stream: it would be the stream's until its end.
+
+    A stream asks on threads of its own (`STREAMS`), which have theirs.
+    """
+    if not connection.in_atomic_block:
+        connection.close()
 
 
 class SingleFlight:

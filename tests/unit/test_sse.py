@@ -12,7 +12,7 @@ from controlplane.asgi import application
 from groups.models import ApiToken
 from sessions import ingest, throttle
 from sessions.models import AgentSession, Event
-from sessions.threads import in_thread
+from sessions.threads import STREAM_THREADS, THREADS, in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -135,3 +135,25 @@ def test_a_stream_ends_with_its_token(session: AgentSession, people: dict[str, A
         return "secret" in reader.text
 
     assert play(scene) is False
+
+
+def test_streams_keep_no_connection_that_others_need(
+    session: AgentSession, people: dict[str, Any], settings: Any
+) -> None:
+    token = ApiToken.issue(people["viewer"])
+    count = settings.STREAMS_PER_PERSON = settings.DATABASE_POOL + THREADS + STREAM_THREADS
+
+    async def scene() -> int:
+        readers = [await Reader(token, session).open() for _ in range(count)]
+        for reader in readers:
+            await reader.until("id: 1\n")
+        headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {token}".encode())]
+        scope = {"type": "http", "method": "GET", "path": "/api/v1/groups", "query_string": b"", "headers": headers}
+        other = ApplicationCommunicator(application, scope | {"client": ["127.0.0.1", 1]})
+        await other.send_input({"type": "http.request", "body": b""})
+        status = (await other.receive_output(25))["status"]
+        for reader in readers:
+            await reader.close()
+        return int(status)
+
+    assert play(scene) == 200
