@@ -75,6 +75,7 @@ def of_run(run: Run) -> RunSpec:
     if kept is not None:
         if (kept.mounts, kept.secrets) != (made.mounts, made.secrets):
             raise PermanentFault(Cause.MOUNT, "what it may mount or read was changed while it was being started")
+        _keep_limits(run)
         return kept
     if run.spec is None and run.made_at is None:
         told = _told(made) | {name: limit(run, name) for name in LIMITS}
@@ -83,6 +84,14 @@ def of_run(run: Run) -> RunSpec:
             return _kept(run) or made
         run.spec = told
     return made
+
+
+def _keep_limits(run: Run) -> None:
+    """Until the runtime has all of a run, its limits are its profile's: a start may wait for long."""
+    told = (run.spec or {}) | {name: limit(run, name) for name in LIMITS}
+    if told != run.spec:
+        run.spec = told
+        Run.objects.filter(pk=run.pk, made_at=None).update(spec=told)
 
 
 def changed(run: Run) -> str:

@@ -130,6 +130,17 @@ def test_what_is_changed_beside_a_living_run_is_told_and_changes_nothing_of_it(
     assert again(run).state == RunState.WORKING
 
 
+def test_a_start_that_the_runtime_does_not_have_goes_by_todays_limits(run: Run) -> None:
+    spec.of_run(run)
+    AgentProfile.objects.update(start_seconds=7)
+    run = again(run)
+    assert reconcile.wanted_of(run, None).start_seconds == 7
+    spec.of_run(run)  # the next try, after which the runtime has it
+    Run.objects.filter(pk=run.pk).update(made_at=timezone.now())
+    AgentProfile.objects.update(start_seconds=8)
+    assert reconcile.wanted_of(again(run), None).start_seconds == 7
+
+
 def test_limits_are_those_of_the_start(run: Run) -> None:
     run = started(run)
     AgentProfile.objects.update(idle_seconds=1, turn_seconds=1, start_seconds=1, deadline_seconds=1, contract="plain")
