@@ -1,7 +1,9 @@
 """The whole of Berth as its operator runs it: web, worker and watcher as processes, with a database of their own."""
 
+import contextlib
 import json
 import os
+import random
 import re
 import shlex
 import socket
@@ -27,10 +29,12 @@ WORKBENCH = [sys.executable, str(ROOT / "agents" / "workbench.py")]
 
 
 def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has now, below those that the system gives to outgoing connections (Linux: from 32768 on)."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("0.0.0.0", port))
+            return port
 
 
 class Stack:
