@@ -4,7 +4,7 @@ from typing import Any
 
 from django.db.models import F, Func, IntegerField, QuerySet
 
-# With JSON's escapes it stays well under the frames that `web` may send (the Procfile's --websocket-max-frame-size).
+# With JSON's escapes it stays well under the frames that `web` may send (SENT_FRAME_MAX of controlplane/server.py).
 PAGE_BYTES = 1024 * 1024
 
 
