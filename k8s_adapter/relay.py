@@ -18,6 +18,8 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Dial = Callable[[], Awaitable[Streams]]
 CHUNK = 64 * 1024
 AT_A_TIME = 64  # connections: the proxy takes so many of a run, and has room for more only once
+APPEARS = 10.0  # seconds in which the socket outside has to be there: its relay starts beside the agent, or anew
+PAUSE = 0.05  # seconds between two tries
 
 
 async def serve(listener: socket.socket, dial: Dial) -> None:
@@ -52,6 +54,22 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write_eof()
 
 
+async def dial_socket(path: str) -> Streams:
+    """Connect to a UNIX socket, which may be about to be made. Raises OSError if it isn't there in time.
+
+    An agent's first connection can be faster than the start of the relay outside, and is not to fail for it.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + APPEARS
+    while True:
+        try:
+            return await asyncio.open_unix_connection(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if loop.time() >= deadline:
+                raise
+        await asyncio.sleep(PAUSE)
+
+
 def outside(path: str, host: str, port: int) -> None:
     """Listen on a UNIX socket, whose path is relative to the folder: absolute ones may be too long for a socket."""
     with contextlib.suppress(FileNotFoundError):
@@ -71,7 +89,7 @@ def inside(path: str, port: int, command: list[str]) -> None:
             null = os.open(os.devnull, os.O_RDWR)
             for number in range(3):  # the agent's pipes are the agent's
                 os.dup2(null, number)
-            asyncio.run(serve(listener, lambda: asyncio.open_unix_connection(path)))
+            asyncio.run(serve(listener, lambda: dial_socket(path)))
             return
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

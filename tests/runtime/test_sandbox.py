@@ -1,7 +1,9 @@
 """A confined local agent: what it can't reach, what it can, and that it otherwise lives and ends as any other."""
 
 import os
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ from k8s_adapter.runtime import (
 from k8s_adapter.secretfiles import Reach
 from tests.runtime.home import Home, Line
 from tests.runtime.places import LocalPlace
+from tests.stack import free_port
 from tests.waiting import wait_for
 
 SECONDS = 30
@@ -320,3 +323,25 @@ def test_an_unconfined_agent_is_told_of_the_proxy_itself(home: Home, tmp_path: P
         place.clean()
     url = f"http://{spec.ref.run}:[redacted:egress-credential]@proxy.test:3128"  # which the courier takes out
     assert line.output().split() == [url, url, "localhost,127.0.0.1,::1", "1"]
+
+
+def test_a_connection_may_come_before_the_relay_outside_listens(tmp_path: Path, proxy: int) -> None:
+    code = (
+        "import socket, sys\n"
+        "with socket.create_connection(('127.0.0.1', int(sys.argv[1])), 20) as proxy:\n"
+        "    proxy.sendall(b'early')\n"
+        "    print('connected', flush=True)\n"
+        "    print(proxy.recv(100))"
+    )
+    relay = [sys.executable, "-I", "-S", str(sandbox.RELAY)]
+    inner = [*relay, "inside", "way", str(port := free_port()), "--", sys.executable, "-c", code, str(port)]
+    with subprocess.Popen(inner, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as agent:
+        assert agent.stdout
+        assert agent.stdout.readline() == "connected\n"
+        outer = subprocess.Popen([*relay, "outside", "way", "127.0.0.1", str(proxy)], cwd=tmp_path)
+        try:
+            assert agent.stdout.readline() == "b'EARLY'\n"
+        finally:
+            outer.kill()
+            outer.wait(5)
+            os.killpg(agent.pid, signal.SIGKILL)
