@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from bench.harness import Manifest, cluster, django, pod_log
 from k8s_adapter import manifests, names
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import PodOptions, Quota, Resources, RunRef, RunSpec
+from runtimes.base import PodOptions, Quota, Resources, RunRef, RunSpec
 from tests.stack import Stack
 from tests.waiting import wait_for
 

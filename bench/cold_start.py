@@ -23,7 +23,7 @@ from bench.bare import BareJobs
 from bench.harness import Figure, Outcome, berth, cluster, group, median, ms, percentile, rows, times
 from bench.page import Page
 from k8s_adapter import names
-from k8s_adapter.runtime import TransientFault
+from runtimes.base import TransientFault
 from sessions.states import OUTPUT
 from tests.stack import Stack
 from tests.waiting import wait_for

@@ -20,7 +20,7 @@ from bench.harness import Figure, Outcome, berth, cluster, django, group, median
 from k8s_adapter import manifests, names
 from k8s_adapter.api import Api
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import RunSpec, TransientFault
+from runtimes.base import RunSpec, TransientFault
 from tests.stack import Stack
 from tests.waiting import wait_for
 

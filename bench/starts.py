@@ -23,7 +23,7 @@ from bench.harness import Figure, Outcome, berth, django, group, median, rows, t
 from bench.reconcile import DATE, another, create, made, remove
 from k8s_adapter import names
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import RunRef, RunSpec
+from runtimes.base import RunRef, RunSpec
 from tests.stack import Stack
 from tests.waiting import wait_for
 

@@ -12,7 +12,7 @@ from broker.providers import APIS, Route
 from broker.scrub import Needles
 from groups.choices import Provider
 from groups.models import BrokeredKey, BrokerUsage
-from k8s_adapter.runtime import PermanentFault, TransientFault
+from runtimes.base import PermanentFault, TransientFault
 from sessions import secrets
 from sessions.models import Run
 

@@ -12,8 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from broker import allowed
 from controlplane import datafolder
-from k8s_adapter import sandbox as confining
 from k8s_adapter.config import pod_selector
+from runtimes.local import bwrap as confining
 
 MOST_DAYS = 36500  # a hundred years
 

@@ -20,7 +20,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from k8s_adapter.runtime import RuntimeFault
+from runtimes.base import RuntimeFault
 from sessions import runtimes, workqueue
 from sessions.leases import WATCHER
 from sessions.models import Lease

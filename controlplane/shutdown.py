@@ -5,7 +5,7 @@ import time
 from django.conf import settings
 from django.db import close_old_connections
 
-from k8s_adapter.runtime import Phase
+from runtimes.base import Phase
 from sessions import lifecycle, runtimes
 from sessions.models import Run
 from sessions.states import Intent

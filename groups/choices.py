@@ -64,7 +64,7 @@ MOUNT_COLOURS = {MountState.REQUESTED: "warning", MountState.APPROVED: "success"
 
 
 class SecretKind(models.TextChoices):
-    """Where a secret's value comes from. What reads it is in `k8s_adapter.secretfiles`."""
+    """Where a secret's value comes from. What reads it is in `runtimes.secret_sources`."""
 
     KUBERNETES = "kubernetes", "Secret in the group's namespace (SECRET/KEY)"
     OPERATORS = "operators", "Secret in an operators' namespace (NAMESPACE/SECRET/KEY)"

@@ -107,7 +107,7 @@ def validate_secrets(value: Any) -> None:
 def source_problem(kind: SecretKind, place: str) -> str:
     """What is wrong with where a secret is said to be, in words; empty if nothing is.
 
-    Reading it is bound by the same settings (`k8s_adapter.secretfiles`), should they change later.
+    Reading it is bound by the same settings (`runtimes.secret_sources`), should they change later.
     """
     match kind:
         case SecretKind.KUBERNETES:

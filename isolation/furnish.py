@@ -15,9 +15,9 @@ from groups.choices import Contract, MountKind, MountState, Provider, SecretKind
 from groups.models import AgentGroup, AgentProfile, BrokeredKey, GroupMount, MountRoot, SecretReference
 from isolation.look import Cluster
 from k8s_adapter.api import Conflict, NotFound
-from k8s_adapter.runtime import GroupRef, GroupSpec, Runtime
 from reach import rules
 from reach.models import EgressRequest, EgressRule
+from runtimes.base import GroupRef, GroupSpec, Runtime
 from sessions import berths, departed
 
 BY = "manage.py prove_isolation"

@@ -13,7 +13,7 @@ from isolation.surroundings import Place
 from k8s_adapter import names
 from k8s_adapter.api import Api, Object
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import RuntimeFault
+from runtimes.base import RuntimeFault
 
 T = TypeVar("T")
 KUBELET = 10250

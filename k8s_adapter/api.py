@@ -15,7 +15,7 @@ from typing import Any
 import urllib3
 
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import Cause, PermanentFault, RuntimeFault, TransientFault
+from runtimes.base import Cause, PermanentFault, RuntimeFault, TransientFault
 
 Object = dict[str, Any]
 

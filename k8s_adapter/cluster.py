@@ -20,7 +20,8 @@ from k8s_adapter.diagnose import diagnose, needs_events
 from k8s_adapter.ground import Ground
 from k8s_adapter.patches import check_patch
 from k8s_adapter.reach import Resolver
-from k8s_adapter.runtime import (
+from k8s_adapter.watching import Watcher
+from runtimes.base import (
     Cause,
     Description,
     GroupRef,
@@ -35,7 +36,6 @@ from k8s_adapter.runtime import (
     Trace,
     TransientFault,
 )
-from k8s_adapter.watching import Watcher
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from k8s_adapter import names, secretfiles
+from k8s_adapter import names
 from k8s_adapter.api import Api, NotFound
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import RunRef, RunSpec, SecretFile
-from k8s_adapter.secretfiles import Reach
+from runtimes import secret_sources
+from runtimes.base import RunRef, RunSpec, SecretFile
+from runtimes.secret_sources import Reach
 
 REMEMBERED = 4096  # runs of which it is known what they were last handed
 
@@ -29,16 +30,16 @@ class ClusterSecrets:
 
         Raises as `secretfiles.read` does, and the faults of the API.
         """
-        return secretfiles.read(spec.secrets, self._reach(spec.ref.slug))
+        return secret_sources.read(spec.secrets, self._reach(spec.ref.slug))
 
     def one(self, slug: str, secret: SecretFile) -> bytes:
         """One secret, as a run of that group would get it. Raises as `read` does."""
-        return secretfiles.read_one(secret, self._reach(slug))
+        return secret_sources.read_one(secret, self._reach(slug))
 
     def renew(self, ref: RunRef, secrets: Iterable[SecretFile]) -> bool:
         """Put what changed into the run's Secret; whether anything had. The kubelet sees to those of the namespace."""
-        ours = [secret for secret in secrets if secretfiles.cluster_key(secret) is None]
-        values = secretfiles.read(ours, self._reach(ref.slug)) if ours else {}
+        ours = [secret for secret in secrets if secret_sources.cluster_key(secret) is None]
+        values = secret_sources.read(ours, self._reach(ref.slug)) if ours else {}
         digest = digest_of(values)
         if not values or self._handed.get(ref.run) == digest:
             return False

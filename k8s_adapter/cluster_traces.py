@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from k8s_adapter import names
 from k8s_adapter.api import Api, NotFound, Object
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import Cause, GroupRef, PermanentFault, RunRef, Trace, TransientFault
+from runtimes.base import Cause, GroupRef, PermanentFault, RunRef, Trace, TransientFault
 
 # Kind → the API and the plural under which its objects are. A Job comes before what goes with it.
 RUN_KINDS = {"Job": ("/apis/batch/v1", "jobs"), "Pod": ("/api/v1", "pods"), "Secret": ("/api/v1", "secrets")}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from k8s_adapter.secretfiles import LEAST, Reach
+from runtimes.secret_sources import LEAST, Reach
 
 # A namespace, and labels of the pods in it (https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/).
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

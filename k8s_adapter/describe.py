@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from k8s_adapter import names
-from k8s_adapter.runtime import Description, Notice
+from runtimes.base import Description, Notice
 
 Object = dict[str, Any]
 

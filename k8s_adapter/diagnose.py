@@ -12,7 +12,7 @@ from typing import Any
 
 from k8s_adapter import names
 from k8s_adapter.api import QUOTA_MARKS
-from k8s_adapter.runtime import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, Phase
 
 Object = dict[str, Any]
 

@@ -16,15 +16,7 @@ from k8s_adapter import berth, names
 from k8s_adapter.api import Api, Conflict, NotFound, Object
 from k8s_adapter.config import KubernetesConfig
 from k8s_adapter.reach import Resolver
-from k8s_adapter.runtime import (
-    Cause,
-    GroupSpec,
-    Mount,
-    MountSource,
-    NfsSource,
-    PermanentFault,
-    TransientFault,
-)
+from runtimes.base import Cause, GroupSpec, Mount, MountSource, NfsSource, PermanentFault, TransientFault
 
 log = logging.getLogger(__name__)
 

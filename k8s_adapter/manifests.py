@@ -12,7 +12,7 @@ from k8s_adapter import names, patches
 from k8s_adapter.config import KubernetesConfig
 from k8s_adapter.pod import Hosts, make_pod
 from k8s_adapter.pod import home_of as home_of
-from k8s_adapter.runtime import EgressAccess, RunSpec
+from runtimes.base import EgressAccess, RunSpec
 
 Manifest = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from k8s_adapter import names
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import ClaimSource, FolderSource, Mount, MountSource, NfsSource, RunSpec
+from runtimes.base import ClaimSource, FolderSource, Mount, MountSource, NfsSource, RunSpec
 
 Manifest = dict[str, Any]
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, replace
 
-from k8s_adapter.runtime import GroupRef, RunRef, RunSpec
+from runtimes.base import GroupRef, RunRef, RunSpec
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 INSTALLATION = "berth/installation"

@@ -6,9 +6,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from courier import contracts, wrapper
-from k8s_adapter import berth, mounts, names, secretfiles
+from k8s_adapter import berth, mounts, names
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import RunSpec
+from runtimes import secret_sources
+from runtimes.base import RunSpec
 
 Manifest = dict[str, Any]
 Hosts = tuple[tuple[str, str], ...]  # (address, name), for /etc/hosts
@@ -249,7 +250,7 @@ def _secret_sources(spec: RunSpec) -> list[Manifest]:
     sources: list[Manifest] = []
     for secret in spec.secrets:
         own = (names.secret(spec.ref.run), names.FILE_KEY_PREFIX + secret.name)
-        name, key = secretfiles.cluster_key(secret) or own
+        name, key = secret_sources.cluster_key(secret) or own
         sources.append({"secret": {"name": name, "items": [{"key": key, "path": secret.name}]}})
     return sources
 

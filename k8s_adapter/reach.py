@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from k8s_adapter.runtime import Cause, TransientFault
+from runtimes.base import Cause, TransientFault
 
 SECONDS = 60.0
 DAY = 86_400.0

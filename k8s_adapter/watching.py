@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from k8s_adapter import names
 from k8s_adapter.api import Api, Object
 from k8s_adapter.diagnose import diagnose
-from k8s_adapter.runtime import Cause, Observed, Phase, RunRef, RuntimeFault, Sighting
 from k8s_adapter.slim import slim_event, slim_job, slim_pod
+from runtimes.base import Cause, Observed, Phase, RunRef, RuntimeFault, Sighting
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from groups.choices import Hold
 from groups.models import AgentGroup, Limits
-from k8s_adapter.runtime import Cause
+from runtimes.base import Cause
 from sessions import lifecycle, queue
 from sessions.leases import QUEUE
 from sessions.models import AgentSession, Lease, Message, Run, RunQuerySet

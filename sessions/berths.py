@@ -10,7 +10,7 @@ import structlog
 from django.conf import settings
 
 from groups.models import AgentGroup
-from k8s_adapter.runtime import GroupRef, GroupSpec, Quota, RuntimeFault
+from runtimes.base import GroupRef, GroupSpec, Quota, RuntimeFault
 from sessions import runtimes, workqueue
 from sessions.models import Run, RunQuerySet
 from sessions.states import RunState

@@ -9,7 +9,7 @@ import structlog
 from django.conf import settings
 from django.utils import timezone
 
-from k8s_adapter.runtime import RuntimeFault, Trace
+from runtimes.base import RuntimeFault, Trace
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from groups import audit, deletion
 from groups.models import AgentGroup
-from k8s_adapter.runtime import Runtime, RuntimeFault, Trace
+from runtimes.base import Runtime, RuntimeFault, Trace
 from sessions import intake, runtimes
 from sessions.ages import age
 from sessions.deeds import Action, Deed, Scope, removed

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from k8s_adapter.runtime import Cause, Observed
+from runtimes.base import Cause, Observed
 from sessions import doorbell, events, messages, redacting, signals, verdicts, way_out
 from sessions.models import AgentSession, Run
 from sessions.states import (

@@ -10,7 +10,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from groups.choices import Contract
-from k8s_adapter.runtime import Cause
+from runtimes.base import Cause
 from sessions import pages
 from sessions.models import AgentSession, Event, Message, MessageQuerySet, Run
 from sessions.states import EventKind, Intent, MessageState

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from groups.access import Narrowed
 from groups.models import AgentGroup, AgentProfile
-from k8s_adapter.runtime import Cause, RunRef
+from runtimes.base import Cause, RunRef
 from sessions import states
 from sessions.states import EventKind, Intent, MessageState, RunState, SessionState
 

@@ -3,7 +3,7 @@
 from groups import mounts
 from groups.choices import MountKind, MountState
 from groups.models import GroupMount
-from k8s_adapter.runtime import Cause, ClaimSource, FolderSource, Mount, MountSource, NfsSource, PermanentFault
+from runtimes.base import Cause, ClaimSource, FolderSource, Mount, MountSource, NfsSource, PermanentFault
 from sessions.models import Run
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from k8s_adapter.runtime import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, Phase
 
 LASTS = timedelta(seconds=60)  # what is older is worth nothing
 WORDS = 2000  # characters

@@ -14,7 +14,7 @@ from django.conf import settings
 
 from groups.models import AgentGroup
 from k8s_adapter import names
-from k8s_adapter.runtime import GroupRef, Phase, RunRef, Runtime, RuntimeFault, Trace
+from runtimes.base import GroupRef, Phase, RunRef, Runtime, RuntimeFault, Trace
 from sessions import reconcile, runtimes, workqueue
 from sessions.ages import age
 from sessions.deeds import Action, Deed, Scope, removed

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, RunRef, Runtime, TransientFault
+from runtimes.base import Cause, Observed, PermanentFault, Phase, RunRef, Runtime, TransientFault
 from sessions import doorbell, events, leases, lifecycle, records, redacting, runtimes, secrets, spec, workqueue
 from sessions.models import Run
 from sessions.observation import Observation

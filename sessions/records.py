@@ -8,7 +8,7 @@ import structlog
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
-from k8s_adapter.runtime import Description, Runtime, RuntimeFault
+from runtimes.base import Description, Runtime, RuntimeFault
 from sessions import redacting
 from sessions.models import Run, RunRecord
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from django.conf import settings
 
-from k8s_adapter.runtime import Runtime
-from k8s_adapter.secretfiles import Reach
+from runtimes.base import Runtime
+from runtimes.secret_sources import Reach
 
 
 @cache
 def get(name: str) -> Runtime:
     """The runtime called `local` or `kubernetes`. The cluster's client is imported only where it is used."""
     if name == "local":
-        from k8s_adapter.local import LocalRuntime
-        from k8s_adapter.local_programs import Confinement
+        from runtimes.local.programs import Confinement
+        from runtimes.local.runtime import LocalRuntime
 
         token = settings.EGRESS_TOKEN_FILE
         confinement = Confinement(

@@ -14,15 +14,7 @@ from django.utils import timezone
 
 from groups.choices import Provider
 from groups.models import AgentGroup, BrokeredKey, SecretReference, SecretUse
-from k8s_adapter.runtime import (
-    Cause,
-    GroupRef,
-    PermanentFault,
-    Runtime,
-    RuntimeFault,
-    SecretFile,
-    TransientFault,
-)
+from runtimes.base import Cause, GroupRef, PermanentFault, Runtime, RuntimeFault, SecretFile, TransientFault
 from sessions import runtimes, tokens
 from sessions.models import Run
 

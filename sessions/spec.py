@@ -12,16 +12,7 @@ import structlog
 from django.conf import settings
 
 from groups.models import AgentProfile
-from k8s_adapter.runtime import (
-    Cause,
-    ClaimSource,
-    FolderSource,
-    MountSource,
-    PermanentFault,
-    PodOptions,
-    Resources,
-    RunSpec,
-)
+from runtimes.base import Cause, ClaimSource, FolderSource, MountSource, PermanentFault, PodOptions, Resources, RunSpec
 from sessions import berths, mounts, secrets, tokens, way_out
 from sessions.models import Run
 

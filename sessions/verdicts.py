@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from k8s_adapter.runtime import Cause, Observed
+from runtimes.base import Cause, Observed
 from sessions.states import Intent
 
 

@@ -24,7 +24,7 @@ from django.db import close_old_connections
 from django.db.models import Q
 from django.utils import timezone
 
-from k8s_adapter.runtime import Observed, Phase, Runtime, Sighting
+from runtimes.base import Observed, Phase, Runtime, Sighting
 from sessions import admission, berths, gc, leases, observation, reconcile, signals, workqueue
 from sessions.models import AgentSession, Run
 from sessions.reconcile import PASSING, Do

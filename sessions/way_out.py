@@ -2,7 +2,7 @@
 
 from django.conf import settings
 
-from k8s_adapter.runtime import EgressAccess
+from runtimes.base import EgressAccess
 from sessions import tokens
 from sessions.models import Run
 

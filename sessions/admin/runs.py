@@ -13,7 +13,7 @@ from django.template.response import TemplateResponse
 from unfold.contrib.filters.admin import ChoicesCheckboxFilter, ChoicesDropdownFilter
 from unfold.decorators import display
 
-from k8s_adapter.runtime import RuntimeFault
+from runtimes.base import RuntimeFault
 from sessions import records, runtimes
 from sessions.admin.shared import RUN_COLOURS, OfSessionAdmin
 from sessions.models import Run, RunRecord

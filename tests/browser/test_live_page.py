@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from groups.models import Membership
-from k8s_adapter.runtime import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, Phase
 from sessions import lifecycle
 from sessions.models import AgentSession, Message, Run
 from tests.browser.conftest import Opener, Talk

@@ -12,13 +12,14 @@ from unittest import mock
 
 import psutil
 
-from k8s_adapter import names, processes
+from k8s_adapter import names
 from k8s_adapter.api import Api
 from k8s_adapter.cluster import KubernetesConfig, KubernetesRuntime
 from k8s_adapter.config import pod_selector
-from k8s_adapter.local import LocalRuntime
-from k8s_adapter.runtime import Resources, RunRef, RunSpec, Runtime
-from k8s_adapter.secretfiles import Reach
+from runtimes.base import Resources, RunRef, RunSpec, Runtime
+from runtimes.local import processes
+from runtimes.local.runtime import LocalRuntime
+from runtimes.secret_sources import Reach
 from tests.runtime.home import Home, Line
 
 IMAGE = "registry.local/python:3.13"

@@ -12,7 +12,7 @@ import pytest
 from k8s_adapter import names
 from k8s_adapter.api import Api
 from k8s_adapter.cluster import KubernetesRuntime
-from k8s_adapter.runtime import Cause, GroupRef, PodOptions, Quota, Resources, RunSpec
+from runtimes.base import Cause, GroupRef, PodOptions, Quota, Resources, RunSpec
 from tests.runtime.home import Home, Line
 from tests.runtime.places import KubernetesPlace, kubectl
 from tests.waiting import wait_for

@@ -7,7 +7,7 @@ import pytest
 
 from k8s_adapter import names, pod
 from k8s_adapter.cluster import KubernetesRuntime
-from k8s_adapter.runtime import Cause, ClaimSource, Mount, NfsSource, Observed, Phase, RunSpec, SecretFile
+from runtimes.base import Cause, ClaimSource, Mount, NfsSource, Observed, Phase, RunSpec, SecretFile
 from tests.runtime.places import KubernetesPlace, kubectl
 from tests.waiting import wait_for
 

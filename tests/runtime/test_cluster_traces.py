@@ -8,7 +8,7 @@ import pytest
 
 from k8s_adapter import names
 from k8s_adapter.cluster import KubernetesRuntime
-from k8s_adapter.runtime import GroupRef, PermanentFault, RunRef, Trace
+from runtimes.base import GroupRef, PermanentFault, RunRef, Trace
 from tests.runtime.places import KubernetesPlace, kubectl
 from tests.waiting import wait_for
 

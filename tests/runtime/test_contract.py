@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from k8s_adapter.runtime import Cause, Description, GroupRef, Observed, PermanentFault, Phase, RunRef, SecretFile
+from runtimes.base import Cause, Description, GroupRef, Observed, PermanentFault, Phase, RunRef, SecretFile
 from tests.runtime.places import Crash, Place
 from tests.waiting import wait_for
 

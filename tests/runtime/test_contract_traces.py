@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from k8s_adapter.runtime import GroupRef, Phase, RunRef, Trace, TransientFault
+from runtimes.base import GroupRef, Phase, RunRef, Trace, TransientFault
 from tests.runtime.places import Crash, Place
 from tests.runtime.test_contract import SECONDS, running
 from tests.waiting import wait_for

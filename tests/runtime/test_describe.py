@@ -9,7 +9,7 @@ import pytest
 
 from k8s_adapter import manifests
 from k8s_adapter.describe import MASK, describe, manifest, mask
-from k8s_adapter.runtime import Description
+from runtimes.base import Description
 from tests.runtime.test_manifests import CONFIG, SPEC
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "kubernetes"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from k8s_adapter.diagnose import diagnose, needs_events
-from k8s_adapter.runtime import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, Phase
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "kubernetes"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from k8s_adapter import processes
-from k8s_adapter.local import LocalRuntime, Look, judge
-from k8s_adapter.processes import Note
-from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, RunRef, SecretFile, TransientFault
+from runtimes.base import Cause, Observed, PermanentFault, Phase, RunRef, SecretFile, TransientFault
+from runtimes.local import processes
+from runtimes.local.processes import Note
+from runtimes.local.runtime import LocalRuntime, Look, judge
 from tests.runtime.places import Crash, LocalPlace
 from tests.waiting import wait_for
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from groups.mounts import BLOCKED
-from k8s_adapter.runtime import Cause, ClaimSource, FolderSource, Mount, PermanentFault, Phase
+from runtimes.base import Cause, ClaimSource, FolderSource, Mount, PermanentFault, Phase
 from tests.runtime.places import LocalPlace
 from tests.waiting import wait_for
 

@@ -10,7 +10,7 @@ import yaml
 from k8s_adapter import manifests, names
 from k8s_adapter.config import KubernetesConfig
 from k8s_adapter.pod import TERMINATION_LOG
-from k8s_adapter.runtime import EgressAccess, PodOptions, Quota, Resources, RunRef, RunSpec, SecretFile
+from runtimes.base import EgressAccess, PodOptions, Quota, Resources, RunRef, RunSpec, SecretFile
 
 REF = RunRef(
     run="0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01",

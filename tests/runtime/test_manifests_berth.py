@@ -9,7 +9,7 @@ import yaml
 from k8s_adapter import berth
 from k8s_adapter.config import KubernetesConfig, PodSelector, pod_selector
 from k8s_adapter.reach import Endpoint, Resolver
-from k8s_adapter.runtime import Cause, GroupRef, GroupSpec, Quota, TransientFault
+from runtimes.base import Cause, GroupRef, GroupSpec, Quota, TransientFault
 
 GROUP = GroupSpec(
     GroupRef("31d4c2b0-1111-4222-8333-944455556666", "blue-team"),

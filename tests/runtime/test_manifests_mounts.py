@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from k8s_adapter import check_mounts, manifests, mounts, names
-from k8s_adapter.runtime import ClaimSource, FolderSource, Mount, NfsSource, RunSpec
+from runtimes.base import ClaimSource, FolderSource, Mount, NfsSource, RunSpec
 from tests.runtime.test_manifests import CONFIG, REF, SPEC
 
 DATA = Mount("reference", "data/reference", ClaimSource("shared-data", "reference/v2"))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from k8s_adapter import names
-from k8s_adapter.runtime import EgressAccess, Resources, RunRef, RunSpec, SecretFile
+from runtimes.base import EgressAccess, Resources, RunRef, RunSpec, SecretFile
 
 REF = RunRef("0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01", "0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a02", "7", "blue-team")
 SPEC = RunSpec(REF, 1, "image", ("run",), "plain", "http://home", "token")

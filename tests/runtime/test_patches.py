@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from k8s_adapter import manifests, patches
-from k8s_adapter.runtime import PodOptions
+from runtimes.base import PodOptions
 from tests.runtime.test_manifests import CONFIG, SPEC
 
 ALLOWED: dict[str, Any] = {

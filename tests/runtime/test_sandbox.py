@@ -12,21 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from k8s_adapter import processes, sandbox
-from k8s_adapter.local import LocalRuntime
-from k8s_adapter.local_programs import Confinement
-from k8s_adapter.runtime import (
-    Cause,
-    EgressAccess,
-    FolderSource,
-    Mount,
-    Observed,
-    PermanentFault,
-    Phase,
-    RunRef,
-    SecretFile,
-)
-from k8s_adapter.secretfiles import Reach
+from runtimes.base import Cause, EgressAccess, FolderSource, Mount, Observed, PermanentFault, Phase, RunRef, SecretFile
+from runtimes.local import bwrap, processes
+from runtimes.local.programs import Confinement
+from runtimes.local.runtime import LocalRuntime
+from runtimes.secret_sources import Reach
 from tests.runtime.home import Home, Line
 from tests.runtime.places import LocalPlace
 from tests.stack import free_port
@@ -151,7 +141,7 @@ def test_it_writes_to_its_own_folders_alone(place: ConfinedPlace) -> None:
 def test_it_sees_nothing_of_other_groups_homes_and_processes(place: ConfinedPlace, tmp_path: Path) -> None:
     (place.data / "berth.sqlite3").write_text("rows")
     (place.data / "groups" / "other" / "group").mkdir(parents=True)
-    checkout = Path(sandbox.__file__).resolve().parents[1]
+    checkout = Path(bwrap.__file__).resolve().parents[2]
     script = (
         f"ls {place.data}; ls {place.data}/groups; ls -A {Path.home()} | grep -v '^\\.venv$' | head -3;"
         f"cat {checkout}/.env 2>/dev/null; ls -d /proc/[0-9]* | wc -l; ls /run"
@@ -164,10 +154,10 @@ def test_it_sees_nothing_of_other_groups_homes_and_processes(place: ConfinedPlac
 
 @pytest.mark.bwrap
 def test_nothing_is_there_that_was_not_thought_of(place: ConfinedPlace, proxy: int) -> None:
-    checkout = Path(sandbox.__file__).resolve().parents[1]
+    checkout = Path(bwrap.__file__).resolve().parents[2]
     script = (
         "cd /; echo of root: *; echo of var: /var/* /run/*; ls -A / > /mark 2>/dev/null && echo written;"
-        f"echo of the checkout: $(ls {checkout}); echo of its adapter: $(ls {checkout}/k8s_adapter);"
+        f"echo of the checkout: $(ls {checkout}); echo of its runtimes: $(ls {checkout}/runtimes/*);"
         "echo sockets: $(find / -type s 2>/dev/null); echo devices: $(find / -xdev -type b 2>/dev/null)"
     )
     line = said(place, script, egress=EgressAccess(f"http://127.0.0.1:{proxy}", "hush"))
@@ -176,9 +166,8 @@ def test_nothing_is_there_that_was_not_thought_of(place: ConfinedPlace, proxy: i
     ways = {path.parts[1] for path in (place.data, checkout, Path(sys.prefix), Path(sys.base_prefix))}
     assert set(told["of root"].split()) <= rooms | ways
     assert told["of var"].split() == ["/var/tmp", "/run/berth"]
-    assert told["of the checkout"].split() == ["agents", "k8s_adapter"] and told["of its adapter"].split() == [
-        "relay.py"
-    ]
+    assert told["of the checkout"].split() == ["agents", "runtimes"]
+    assert told["of its runtimes"].split() == ["socket_proxy.py"]
     assert told["sockets"].split() == ["/run/berth/egress.sock"] and told["devices"] == ""
 
 
@@ -273,7 +262,7 @@ def test_a_relay_that_died_is_started_anew(place: ConfinedPlace, proxy: int) -> 
     place.runtime.ensure(spec)
     assert note.read_text() == first
     for process, _ in list(processes.marked(str(place.data / "runs" / spec.ref.run))):
-        if "relay.py" in " ".join(process.cmdline()) and "outside" in process.cmdline():
+        if "socket_proxy.py" in " ".join(process.cmdline()) and "outside" in process.cmdline():
             process.kill()
             process.wait(5)
     place.runtime.ensure(spec)
@@ -281,18 +270,18 @@ def test_a_relay_that_died_is_started_anew(place: ConfinedPlace, proxy: int) -> 
 
 
 def test_without_bubblewrap_the_start_is_refused(place: ConfinedPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "PROGRAM", "no-such-bwrap")
+    monkeypatch.setattr(bwrap, "PROGRAM", "no-such-bwrap")
     spec, _ = place.spec("true")
     with pytest.raises(PermanentFault, match="bubblewrap is not installed"):
         place.runtime.ensure(spec)
 
 
 def test_root_is_refused_unless_an_operator_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "PROGRAM", "sh")
+    monkeypatch.setattr(bwrap, "PROGRAM", "sh")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert "runs as root" in sandbox.problem(as_root=False) and sandbox.problem(as_root=True) == ""
+    assert "runs as root" in bwrap.problem(as_root=False) and bwrap.problem(as_root=True) == ""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert sandbox.problem(as_root=False) == ""
+    assert bwrap.problem(as_root=False) == ""
 
 
 @pytest.mark.bwrap
@@ -333,7 +322,7 @@ def test_a_connection_may_come_before_the_relay_outside_listens(tmp_path: Path, 
         "    print('connected', flush=True)\n"
         "    print(proxy.recv(100))"
     )
-    relay = [sys.executable, "-I", "-S", str(sandbox.RELAY)]
+    relay = [sys.executable, "-I", "-S", str(bwrap.RELAY)]
     inner = [*relay, "inside", "way", str(port := free_port()), "--", sys.executable, "-c", code, str(port)]
     with subprocess.Popen(inner, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as agent:
         assert agent.stdout

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from k8s_adapter import names, secretfiles
+from k8s_adapter import names
 from k8s_adapter.cluster_secrets import digest_of
-from k8s_adapter.runtime import Cause, PermanentFault, RunRef, RunSpec, SecretFile
-from k8s_adapter.secretfiles import Reach, Source
+from runtimes import secret_sources
+from runtimes.base import Cause, PermanentFault, RunRef, RunSpec, SecretFile
+from runtimes.secret_sources import Reach, Source
 
 HELD = {("berth-harbour", "keys"): {"api": b"inside"}, ("vault", "model"): {"key": b"copied"}}
 
@@ -36,11 +37,11 @@ def test_what_the_control_plane_hands_over_is_read_and_the_pods_own_is_looked_at
         SecretFile("mounted", "kubernetes:keys/api"),
         SecretFile("made", "broker:anthropic", "stand-in"),
     )
-    assert secretfiles.read(secrets, reach) == {
+    assert secret_sources.read(secrets, reach) == {
         "file": b"\x00binary\n", "variable": "välue".encode(), "copied": b"copied", "made": b"stand-in"
     }  # fmt: skip
-    assert [secretfiles.cluster_key(secret) for secret in secrets] == [None, None, None, ("keys", "api"), None]
-    assert secretfiles.read_one(secrets[3], reach) == b"inside"
+    assert [secret_sources.cluster_key(secret) for secret in secrets] == [None, None, None, ("keys", "api"), None]
+    assert secret_sources.read_one(secrets[3], reach) == b"inside"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_what_the_control_plane_hands_over_is_read_and_the_pods_own_is_looked_at
 def test_what_is_out_of_reach_or_missing_is_named_without_its_value(reach: Reach, source: str, words: str) -> None:
     (Path(reach.folder) / "link").symlink_to(Path(reach.folder).parent / "outside")
     with pytest.raises(PermanentFault, match="'key'") as fault:
-        secretfiles.read([SecretFile("key", source.format(allowed=reach.folder))], reach)
+        secret_sources.read([SecretFile("key", source.format(allowed=reach.folder))], reach)
     assert fault.value.cause is Cause.MOUNT and words in str(fault.value)
     assert "not yours" not in str(fault.value) and "very-secret" not in str(fault.value)
 
@@ -76,16 +77,16 @@ def test_what_is_out_of_reach_or_missing_is_named_without_its_value(reach: Reach
 def test_without_settings_only_marked_variables_are_read(
     reach: Reach, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    check = secretfiles.source_of(SecretFile("key", source), secretfiles.LEAST).check()
+    check = secret_sources.source_of(SecretFile("key", source), secret_sources.LEAST).check()
     assert bool(check) is not source.startswith("env:")
     if source.startswith("env:"):
-        assert secretfiles.source_of(SecretFile("key", source), Reach(env_prefix="")).check()
+        assert secret_sources.source_of(SecretFile("key", source), Reach(env_prefix="")).check()
 
 
 @pytest.mark.parametrize("name", ["", "../token", "a/b", ".hidden", "a b", "a" * 300])
 def test_a_name_that_is_no_file_name_is_refused(reach: Reach, name: str) -> None:
     with pytest.raises(PermanentFault) as fault:
-        secretfiles.read([SecretFile(name, "env:BERTH_SECRET_KEY")], reach)
+        secret_sources.read([SecretFile(name, "env:BERTH_SECRET_KEY")], reach)
     assert fault.value.cause is Cause.MOUNT
 
 
@@ -94,16 +95,16 @@ def test_a_name_that_is_no_file_name_is_refused(reach: Reach, name: str) -> None
 )
 def test_a_source_that_means_nothing_is_refused(source: str) -> None:
     with pytest.raises(PermanentFault, match="'key'"):
-        secretfiles.cluster_key(SecretFile("key", source))
+        secret_sources.cluster_key(SecretFile("key", source))
 
 
 def test_the_secrets_of_other_runs_are_out_of_reach() -> None:
     with pytest.raises(PermanentFault, match="'key'"):
-        secretfiles.cluster_key(SecretFile("key", "kubernetes:berth-run-1/token"))
+        secret_sources.cluster_key(SecretFile("key", "kubernetes:berth-run-1/token"))
 
 
 def test_another_kind_of_source_is_a_class(reach: Reach) -> None:
-    @secretfiles.register
+    @secret_sources.register
     class Reversed(Source):
         scheme = "reversed"
 
@@ -111,9 +112,9 @@ def test_another_kind_of_source_is_a_class(reach: Reach) -> None:
             return self.place[::-1].encode()
 
     try:
-        assert secretfiles.read([SecretFile("key", "reversed:abc")], reach) == {"key": b"cba"}
+        assert secret_sources.read([SecretFile("key", "reversed:abc")], reach) == {"key": b"cba"}
     finally:
-        del secretfiles.KINDS["reversed"]
+        del secret_sources.KINDS["reversed"]
 
 
 def test_a_digest_tells_values_apart_and_keeps_none() -> None:

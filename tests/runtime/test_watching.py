@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from k8s_adapter import names, watching
 from k8s_adapter.api import Expired, Object
-from k8s_adapter.runtime import Cause, Phase, RunRef, RunSpec, Sighting, TransientFault
+from runtimes.base import Cause, Phase, RunRef, RunSpec, Sighting, TransientFault
 from tests.runtime.places import KubernetesPlace
 from tests.waiting import wait_for
 

@@ -12,7 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from k8s_adapter.describe import describe
-from k8s_adapter.runtime import Cause, Description, TransientFault
+from runtimes.base import Cause, Description, TransientFault
 from sessions import events, records, runtimes
 from sessions.admin import runs
 from sessions.models import AgentSession, Message, Run, RunRecord

@@ -7,7 +7,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from groups.models import AgentGroup, AgentProfile
-from k8s_adapter.runtime import Cause, GroupSpec, PermanentFault, Quota
+from runtimes.base import Cause, GroupSpec, PermanentFault, Quota
 from sessions import berths, runtimes, spec, workqueue
 from sessions.models import AgentSession, Run, WorkItem
 from sessions.states import RunState

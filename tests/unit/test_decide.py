@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from k8s_adapter.runtime import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, Phase
 from sessions.reconcile import Do, Wanted, decide
 from sessions.states import GRACEFUL, Intent, RunState
 

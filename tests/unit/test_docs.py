@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 from django.core.management import get_commands
 
-from k8s_adapter.runtime import Cause
+from runtimes.base import Cause
 from sessions import states, stream, verdicts
 
 ROOT = Path(__file__).resolve().parents[2]

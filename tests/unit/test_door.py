@@ -9,7 +9,7 @@ import pytest
 from asgiref.testing import ApplicationCommunicator
 
 from controlplane.asgi import application
-from k8s_adapter.runtime import Cause
+from runtimes.base import Cause
 from sessions import intake, lifecycle, tokens
 from sessions.models import AgentSession, Run
 from sessions.states import Intent, RunState

@@ -7,8 +7,8 @@ import pytest
 from django.core.management import CommandError
 from django.utils import timezone
 
-from k8s_adapter.local import LocalRuntime
-from k8s_adapter.runtime import Cause, RunRef, TransientFault
+from runtimes.base import Cause, RunRef, TransientFault
+from runtimes.local.runtime import LocalRuntime
 from sessions import gc as cleaning
 from sessions import orphans
 from sessions.models import AgentSession, Lease

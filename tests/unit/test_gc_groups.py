@@ -7,8 +7,8 @@ import pytest
 
 from groups import deletion
 from groups.models import AgentGroup, AuditEntry, Membership
-from k8s_adapter.local import LocalRuntime
-from k8s_adapter.runtime import Cause, PermanentFault, Trace
+from runtimes.base import Cause, PermanentFault, Trace
+from runtimes.local.runtime import LocalRuntime
 from sessions import departed, intake, spec
 from sessions import gc as cleaning
 from sessions.models import AgentSession, Event, Message, Run

@@ -12,7 +12,7 @@ from django.db.transaction import Atomic
 from django.utils import timezone
 
 from groups.models import AgentGroup, AgentProfile, AuditEntry
-from k8s_adapter.local import LocalRuntime
+from runtimes.local.runtime import LocalRuntime
 from sessions import departed, intake, retention
 from sessions.models import AgentSession, Event, Message, Run
 from sessions.states import MessageState, RunState

@@ -12,7 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from controlplane import health
-from k8s_adapter.runtime import Cause, TransientFault
+from runtimes.base import Cause, TransientFault
 from sessions import leases, workqueue
 from sessions.models import Lease
 

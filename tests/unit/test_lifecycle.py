@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from groups.models import AgentGroup, AgentProfile
-from k8s_adapter.runtime import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, Phase
 from sessions import admission, ingest, intake, lifecycle, summary
 from sessions.models import AgentSession, Run
 from sessions.states import Intent, MessageState, RunState, SessionState

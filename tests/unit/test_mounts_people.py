@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from groups.choices import MountKind, MountState
 from groups.models import AgentGroup, AuditEntry, GroupMount, Membership, MountRoot, OperatorScope
-from k8s_adapter.runtime import Cause, FolderSource, PermanentFault
+from runtimes.base import Cause, FolderSource, PermanentFault
 from sessions import mounts, reconcile, runtimes
 from sessions.models import AgentSession, Run
 from tests.unit.things import run_of

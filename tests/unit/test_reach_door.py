@@ -11,9 +11,9 @@ import pytest
 from django.utils import timezone
 
 from groups.models import AgentGroup, AgentProfile
-from k8s_adapter.runtime import Observed, Phase
 from reach import requests, rules, uses, version
 from reach.models import EgressRequest, EgressRule, EgressUse
+from runtimes.base import Observed, Phase
 from sessions import lifecycle, tokens, way_out
 from sessions.models import AgentSession, Run
 from sessions.states import RunState

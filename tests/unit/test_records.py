@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from k8s_adapter.runtime import Cause, Description, Notice, Observed, RunRef, RunSpec, TransientFault
+from runtimes.base import Cause, Description, Notice, Observed, RunRef, RunSpec, TransientFault
 from sessions import records
 from sessions.models import AgentSession, Run, RunRecord
 

@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from k8s_adapter.runtime import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, Phase
 from sessions import ingest, lifecycle, redacting, tokens
 from sessions.models import AgentSession, Event, Run
 

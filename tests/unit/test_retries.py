@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from groups.choices import Contract
 from groups.models import AgentProfile, AuditEntry
-from k8s_adapter.runtime import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, Phase
 from sessions import admission, ingest, intake, lifecycle, reconcile, summary
 from sessions.intake import Refused
 from sessions.models import AgentSession, Run

@@ -11,7 +11,7 @@ from django.utils import timezone
 from groups.choices import MountKind, MountState, SecretKind
 from groups.models import AgentGroup, AgentProfile, BrokeredKey, GroupMount, MountRoot, SecretReference
 from k8s_adapter import names
-from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, RunRef, RunSpec, TransientFault
+from runtimes.base import Cause, Observed, PermanentFault, Phase, RunRef, RunSpec, TransientFault
 from sessions import admission, lifecycle, reconcile, runtimes, spec, summary
 from sessions.models import AgentSession, Run
 from sessions.states import Intent, RunState

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from k8s_adapter import seccomp
+from runtimes.local import seccomp
 
 EPERM, ENOSYS, FAMILY = errno.EPERM, errno.ENOSYS, errno.EAFNOSUPPORT
 X86, ARM = "x86_64", "aarch64"

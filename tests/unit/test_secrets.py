@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from groups.choices import SecretKind
 from groups.models import AgentGroup, AgentProfile, AuditEntry, OperatorScope, SecretReference, SecretUse
-from k8s_adapter.runtime import Cause, Observed, PermanentFault, Phase, SecretFile
+from runtimes.base import Cause, Observed, PermanentFault, Phase, SecretFile
 from sessions import reconcile, runtimes, secrets, spec
 from sessions.models import AgentSession, Run
 from tests.unit.things import run_of

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from k8s_adapter.diagnose import diagnose
-from k8s_adapter.runtime import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, Phase
 from sessions.states import Intent
 from sessions.verdicts import ADVICE, Report, judge
 

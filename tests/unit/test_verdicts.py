@@ -2,7 +2,7 @@
 
 import pytest
 
-from k8s_adapter.runtime import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, Phase
 from sessions.states import Intent
 from sessions.verdicts import ADVICE, Report, judge, say
 

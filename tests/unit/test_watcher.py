@@ -12,7 +12,7 @@ import pytest
 from django.utils import timezone
 
 from groups.models import AgentProfile
-from k8s_adapter.runtime import Cause, Description, Observed, Phase, RunRef, RunSpec, Sighting, Trace
+from runtimes.base import Cause, Description, Observed, Phase, RunRef, RunSpec, Sighting, Trace
 from sessions import leases, lifecycle, observation, runtimes, secrets, tasks, workqueue
 from sessions.models import AgentSession, Lease, Run, WorkItem
 from sessions.signals import swept

@@ -12,9 +12,9 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from groups.models import AgentGroup
-from k8s_adapter.folders import Folders
-from k8s_adapter.local import LocalRuntime
-from k8s_adapter.runtime import RunRef, RunSpec
+from runtimes.base import RunRef, RunSpec
+from runtimes.local.paths import Folders
+from runtimes.local.runtime import LocalRuntime
 from sessions import events, lifecycle, runtimes
 from sessions.events import NewEvent
 from sessions.models import AgentSession, Run

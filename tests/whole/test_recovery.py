@@ -15,7 +15,7 @@ import pytest
 from k8s_adapter import names
 from k8s_adapter.api import Api
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.runtime import TransientFault
+from runtimes.base import TransientFault
 from tests import images
 from tests.faults import Faults
 from tests.stack import Stack

@@ -19,7 +19,7 @@ from isolation.furnish import BY
 from isolation.models import Proof
 from isolation.runs import Impossible
 from isolation.surroundings import Place
-from k8s_adapter.runtime import RuntimeFault
+from runtimes.base import RuntimeFault
 
 LOCAL = (
     "RUNTIME is local: agents are processes of this machine, with the rights of the user who runs Berth. They can read "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from k8s_adapter.runtime import Cause, PermanentFault, SecretFile
+from runtimes.base import Cause, PermanentFault, SecretFile
 
 # A name becomes a file and a key of a Secret: https://kubernetes.io/docs/concepts/configuration/secret/
 NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,200}")

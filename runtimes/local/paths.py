@@ -20,7 +20,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from k8s_adapter import manifests, names
-from k8s_adapter.runtime import GroupRef, RunRef, RunSpec
+from runtimes.base import GroupRef, RunRef, RunSpec
 
 OWNER = "owner.json"
 ABOUT_LIMIT = 16 * 1024 * 1024  # bytes of spec.json; a profile's command and environment have 1 MiB at most

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import courier
 from courier import contracts, wrapper
-from k8s_adapter import folder_mounts, processes, sandbox, seccomp
-from k8s_adapter.folders import Folders, RunFolder
-from k8s_adapter.runtime import Cause, PermanentFault, RunSpec
-from k8s_adapter.secretfiles import Reach
+from runtimes.base import Cause, PermanentFault, RunSpec
+from runtimes.local import bwrap, mounts, processes, seccomp
+from runtimes.local.paths import Folders, RunFolder
+from runtimes.secret_sources import Reach
 
 # What an agent gets of the control plane's own environment; all the rest may hold secrets.
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
@@ -46,9 +46,9 @@ class Programs:
             raise PermanentFault(Cause.REJECTED, f"the command {program!r} is not a program on this machine")
         if self.confinement is None:
             return
-        if words := sandbox.problem(self.confinement.as_root):
+        if words := bwrap.problem(self.confinement.as_root):
             raise PermanentFault(Cause.REJECTED, f"agents are to be confined, but {words}")
-        if not sandbox.sees(self._view(spec, folder, self.confinement), Path(found), self.python):
+        if not bwrap.sees(self._view(spec, folder, self.confinement), Path(found), self.python):
             words = (
                 f"the sandbox shows nothing of the folder of {program!r}; an operator can add it to LOCAL_BWRAP_FOLDERS"
             )
@@ -76,7 +76,7 @@ class Programs:
         command = contracts.argv(spec.contract, spec.command, spec.resume)
         if self.confinement:
             folder.filter.write_bytes(seccomp.program() or b"")
-            command = sandbox.wrap(command, self._view(spec, folder, self.confinement), self.python)
+            command = bwrap.wrap(command, self._view(spec, folder, self.confinement), self.python)
         place = (self.folders.workspace(spec.ref), folder.pid_file("agent"), folder.log("agent"))
         guard = folder.pid_file("guard")
         processes.start(wrapper.wrap(command), self._agent_environment(spec, folder), *place, lock, guard)
@@ -90,17 +90,17 @@ class Programs:
             return
         folder.sockets.mkdir(exist_ok=True)
         environment = _inherited() | self._marks(spec, folder)
-        argv = sandbox.outside(spec.egress, self.python)
+        argv = bwrap.outside(spec.egress, self.python)
         processes.start(argv, environment, folder.sockets, pid_file, folder.log("relay"), lock)
 
-    def _view(self, spec: RunSpec, folder: RunFolder, confinement: Confinement) -> sandbox.View:
+    def _view(self, spec: RunSpec, folder: RunFolder, confinement: Confinement) -> bwrap.View:
         """What a confined agent sees: of the data folder nothing but what is its own."""
         folders, ref = self.folders, spec.ref
-        links, project = folder_mounts.real_folders(spec)
+        links, project = mounts.real_folders(spec)
         written = {mount.path for mount in spec.mounts if not mount.read_only}
         own = [folder.secrets, folder.extra, *([folder.project, project] if project else [])]
         secrets = [Path(self.reach.folder).resolve()] if self.reach.folder else []
-        return sandbox.View(
+        return bwrap.View(
             hidden=(folders.data, CHECKOUT / ".env", *secrets, *(each.resolve() for each in confinement.hidden)),
             readable=(*confinement.readable, *own, *(real for path, real in links.items() if path not in written)),
             writable=(
@@ -118,7 +118,7 @@ class Programs:
             **({"TMPDIR": "/tmp"} if self.confinement else {}),
             **spec.environment,
             **(
-                sandbox.proxy_variables(spec.ref.run, spec.egress, inside=self.confinement is not None)
+                bwrap.proxy_variables(spec.ref.run, spec.egress, inside=self.confinement is not None)
                 if spec.egress
                 else {}
             ),

@@ -1,8 +1,8 @@
 """What Berth asks of a place where runs execute, in plain data.
 
 A runtime knows nothing of sessions, queues or databases: it is handed a `RunSpec`, makes it true, and tells what it
-sees. `k8s_adapter.local` and `k8s_adapter.cluster` implement `Runtime`; `tests/runtime` holds the contract that both
-must pass.
+sees. `runtimes.local.runtime` and `k8s_adapter.cluster` implement `Runtime`; `tests/runtime` holds the contract that
+both must pass.
 """
 
 import threading
@@ -12,14 +12,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from k8s_adapter.surroundings import ClaimSource as ClaimSource
-from k8s_adapter.surroundings import EgressAccess as EgressAccess
-from k8s_adapter.surroundings import FolderSource as FolderSource
-from k8s_adapter.surroundings import Mount as Mount
-from k8s_adapter.surroundings import MountSource as MountSource
-from k8s_adapter.surroundings import NfsSource as NfsSource
-from k8s_adapter.surroundings import PodOptions as PodOptions
-from k8s_adapter.surroundings import Quota as Quota
+from runtimes.spec_types import ClaimSource as ClaimSource
+from runtimes.spec_types import EgressAccess as EgressAccess
+from runtimes.spec_types import FolderSource as FolderSource
+from runtimes.spec_types import Mount as Mount
+from runtimes.spec_types import MountSource as MountSource
+from runtimes.spec_types import NfsSource as NfsSource
+from runtimes.spec_types import PodOptions as PodOptions
+from runtimes.spec_types import Quota as Quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class SecretFile:
     """A secret by reference, delivered as the file `/var/secrets/<name>`.
 
     `source` is `kubernetes:SECRET/KEY` (in the group's namespace), `operators:NAMESPACE/SECRET/KEY`, `file:PATH` or
-    `env:NAME` (of the control plane): see `k8s_adapter.secretfiles`. With a `value` nothing is read: the control plane
+    `env:NAME` (of the control plane): see `runtimes.secret_sources`. With a `value` nothing is read: the control plane
     has made it for this run.
     """
 

@@ -1,10 +1,10 @@
 """A local agent's sandbox, made by bubblewrap: no network but the egress proxy, nothing to write but its own folders.
 
 It is a namespace of its own for users, processes, IPC and network (https://github.com/containers/bubblewrap). The
-network has a loopback device and nothing else; what listens there is `relay.py`, which passes everything on to a
-UNIX socket outside, behind which another `relay.py` connects to the proxy. The file system begins empty, and gets what
-programs need of the machine, read-only, and what is the agent's: no socket, device or file is there that was not
-thought of. The agent keeps its user, has no capability, and a filter of system calls (`seccomp.py`) lets it make no
+network has a loopback device and nothing else; what listens there is `socket_proxy.py`, which passes everything on to a
+UNIX socket outside, behind which another `socket_proxy.py` connects to the proxy. The file system begins empty, and
+gets what programs need of the machine, read-only, and what is the agent's: no socket, device or file is there that was
+not thought of. The agent keeps its user, has no capability, and a filter of system calls (`seccomp.py`) lets it make no
 namespace in which it would have any.
 """
 
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from k8s_adapter import seccomp
-from k8s_adapter.runtime import EgressAccess
+from runtimes.base import EgressAccess
+from runtimes.local import seccomp
 
 PROGRAM = "bwrap"
-RELAY = Path(__file__).with_name("relay.py")
+RELAY = Path(__file__).with_name("socket_proxy.py")
 PORT = 3128  # of the relay, inside
 SOCKETS, SOCKET = "/run/berth", "egress.sock"  # where the folder with the UNIX socket is, inside
 DIRECT = "localhost,127.0.0.1,::1"
@@ -130,7 +130,7 @@ def _system() -> Iterator[str]:
 
 def _programs(python: str) -> list[Path]:
     """Berth's own that has to be there: its Python, the relay, the agents that come with it."""
-    checkout = RELAY.parent.parent
+    checkout = RELAY.parents[2]
     prefixes = {Path(sys.prefix), Path(sys.base_prefix), Path(python).resolve().parent.parent}
     outside = [each for each in prefixes if not each.is_relative_to("/usr") and each != Path("/")]
     return [RELAY, *(each for each in (checkout / "agents",) if each.is_dir()), *outside]

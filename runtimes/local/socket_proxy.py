@@ -1,8 +1,8 @@
-"""Passes connections through the wall of a local agent's sandbox (see `sandbox.py`). A program of its own.
+"""Passes connections through the wall of a local agent's sandbox (see `bwrap.py`). A program of its own.
 
-`relay.py outside SOCKET HOST PORT` listens on a UNIX socket and connects to the proxy. `relay.py inside SOCKET PORT --
-COMMAND…` listens on the sandbox's own loopback, connects to that socket, and becomes the command; with an empty
-SOCKET it only becomes the command.
+`socket_proxy.py outside SOCKET HOST PORT` listens on a UNIX socket and connects to the proxy. `socket_proxy.py inside
+SOCKET PORT -- COMMAND…` listens on the sandbox's own loopback, connects to that socket, and becomes the command; with
+an empty SOCKET it only becomes the command.
 """
 
 import asyncio

@@ -3,7 +3,7 @@
 They belong to nobody: each is a session of its own and outlives whoever started it. There is no daemon either, so what
 a kubelet would see to (ending what is left when the agent is gone) is seen to whenever somebody looks, by `_tend`.
 
-Nothing is isolated, unless agents are put into a sandbox (`sandbox.py`): an agent runs as the same user as the control
+Nothing is isolated, unless agents are put into a sandbox (`bwrap.py`): an agent runs as the same user as the control
 plane. For a laptop and for tests.
 """
 
@@ -21,12 +21,10 @@ from pathlib import Path
 
 import psutil
 
-from k8s_adapter import folder_mounts, local_traces, names, processes, secretfiles
+from k8s_adapter import names
 from k8s_adapter.describe import mask
-from k8s_adapter.folders import Folders, RunFolder, read_small
-from k8s_adapter.local_programs import Confinement, Programs
-from k8s_adapter.processes import Note
-from k8s_adapter.runtime import (
+from runtimes import secret_sources
+from runtimes.base import (
     Cause,
     Description,
     GroupRef,
@@ -42,7 +40,11 @@ from k8s_adapter.runtime import (
     Trace,
     TransientFault,
 )
-from k8s_adapter.secretfiles import LEAST, Reach
+from runtimes.local import inventory, mounts, processes
+from runtimes.local.paths import Folders, RunFolder, read_small
+from runtimes.local.processes import Note
+from runtimes.local.programs import Confinement, Programs
+from runtimes.secret_sources import LEAST, Reach
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +87,8 @@ class LocalRuntime:
 
     def ensure(self, spec: RunSpec) -> None:
         """See `Runtime.ensure`."""
-        files = secretfiles.read(spec.secrets, self._reach)
-        mounts = folder_mounts.real_folders(spec)
+        files = secret_sources.read(spec.secrets, self._reach)
+        folders = mounts.real_folders(spec)
         folder = self._folders.run(spec.ref.run)
         with _outside():
             self._check_owner(spec.ref)
@@ -95,7 +97,7 @@ class LocalRuntime:
             with processes.locked(folder.lock) as lock:
                 about = folder.about()
                 if about is None:
-                    folder.make(spec, files, *mounts)
+                    folder.make(spec, files, *folders)
                 elif not names.fits(spec, about["hash"]):
                     raise PermanentFault(Cause.REJECTED, f"run {spec.ref.run} exists and was made for another spec")
                 look = self._start_beside(spec, folder, lock)
@@ -128,7 +130,7 @@ class LocalRuntime:
 
     def renew(self, ref: RunRef, secrets: tuple[SecretFile, ...]) -> bool:
         """See `Runtime.renew`."""
-        values = secretfiles.read(secrets, self._reach)
+        values = secret_sources.read(secrets, self._reach)
         folder = self._folders.run(ref.run)
         with _outside():
             if not values or not folder.exists():
@@ -141,7 +143,7 @@ class LocalRuntime:
 
     def secret(self, group: GroupRef, secret: SecretFile) -> bytes:
         """See `Runtime.secret`. It is the same for every group."""
-        return secretfiles.read_one(secret, self._reach)
+        return secret_sources.read_one(secret, self._reach)
 
     def observe(self, ref: RunRef) -> Observed:
         """See `Runtime.observe`."""
@@ -201,19 +203,19 @@ class LocalRuntime:
         """See `Runtime.owned`. Finds processes, too, whose folder somebody deleted."""
         with _outside():
             refs = [ref for folder in self._folders.every_run() if (ref := folder.ref())]
-            strays = local_traces.strays(self._folders)
+            strays = inventory.strays(self._folders)
         yield from refs
         yield from strays - set(refs)
 
     def traces(self) -> Iterator[Trace]:
         """See `Runtime.traces`."""
         with _outside():
-            yield from list(local_traces.of_runs(self._folders))
+            yield from list(inventory.of_runs(self._folders))
 
     def grounds(self) -> Iterator[Trace]:
         """See `Runtime.grounds`."""
         with _outside():
-            yield from list(local_traces.of_groups(self._folders))
+            yield from list(inventory.of_groups(self._folders))
 
     def remove(self, trace: Trace) -> None:
         """See `Runtime.remove`."""
@@ -221,7 +223,7 @@ class LocalRuntime:
             self.destroy(trace.of)
             return
         with _outside():
-            local_traces.remove_group(self._folders, trace, trace.of)
+            inventory.remove_group(self._folders, trace, trace.of)
 
     def watch(self, until: threading.Event) -> Iterator[Sighting | None]:
         """See `Runtime.watch`. Looks at every run four times a second."""

@@ -1,4 +1,4 @@
-"""Starts one program that outlives whoever asked for it: `python -I -S launch.py`, with the order as JSON on stdin.
+"""Starts one program that outlives whoever asked for it: `python -I -S daemonize.py`, with the order as JSON on stdin.
 
 An order is `{"argv", "environment", "folder", "pid_file", "log", "lock", "umask", "guard"}`. The program becomes the
 leader of a session of its own, with init as its parent. It notes its pid itself, before it executes anything, and

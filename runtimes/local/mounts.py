@@ -6,7 +6,7 @@ read-only mount can be written. For a laptop and for tests.
 
 from pathlib import Path
 
-from k8s_adapter.runtime import Cause, FolderSource, Mount, MountSource, PermanentFault, RunSpec
+from runtimes.base import Cause, FolderSource, Mount, MountSource, PermanentFault, RunSpec
 
 PROJECT = "project"
 

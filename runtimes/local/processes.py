@@ -1,6 +1,6 @@
 """Processes that outlive their maker: started once, found again, and ended with all that they started.
 
-A process is found again by the pid and start time in its note (see `launch.py`); what a run's processes started
+A process is found again by the pid and start time in its note (see `daemonize.py`); what a run's processes started
 themselves, by its session or by a mark in its environment. psutil alone is used, so that it works on macOS too.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from k8s_adapter.folders import read_small
-from k8s_adapter.runtime import Cause, PermanentFault, RuntimeFault, TransientFault
+from runtimes.base import Cause, PermanentFault, RuntimeFault, TransientFault
+from runtimes.local.paths import read_small
 
 MARK = "BERTH_RUN_FOLDER"  # in the environment of every process of a run: the run's folder
 GUARD = "BERTH_GUARD"  # in that of the subreapers above an agent, besides what tells whose they are
@@ -49,7 +49,7 @@ def start(
     lock: int,
     guard: Path | None = None,
 ) -> None:
-    """Start `argv` in `folder`, detached, with its note in `pid_file`. See `launch.py`.
+    """Start `argv` in `folder`, detached, with its note in `pid_file`. See `daemonize.py`.
 
     `lock` is the descriptor of the file whose lock the caller holds. With a `guard`, the path of its note, nothing that
     the program starts outlives it, on Linux. Returns once the program was executed. Raises TransientFault if that can't
@@ -66,7 +66,7 @@ def start(
         "umask": AGENT_UMASK if guard else UMASK,
         "guard": str(guard) if guarded else "",
     }
-    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py"))]
+    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("daemonize.py"))]
     marks = {name: environment[name] for name in OWNERS if name in environment} | {GUARD: "1"}
     try:
         done = subprocess.run(

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from k8s_adapter import processes
-from k8s_adapter.folders import Folders
-from k8s_adapter.runtime import Cause, GroupRef, RunRef, Trace, TransientFault
+from runtimes.base import Cause, GroupRef, RunRef, Trace, TransientFault
+from runtimes.local import processes
+from runtimes.local.paths import Folders
 
 
 def of_runs(folders: Folders) -> Iterator[Trace]:
