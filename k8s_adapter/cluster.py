@@ -36,6 +36,7 @@ from runtimes.base import (
     Trace,
     TransientFault,
 )
+from runtimes.names import fits
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ class KubernetesRuntime:
         if found["metadata"].get("deletionTimestamp"):
             raise TransientFault(Cause.REJECTED, f"{name} of an earlier try is still being deleted")
         annotations = found["metadata"].get("annotations") or {}
-        if not self._is_ours(found, spec.ref) or not names.fits(spec, annotations.get(names.SPEC_HASH)):
+        if not self._is_ours(found, spec.ref) or not fits(spec, annotations.get(names.SPEC_HASH)):
             raise PermanentFault(Cause.REJECTED, f"{name} exists and was made for another run or another spec")
         return found
 

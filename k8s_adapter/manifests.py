@@ -6,13 +6,12 @@ The pod itself is in `pod.py`, what lasts of its group in `berth.py`.
 import base64
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 from k8s_adapter import names, patches
 from k8s_adapter.config import KubernetesConfig
 from k8s_adapter.pod import Hosts, make_pod
-from k8s_adapter.pod import home_of as home_of
-from runtimes.base import EgressAccess, RunSpec
+from runtimes.base import RunSpec
+from runtimes.names import proxy_url, spec_hash
 
 Manifest = dict[str, Any]
 
@@ -61,16 +60,10 @@ def owner_patch(job: Manifest) -> Manifest:
     return {"metadata": {"ownerReferences": [owner]}}
 
 
-def proxy_url(run: str, egress: EgressAccess) -> str:
-    """The egress proxy's address with the run's credential, as programs take it from HTTPS_PROXY."""
-    parts = urlsplit(egress.proxy)
-    return f"{parts.scheme}://{quote(run, safe='')}:{quote(egress.credential, safe='')}@{parts.netloc}"
-
-
 def _run_metadata(spec: RunSpec, config: KubernetesConfig, name: str) -> Manifest:
     return {
         "name": name,
         "namespace": names.namespace(spec.ref.slug, config.shared_namespace),
         "labels": names.run_labels(spec.ref, config.installation),
-        "annotations": {names.SPEC_HASH: names.spec_hash(spec)},
+        "annotations": {names.SPEC_HASH: spec_hash(spec)},
     }

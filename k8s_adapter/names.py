@@ -4,12 +4,10 @@ Names are derived from ids, so whoever repeats a step finds what was made before
 """
 
 import hashlib
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, replace
 
-from runtimes.base import GroupRef, RunRef, RunSpec
+from runtimes.base import GroupRef, RunRef
+from runtimes.names import dns_label
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 INSTALLATION = "berth/installation"
@@ -30,18 +28,6 @@ EGRESS_KEY = "egress"  # in a run's Secret: the egress proxy's address, with the
 QUOTA = "berth"  # a group's ResourceQuota and LimitRange
 TOKEN_KEY = "token"  # in a run's Secret
 FILE_KEY_PREFIX = "file."  # in a run's Secret: values of secrets that the control plane read for the agent
-
-# A name of an object must be a DNS-1123 label: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
-MAX_LABEL = 63
-
-
-def dns_label(text: str) -> str:
-    """Return `text` as a valid DNS-1123 label: as it is if it is one, else cleaned and made unique by a hash of it."""
-    clean = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    if clean == text and len(clean) <= MAX_LABEL:
-        return clean
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{clean[: MAX_LABEL - 9].rstrip('-')}-{digest}"
 
 
 def namespace(slug: str, shared: str = "") -> str:
@@ -123,31 +109,3 @@ def selector(installation: str, run: str = "") -> str:
     """The label selector for the objects of one run, or of every run of an installation."""
     which = f"{RUN}={run}" if run else RUN
     return f"{MANAGED_BY}={BERTH},{INSTALLATION}={installation},{which}"
-
-
-def spec_hash(spec: RunSpec) -> str:
-    """Return 32 hex digits that are equal for equal specs.
-
-    Fields at their default are left out, so that a later version of Berth, with more fields, still knows its runs; so
-    is what may change while a run lives: the group's quota, and credentials, which a new SECRET_KEY changes.
-    """
-    secrets = tuple(replace(secret, value="") for secret in spec.secrets)
-    return _hash(replace(spec, token="", secrets=secrets, egress=spec.egress and replace(spec.egress, credential="")))
-
-
-def fits(spec: RunSpec, told: str | None) -> bool:
-    """Whether a hash is the spec's, or what it was when credentials counted: an upgrade ends no run."""
-    return told in (spec_hash(spec), _hash(spec))
-
-
-def _hash(spec: RunSpec) -> str:
-    values = asdict(spec)
-    for secret in values["secrets"]:
-        if not secret["value"]:  # as it was before there were any
-            del secret["value"]
-    del values["quota"]
-    for field in fields(spec):
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        if field.name in values and default is not MISSING and getattr(spec, field.name) == default:
-            del values[field.name]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]

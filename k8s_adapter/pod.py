@@ -1,7 +1,6 @@
 """The pod of a run, as a plain dictionary that reads like its YAML: the courier, the agent, and what they see."""
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +9,7 @@ from k8s_adapter import berth, mounts, names
 from k8s_adapter.config import KubernetesConfig
 from runtimes import secret_sources
 from runtimes.base import RunSpec
+from runtimes.names import home_of
 
 Manifest = dict[str, Any]
 Hosts = tuple[tuple[str, str], ...]  # (address, name), for /etc/hosts
@@ -20,7 +20,6 @@ IPC = "/workspace/ipc"
 CHECKPOINTS = "/workspace/checkpoints"
 SECRETS = "/var/secrets"
 PIPES = "/run/berth"
-HOME = "/home/agent"  # unless the state folder lies in another home
 # What only the courier sees.
 JOURNAL = "/var/lib/berth/journal"
 TOKEN = "/var/lib/berth/token"
@@ -56,12 +55,6 @@ def make_pod(spec: RunSpec, config: KubernetesConfig, hosts: Hosts = ()) -> Mani
     if hosts:
         pod["hostAliases"] = [{"ip": address, "hostnames": [name]} for address, name in hosts]
     return pod | _place(spec)
-
-
-def home_of(state_folder: str) -> str:
-    """The agent's home: the one its state folder lies in (/home/node for /home/node/.claude), else one of Berth's."""
-    parts = PurePosixPath(state_folder).parts
-    return "/".join(("", *parts[1:3])) if parts[:2] == ("/", "home") and len(parts) > 2 else HOME
 
 
 def _place(spec: RunSpec) -> Manifest:

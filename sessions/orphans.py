@@ -13,8 +13,8 @@ import structlog
 from django.conf import settings
 
 from groups.models import AgentGroup
-from k8s_adapter import names
 from runtimes.base import GroupRef, Phase, RunRef, Runtime, RuntimeFault, Trace
+from runtimes.names import dns_label
 from sessions import reconcile, runtimes, workqueue
 from sessions.ages import age
 from sessions.deeds import Action, Deed, Scope, removed
@@ -88,7 +88,7 @@ def _grounds_without_rows(runtime: Runtime, scope: Scope) -> Iterator[Deed]:
     unknown groups goes only when a person asks for it."""
     grounds = [trace for trace in runtime.grounds() if not scope.group or trace.of.slug == scope.group]
     known = {str(pk): slug for pk, slug in AgentGroup.objects.values_list("pk", "slug")}
-    labels = {names.dns_label(slug) for slug in known.values()}
+    labels = {dns_label(slug) for slug in known.values()}
     for trace in grounds:
         ref = trace.of
         if not isinstance(ref, GroupRef) or (ref.group in known if ref.group else ref.slug in labels):

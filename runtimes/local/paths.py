@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from k8s_adapter import manifests, names
+from runtimes import names
 from runtimes.base import GroupRef, RunRef, RunSpec
 
 OWNER = "owner.json"
@@ -238,7 +238,7 @@ class Folders:
     def state(self, ref: RunRef, state_folder: str) -> Path:
         """The profile's state folder, at the place in the session's home that it has in the pod's home."""
         path = PurePosixPath(state_folder)
-        home = manifests.home_of(state_folder)
+        home = names.home_of(state_folder)
         inside = path.relative_to(home) if path.is_relative_to(home) else PurePosixPath(path.name)
         return self.home(ref) / inside
 

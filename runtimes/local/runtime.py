@@ -21,9 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from k8s_adapter import names
-from k8s_adapter.describe import mask
-from runtimes import secret_sources
+from runtimes import names, secret_sources
 from runtimes.base import (
     Cause,
     Description,
@@ -44,6 +42,7 @@ from runtimes.local import inventory, mounts, processes
 from runtimes.local.paths import Folders, RunFolder, read_small
 from runtimes.local.processes import Note
 from runtimes.local.programs import Confinement, Programs
+from runtimes.mask import mask
 from runtimes.secret_sources import LEAST, Reach
 
 log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class Look:
 
 
 class LocalRuntime:
-    """Implements `k8s_adapter.runtime.Runtime` with processes of this machine, under the folder `data_dir`."""
+    """Implements `runtimes.base.Runtime` with processes of this machine, under the folder `data_dir`."""
 
     def __init__(
         self,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from k8s_adapter import manifests
-from k8s_adapter.describe import MASK, describe, manifest, mask
+from k8s_adapter.describe import describe, manifest
 from runtimes.base import Description
+from runtimes.mask import MASK, mask
 from tests.runtime.test_manifests import CONFIG, SPEC
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "kubernetes"

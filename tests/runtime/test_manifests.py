@@ -11,6 +11,7 @@ from k8s_adapter import manifests, names
 from k8s_adapter.config import KubernetesConfig
 from k8s_adapter.pod import TERMINATION_LOG
 from runtimes.base import EgressAccess, PodOptions, Quota, Resources, RunRef, RunSpec, SecretFile
+from runtimes.names import spec_hash
 
 REF = RunRef(
     run="0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01",
@@ -211,7 +212,7 @@ spec:
 
 
 def loaded(text: str) -> Any:
-    return yaml.safe_load(text.replace("SPEC-HASH", names.spec_hash(SPEC)))
+    return yaml.safe_load(text.replace("SPEC-HASH", spec_hash(SPEC)))
 
 
 def pod(spec: RunSpec, config: KubernetesConfig = CONFIG) -> Any:
@@ -277,8 +278,8 @@ def test_openshift_chooses_the_user() -> None:
 
 
 def test_a_quota_that_changes_leaves_a_run_what_it_was() -> None:
-    assert names.spec_hash(replace(SPEC, quota=Quota(cpu_millis=1))) == names.spec_hash(SPEC)
-    assert names.spec_hash(replace(SPEC, pod=PodOptions(dns=True))) != names.spec_hash(SPEC)
+    assert spec_hash(replace(SPEC, quota=Quota(cpu_millis=1))) == spec_hash(SPEC)
+    assert spec_hash(replace(SPEC, pod=PodOptions(dns=True))) != spec_hash(SPEC)
 
 
 def test_names_that_a_pod_needs_stand_in_its_hosts_file() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from k8s_adapter import names
 from runtimes.base import EgressAccess, Resources, RunRef, RunSpec, SecretFile
+from runtimes.names import fits, spec_hash
 
 REF = RunRef("0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01", "0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a02", "7", "blue-team")
 SPEC = RunSpec(REF, 1, "image", ("run",), "plain", "http://home", "token")
@@ -41,8 +42,8 @@ def test_the_selector_matches_the_labels() -> None:
 
 
 def test_equal_specs_have_equal_hashes() -> None:
-    assert names.spec_hash(SPEC) == names.spec_hash(replace(SPEC, environment={}, resources=Resources()))
-    assert names.spec_hash(replace(SPEC, environment={"a": "1", "b": "2"})) == names.spec_hash(
+    assert spec_hash(SPEC) == spec_hash(replace(SPEC, environment={}, resources=Resources()))
+    assert spec_hash(replace(SPEC, environment={"a": "1", "b": "2"})) == spec_hash(
         replace(SPEC, environment={"b": "2", "a": "1"})
     )
 
@@ -61,12 +62,12 @@ def test_equal_specs_have_equal_hashes() -> None:
     ids=lambda change: next(iter(change)),
 )
 def test_any_change_changes_the_hash(change: dict[str, object]) -> None:
-    assert names.spec_hash(replace(SPEC, **change)) != names.spec_hash(SPEC)  # type: ignore[arg-type]
+    assert spec_hash(replace(SPEC, **change)) != spec_hash(SPEC)  # type: ignore[arg-type]
 
 
 def test_fields_at_their_default_do_not_count() -> None:
     """So that a later version of Berth, whose specs have more fields, still knows the runs of an earlier one."""
-    assert names.fits(SPEC, "50c2d10cb93a8745c5f83cb18ac737d7")
+    assert fits(SPEC, "50c2d10cb93a8745c5f83cb18ac737d7")
 
 
 def test_credentials_do_not_count_but_what_they_are_for_does() -> None:
@@ -79,6 +80,6 @@ def test_credentials_do_not_count_but_what_they_are_for_does() -> None:
         egress=replace(made[0], credential="other"),
         secrets=(replace(made[1][0], value="other"),),
     )
-    assert names.fits(other, names.spec_hash(first))
-    assert not names.fits(replace(other, egress=replace(made[0], proxy="http://else:3128")), names.spec_hash(first))
-    assert not names.fits(replace(other, secrets=(SecretFile("key", "broker:openai"),)), names.spec_hash(first))
+    assert fits(other, spec_hash(first))
+    assert not fits(replace(other, egress=replace(made[0], proxy="http://else:3128")), spec_hash(first))
+    assert not fits(replace(other, secrets=(SecretFile("key", "broker:openai"),)), spec_hash(first))

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from k8s_adapter import names
 from k8s_adapter.cluster_secrets import digest_of
 from runtimes import secret_sources
 from runtimes.base import Cause, PermanentFault, RunRef, RunSpec, SecretFile
+from runtimes.names import fits
 from runtimes.secret_sources import Reach, Source
 
 HELD = {("berth-harbour", "keys"): {"api": b"inside"}, ("vault", "model"): {"key": b"copied"}}
@@ -128,4 +128,4 @@ def test_a_value_is_shown_nowhere_and_specs_without_one_keep_their_hash() -> Non
     ref = RunRef("1", "2", "3", "slug")
     plain = RunSpec(ref, 1, "", ("true",), "jsonl", "http://home", "token", secrets=(SecretFile("a", "env:A"),))
     # As an earlier version of Berth had it: a run that lives through an upgrade is known again.
-    assert names.fits(plain, "5801eaf6458046168266408142abe8e0")
+    assert fits(plain, "5801eaf6458046168266408142abe8e0")

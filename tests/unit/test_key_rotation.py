@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.accounts import SecondFactor
-from k8s_adapter import names
 from reach import answers
+from runtimes.names import fits, spec_hash
 from sessions import lifecycle, spec, tokens
 from sessions.models import AgentSession, Run
 
@@ -69,7 +69,7 @@ def test_a_living_run_is_the_same_after_a_rotation(session: AgentSession, settin
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = NEW, [OLD]
     after = spec.build(run)
     assert before.token != after.token and before.egress and answers.whose(str(run.pk), before.egress.credential) == run
-    assert names.fits(after, names.spec_hash(before))
+    assert fits(after, spec_hash(before))
 
 
 def test_second_factors_live_through_it(settings: Any) -> None:

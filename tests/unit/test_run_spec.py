@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from groups.choices import MountKind, MountState, SecretKind
 from groups.models import AgentGroup, AgentProfile, BrokeredKey, GroupMount, MountRoot, SecretReference
-from k8s_adapter import names
 from runtimes.base import Cause, Observed, PermanentFault, Phase, RunRef, RunSpec, TransientFault
+from runtimes.names import spec_hash
 from sessions import admission, lifecycle, reconcile, runtimes, spec, summary
 from sessions.models import AgentSession, Run
 from sessions.states import Intent, RunState
@@ -97,7 +97,7 @@ def started(run: Run) -> Run:
 def test_what_is_kept_of_a_spec_is_all_of_it_but_no_secret(rich: AgentProfile, run: Run) -> None:
     first = spec.of_run(run)
     kept = again(run)
-    assert spec.of_run(kept) == first and names.spec_hash(spec.of_run(kept)) == names.spec_hash(first)
+    assert spec.of_run(kept) == first and spec_hash(spec.of_run(kept)) == spec_hash(first)
     assert kept.spec and len(first.secrets) == 2 and first.mounts and first.egress and first.project
     assert first.token not in str(kept.spec) and first.egress.credential not in str(kept.spec)
     assert not any(secret.value and secret.value in str(kept.spec) for secret in first.secrets)
