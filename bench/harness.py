@@ -16,7 +16,7 @@ import psycopg
 from kubernetes import client, config
 
 from k8s_adapter import names
-from k8s_adapter.api import Api
+from k8s_adapter.client import Api
 from k8s_adapter.config import KubernetesConfig
 from tests.stack import Stack
 from tests.waiting import wait_for

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from bench.bare import SLEEP, BareJobs
 from bench.harness import Figure, Outcome, berth, cluster, django, group, median, rows, times
 from k8s_adapter import manifests, names
-from k8s_adapter.api import Api
+from k8s_adapter.client import Api
 from k8s_adapter.config import KubernetesConfig
 from runtimes.base import RunSpec, TransientFault
 from tests.stack import Stack

@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models import Q
 
 from groups.validators import validate_storable
-from k8s_adapter.patches import check_patch
+from k8s_adapter.pod_overrides import check_patch
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")

@@ -14,7 +14,7 @@ from django.utils import timezone
 from groups.choices import Contract, MountKind, MountState, Provider, SecretKind
 from groups.models import AgentGroup, AgentProfile, BrokeredKey, GroupMount, MountRoot, SecretReference
 from isolation.look import Cluster
-from k8s_adapter.api import Conflict, NotFound
+from k8s_adapter.client import Conflict, NotFound
 from reach import rules
 from reach.models import EgressRequest, EgressRule
 from runtimes.base import GroupRef, GroupSpec, Runtime

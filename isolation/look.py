@@ -11,7 +11,7 @@ from groups.models import AgentGroup
 from isolation.canary import answers, own_address
 from isolation.surroundings import Place
 from k8s_adapter import names
-from k8s_adapter.api import Api, Object
+from k8s_adapter.client import Api, Object
 from k8s_adapter.config import KubernetesConfig
 from runtimes.base import RuntimeFault
 

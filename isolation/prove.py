@@ -22,7 +22,7 @@ from isolation.judge import Row, judge
 from isolation.provider import Provider
 from isolation.runs import START_SECONDS, Beside, Impossible, opened, wait_for
 from isolation.surroundings import Place, Surroundings
-from k8s_adapter.cluster import KubernetesRuntime
+from k8s_adapter.runtime import KubernetesRuntime
 from sessions import runtimes
 from sessions.models import AgentSession
 

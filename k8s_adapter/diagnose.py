@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from k8s_adapter import names
-from k8s_adapter.api import QUOTA_MARKS
+from k8s_adapter.client import QUOTA_MARKS
 from runtimes.base import Cause, Observed, Phase
 
 Object = dict[str, Any]

@@ -1,13 +1,13 @@
 """The objects of a run, as plain dictionaries that read like their YAML. Nothing here makes a call.
 
-The pod itself is in `pod.py`, what lasts of its group in `berth.py`.
+The pod itself is in `pod.py`, what lasts of its group in `namespace_manifests.py`.
 """
 
 import base64
 from collections.abc import Mapping
 from typing import Any
 
-from k8s_adapter import names, patches
+from k8s_adapter import names, pod_overrides
 from k8s_adapter.config import KubernetesConfig
 from k8s_adapter.pod import Hosts, make_pod
 from runtimes.base import RunSpec
@@ -48,7 +48,7 @@ def make_job(spec: RunSpec, config: KubernetesConfig, hosts: Hosts = ()) -> Mani
             "podReplacementPolicy": "Failed",
             "activeDeadlineSeconds": spec.deadline_seconds,
             "ttlSecondsAfterFinished": config.ttl_seconds,
-            "template": patches.patched(template, spec.pod.patch),
+            "template": pod_overrides.patched(template, spec.pod.patch),
         },
     }
 

@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from courier import contracts, wrapper
-from k8s_adapter import berth, mounts, names
+from k8s_adapter import mounts, names, namespace_manifests
 from k8s_adapter.config import KubernetesConfig
 from runtimes import secret_sources
 from runtimes.base import RunSpec
@@ -114,8 +114,8 @@ def _courier(spec: RunSpec, config: KubernetesConfig) -> Manifest:
         "restartPolicy": "Always",
         "env": _env(environment),
         "resources": {
-            "requests": {"cpu": f"{berth.COURIER_CPU_MILLIS}m", "memory": "32Mi"} | RESERVED_DISK,
-            "limits": {"memory": f"{berth.COURIER_MEMORY_MIB}Mi"} | DISK,
+            "requests": {"cpu": f"{namespace_manifests.COURIER_CPU_MILLIS}m", "memory": "32Mi"} | RESERVED_DISK,
+            "limits": {"memory": f"{namespace_manifests.COURIER_MEMORY_MIB}Mi"} | DISK,
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": _container_security() | own,

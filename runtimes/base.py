@@ -1,7 +1,7 @@
 """What Berth asks of a place where runs execute, in plain data.
 
 A runtime knows nothing of sessions, queues or databases: it is handed a `RunSpec`, makes it true, and tells what it
-sees. `runtimes.local.runtime` and `k8s_adapter.cluster` implement `Runtime`; `tests/runtime` holds the contract that
+sees. `runtimes.local.runtime` and `k8s_adapter.runtime` implement `Runtime`; `tests/runtime` holds the contract that
 both must pass.
 """
 

@@ -102,7 +102,7 @@ class Counter:
         from django.db import connection
         from django.db.backends.base.base import BaseDatabaseWrapper
 
-        from k8s_adapter.api import Api
+        from k8s_adapter.client import Api
 
         connection.execute_wrappers.append(self._statement)
         self._before(BaseDatabaseWrapper, "_commit", lambda *_: "COMMIT")

@@ -13,9 +13,9 @@ from unittest import mock
 import psutil
 
 from k8s_adapter import names
-from k8s_adapter.api import Api
-from k8s_adapter.cluster import KubernetesConfig, KubernetesRuntime
+from k8s_adapter.client import Api
 from k8s_adapter.config import pod_selector
+from k8s_adapter.runtime import KubernetesConfig, KubernetesRuntime
 from runtimes.base import Resources, RunRef, RunSpec, Runtime
 from runtimes.local import processes
 from runtimes.local.runtime import LocalRuntime

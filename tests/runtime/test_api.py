@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from k8s_adapter.api import Conflict, Expired, NotFound, fault
+from k8s_adapter.client import Conflict, Expired, NotFound, fault
 from runtimes.base import Cause, PermanentFault, RuntimeFault, TransientFault
 
 TERMINATING = {"message": "it is being terminated", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}

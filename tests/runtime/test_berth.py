@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from k8s_adapter import names
-from k8s_adapter.api import Api
-from k8s_adapter.cluster import KubernetesRuntime
+from k8s_adapter.client import Api
+from k8s_adapter.runtime import KubernetesRuntime
 from runtimes.base import Cause, GroupRef, PodOptions, Quota, Resources, RunSpec
 from tests.runtime.home import Home, Line
 from tests.runtime.places import KubernetesPlace, kubectl

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from k8s_adapter import names, pod
-from k8s_adapter.cluster import KubernetesRuntime
+from k8s_adapter.runtime import KubernetesRuntime
 from runtimes.base import Cause, ClaimSource, Mount, NfsSource, Observed, Phase, RunSpec, SecretFile
 from tests.runtime.places import KubernetesPlace, kubectl
 from tests.waiting import wait_for

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from k8s_adapter import names, pod
-from k8s_adapter.cluster import KubernetesConfig, KubernetesRuntime
+from k8s_adapter.runtime import KubernetesConfig, KubernetesRuntime
 from runtimes.base import Cause, Observed, PermanentFault, Phase, Resources, RunRef, SecretFile, TransientFault
 from tests.runtime.places import KubernetesPlace, kubectl
 from tests.waiting import wait_for

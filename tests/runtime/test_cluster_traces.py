@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from k8s_adapter import names
-from k8s_adapter.cluster import KubernetesRuntime
+from k8s_adapter.runtime import KubernetesRuntime
 from runtimes.base import GroupRef, PermanentFault, RunRef, Trace
 from tests.runtime.places import KubernetesPlace, kubectl
 from tests.waiting import wait_for

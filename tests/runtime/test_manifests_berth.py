@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s_adapter import berth
+from k8s_adapter import namespace_manifests as manifests
 from k8s_adapter.config import KubernetesConfig, PodSelector, pod_selector
-from k8s_adapter.reach import Endpoint, Resolver
+from k8s_adapter.dns import Endpoint, Resolver
 from runtimes.base import Cause, GroupRef, GroupSpec, Quota, TransientFault
 
 GROUP = GroupSpec(
@@ -131,20 +131,20 @@ def loaded(text: str) -> Any:
 
 
 def policies(config: KubernetesConfig = CONFIG) -> dict[str, Any]:
-    return {each["metadata"]["name"]: each for each in berth.make_policies(GROUP, config, COURIER, PROXY)}
+    return {each["metadata"]["name"]: each for each in manifests.make_policies(GROUP, config, COURIER, PROXY)}
 
 
 def test_the_namespace() -> None:
-    assert berth.make_namespace(GROUP, CONFIG) == loaded(NAMESPACE)
+    assert manifests.make_namespace(GROUP, CONFIG) == loaded(NAMESPACE)
 
 
 def test_the_claim() -> None:
-    assert berth.make_pvc(GROUP, CONFIG) == loaded(CLAIM)
+    assert manifests.make_pvc(GROUP, CONFIG) == loaded(CLAIM)
 
 
 def test_the_claim_names_what_the_operator_chose() -> None:
     config = replace(CONFIG, storage_class="fast", access_mode="ReadWriteMany", shared_namespace="agents")
-    claim = berth.make_pvc(replace(GROUP, storage_gib=20), config)
+    claim = manifests.make_pvc(replace(GROUP, storage_gib=20), config)
     assert claim["metadata"]["namespace"] == "agents"
     assert claim["spec"] == {
         "accessModes": ["ReadWriteMany"],
@@ -154,7 +154,7 @@ def test_the_claim_names_what_the_operator_chose() -> None:
 
 
 def test_the_policies() -> None:
-    assert berth.make_policies(GROUP, CONFIG, COURIER, PROXY) == loaded(POLICIES)
+    assert manifests.make_policies(GROUP, CONFIG, COURIER, PROXY) == loaded(POLICIES)
 
 
 def test_in_a_shared_namespace_policies_choose_the_groups_pods_alone() -> None:
@@ -181,39 +181,40 @@ def test_pods_of_this_cluster_are_chosen_by_labels_and_their_own_port() -> None:
 
 def test_without_a_proxy_or_dns_nothing_is_opened_for_them() -> None:
     config = replace(CONFIG, dns=None)
-    made = {each["metadata"]["name"]: each["spec"] for each in berth.make_policies(GROUP, config, None, None)}
+    made = {each["metadata"]["name"]: each["spec"] for each in manifests.make_policies(GROUP, config, None, None)}
     assert made["berth-out"]["egress"] == made["berth-dns"]["egress"] == []
 
 
 def test_the_quota() -> None:
-    assert berth.make_quota(GROUP, CONFIG) == loaded(QUOTA)
+    assert manifests.make_quota(GROUP, CONFIG) == loaded(QUOTA)
 
 
 def test_a_quota_always_has_room_for_the_workspace() -> None:
-    hard = berth.make_quota(replace(GROUP, storage_gib=2048), CONFIG)["spec"]["hard"]
+    hard = manifests.make_quota(replace(GROUP, storage_gib=2048), CONFIG)["spec"]["hard"]
     assert hard["requests.storage"] == "2049Gi"
 
 
 def test_what_has_no_number_is_not_limited() -> None:
     group = replace(GROUP, quota=Quota())
-    assert not {"pods", "requests.cpu", "limits.memory"} & berth.make_quota(group, CONFIG)["spec"]["hard"].keys()
-    assert "max" not in berth.make_limits(group, CONFIG)["spec"]["limits"][0]
+    assert not {"pods", "requests.cpu", "limits.memory"} & manifests.make_quota(group, CONFIG)["spec"]["hard"].keys()
+    assert "max" not in manifests.make_limits(group, CONFIG)["spec"]["limits"][0]
 
 
 def test_the_limits_of_one_container() -> None:
-    assert berth.make_limits(GROUP, CONFIG) == loaded(LIMITS)
+    assert manifests.make_limits(GROUP, CONFIG) == loaded(LIMITS)
 
 
 def test_an_nfs_export_is_a_volume_for_one_group() -> None:
-    volume = berth.make_nfs_volume(GROUP, CONFIG, "nfs.example", "/data")
-    claim = berth.make_nfs_claim(GROUP, CONFIG, "nfs.example", "/data")
+    volume = manifests.make_nfs_volume(GROUP, CONFIG, "nfs.example", "/data")
+    claim = manifests.make_nfs_claim(GROUP, CONFIG, "nfs.example", "/data")
     assert volume["spec"]["nfs"] == {"server": "nfs.example", "path": "/data"}
     assert volume["spec"]["claimRef"]["name"] == claim["metadata"]["name"] == claim["spec"]["volumeName"]
     assert volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     assert "namespace" not in volume["metadata"]
     other = replace(GROUP, ref=GroupRef("another", "red-team"))
     assert (
-        berth.make_nfs_volume(other, CONFIG, "nfs.example", "/data")["metadata"]["name"] != volume["metadata"]["name"]
+        manifests.make_nfs_volume(other, CONFIG, "nfs.example", "/data")["metadata"]["name"]
+        != volume["metadata"]["name"]
     )
 
 
@@ -230,15 +231,15 @@ def test_an_nfs_export_is_a_volume_for_one_group() -> None:
 def test_a_policy_that_somebody_changed_is_seen(change: dict[str, Any], differs: bool) -> None:
     wanted = policies()["berth-deny"]
     found = wanted | {"spec": wanted["spec"] | change}
-    assert berth.differs(wanted, found) is differs
+    assert manifests.differs(wanted, found) is differs
 
 
 def test_a_label_that_was_taken_away_is_seen_and_one_that_was_added_is_let_be() -> None:
-    wanted = berth.make_namespace(GROUP, CONFIG)
+    wanted = manifests.make_namespace(GROUP, CONFIG)
     labels = dict(wanted["metadata"]["labels"])
-    assert not berth.differs(wanted, {"metadata": {"labels": labels | {"team": "blue"}}})
+    assert not manifests.differs(wanted, {"metadata": {"labels": labels | {"team": "blue"}}})
     labels["pod-security.kubernetes.io/enforce"] = "privileged"
-    assert berth.differs(wanted, {"metadata": {"labels": labels}})
+    assert manifests.differs(wanted, {"metadata": {"labels": labels}})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from k8s_adapter import manifests, patches
+from k8s_adapter import manifests, pod_overrides
 from runtimes.base import PodOptions
 from tests.runtime.test_manifests import CONFIG, SPEC
 
@@ -124,14 +124,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 def test_what_may_be_added_is_accepted() -> None:
-    assert patches.check_patch(ALLOWED) == []
-    assert patches.check_patch({}) == []
+    assert pod_overrides.check_patch(ALLOWED) == []
+    assert pod_overrides.check_patch({}) == []
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_weaken_a_pod_is_refused_with_its_reason(name: str) -> None:
     patch, reason = REFUSED[name]
-    found = patches.check_patch(patch)
+    found = pod_overrides.check_patch(patch)
     assert len(found) >= 1
     assert reason in "; ".join(found)
 
@@ -140,18 +140,18 @@ def test_what_would_weaken_a_pod_is_refused_with_its_reason(name: str) -> None:
 def test_a_volume_of_a_patch_covers_nothing_of_berths(path: str) -> None:
     patch = volume(emptyDir={}) | {}
     patch["spec"]["containers"] = [{"name": "agent", "volumeMounts": [{"name": "extra", "mountPath": path}]}]
-    assert "use a path of the image's own" in "; ".join(patches.check_patch(patch))
+    assert "use a path of the image's own" in "; ".join(pod_overrides.check_patch(patch))
 
 
 def test_each_refusal_is_told() -> None:
-    found = patches.check_patch({"spec": {"hostNetwork": True, "hostPID": True}})
+    found = pod_overrides.check_patch({"spec": {"hostNetwork": True, "hostPID": True}})
     assert [each.partition(":")[0] for each in found] == ["spec.hostNetwork", "spec.hostPID"]
 
 
 def test_a_patch_adds_and_takes_nothing_away() -> None:
     before = manifests.make_job(SPEC, CONFIG)["spec"]["template"]
     given = copy.deepcopy(before)
-    after = patches.patched(before, ALLOWED)
+    after = pod_overrides.patched(before, ALLOWED)
     assert before == given
     assert after["metadata"]["labels"] == ALLOWED["metadata"]["labels"] | before["metadata"]["labels"]
     assert after["metadata"]["annotations"] == ALLOWED["metadata"]["annotations"]
@@ -169,7 +169,7 @@ def test_a_patch_adds_and_takes_nothing_away() -> None:
 
 def test_the_courier_keeps_its_time_to_end() -> None:
     template = manifests.make_job(SPEC, CONFIG)["spec"]["template"]
-    made = patches.patched(template, {"spec": {"terminationGracePeriodSeconds": 5}})
+    made = pod_overrides.patched(template, {"spec": {"terminationGracePeriodSeconds": 5}})
     assert made["spec"]["terminationGracePeriodSeconds"] == template["spec"]["terminationGracePeriodSeconds"]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s_adapter.cluster_secrets import digest_of
+from k8s_adapter.secrets import digest_of
 from runtimes import secret_sources
 from runtimes.base import Cause, PermanentFault, RunRef, RunSpec, SecretFile
 from runtimes.names import fits

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8s_adapter import names, watching
-from k8s_adapter.api import Expired, Object
+from k8s_adapter import names, reflector
+from k8s_adapter.client import Expired, Object
 from runtimes.base import Cause, Phase, RunRef, RunSpec, Sighting, TransientFault
 from tests.runtime.places import KubernetesPlace
 from tests.waiting import wait_for
@@ -93,7 +93,7 @@ def sightings(
     until = threading.Event()
     told: list[Sighting | None] = []
     try:
-        for each in watching.Watcher(script, [path], "selector", patience).run(until):  # type: ignore[arg-type]
+        for each in reflector.Watcher(script, [path], "selector", patience).run(until):  # type: ignore[arg-type]
             told.append(each)
             if enough(told):
                 until.set()
@@ -148,7 +148,7 @@ def test_only_an_unbroken_row_of_failures_counts_against_patience() -> None:
 
 
 def test_without_news_there_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "SIGN_OF_LIFE_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "SIGN_OF_LIFE_SECONDS", 0.1)
     assert follow(Script([]), lambda told: len(told) == 2) == [None, None]
 
 
@@ -160,8 +160,8 @@ def test_what_did_not_change_is_not_told_again() -> None:
 
 
 def test_what_holds_a_run_up_is_read_from_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(watching, "EVENTS_PER_SECOND", 50.0)
+    monkeypatch.setattr(reflector, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "EVENTS_PER_SECOND", 50.0)
     script = Script([job(1), job(2, over=True)], events=[{"reason": "FailedCreate", "message": "exceeded quota: x"}])
     told = sightings(script, lambda told: len(told) == 3)
     held = [each.observed.cause for each in told if each and each.observed and each.ref == ref(1)]
@@ -169,25 +169,25 @@ def test_what_holds_a_run_up_is_read_from_its_events(monkeypatch: pytest.MonkeyP
 
 
 def test_other_words_for_the_same_quota_are_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(watching, "EVENTS_EVERY", (0.0, 0.0))
-    monkeypatch.setattr(watching, "EVENTS_PER_SECOND", 50.0)
+    monkeypatch.setattr(reflector, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "EVENTS_EVERY", (0.0, 0.0))
+    monkeypatch.setattr(reflector, "EVENTS_PER_SECOND", 50.0)
 
     class Counting(Script):
         def get(self, path: str, **query: str) -> Object:
             self.events = [{"reason": "FailedCreate", "message": f"exceeded quota: used {self.asked_events}"}]
             return super().get(path, **query)
 
-    monkeypatch.setattr(watching, "SIGN_OF_LIFE_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "SIGN_OF_LIFE_SECONDS", 0.1)
     script = Counting([job(1)])
     told = sightings(script, lambda told: script.asked_events > 5)
     assert [each.observed.cause for each in told if each and each.observed] == [None, Cause.QUOTA]
 
 
 def test_events_are_listed_at_a_bounded_rate_however_many_runs_are_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(watching, "EVENTS_AT_ONCE", 4.0)
-    monkeypatch.setattr(watching, "EVENTS_PER_SECOND", 20.0)
+    monkeypatch.setattr(reflector, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(reflector, "EVENTS_AT_ONCE", 4.0)
+    monkeypatch.setattr(reflector, "EVENTS_PER_SECOND", 20.0)
     script = Script([job(number) for number in range(300)])
     begun = time.monotonic()
     sightings(script, lambda told: script.asked_events > 10)
@@ -218,11 +218,11 @@ def _phase(sighting: Sighting | None) -> str:
     ],
 )  # fmt: skip
 def test_an_object_that_is_nobodys_is_set_aside(odd: Any, caplog: pytest.LogCaptureFixture) -> None:
-    before = watching.set_aside["jobs"]
+    before = reflector.set_aside["jobs"]
     change = {"type": "ADDED", "object": odd}
     script = Script([odd, job(1), odd], [change, change, {"type": "ADDED", "object": job(2)}])
     assert follow(script, lambda told: ref(2) in told) == [ref(1), ref(2)]
-    assert watching.set_aside["jobs"] == before + 4
+    assert reflector.set_aside["jobs"] == before + 4
     assert caplog.text.count("is set aside") == 1
 
 
@@ -285,7 +285,7 @@ def test_a_watch_that_is_cut_at_once_is_not_tried_in_a_hot_loop(cut: Any) -> Non
                 raise cut
 
     script, until = Cut(), threading.Event()
-    watcher = watching.Watcher(script, [JOBS], "selector", 60)  # type: ignore[arg-type]
+    watcher = reflector.Watcher(script, [JOBS], "selector", 60)  # type: ignore[arg-type]
     thread = threading.Thread(target=lambda: list(watcher.run(until)))
     begun = time.monotonic()
     thread.start()
@@ -309,7 +309,7 @@ def test_a_watch_that_fails_again_and_again_ends_with_its_fault(cut: Exception) 
 def test_it_ends_when_told_to() -> None:
     until = threading.Event()
     script = Script([job(1)])
-    watcher = watching.Watcher(script, [JOBS], "selector", 60)  # type: ignore[arg-type]
+    watcher = reflector.Watcher(script, [JOBS], "selector", 60)  # type: ignore[arg-type]
     thread = threading.Thread(target=lambda: list(watcher.run(until)))
     thread.start()
     wait_for(lambda: script.lists == 1)

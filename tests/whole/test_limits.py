@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from k8s_adapter import names
-from k8s_adapter.api import Api
+from k8s_adapter.client import Api
 from k8s_adapter.config import KubernetesConfig
 from tests import images
 from tests.stack import Stack

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from k8s_adapter import names
-from k8s_adapter.api import Api
+from k8s_adapter.client import Api
 from k8s_adapter.config import KubernetesConfig
 from runtimes.base import TransientFault
 from tests import images

@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from k8s_adapter import berth, names
-from k8s_adapter.api import Api, Conflict, NotFound, Object
+from k8s_adapter import names, namespace_manifests
+from k8s_adapter.client import Api, Conflict, NotFound, Object
 from k8s_adapter.config import KubernetesConfig
-from k8s_adapter.reach import Resolver
+from k8s_adapter.dns import Resolver
 from runtimes.base import Cause, GroupSpec, Mount, MountSource, NfsSource, PermanentFault, TransientFault
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class Ground:
         sources = [*(mount.source for mount in mounts), *([project] if project else [])]
         volumes, claims = self._path(group, "PersistentVolume"), self._path(group, "PersistentVolumeClaim")
         for server, path in sorted({(each.server, each.path) for each in sources if isinstance(each, NfsSource)}):
-            self._offer(volumes, berth.make_nfs_volume(group, self._config, server, path))
-            self._adopt(claims, berth.make_nfs_claim(group, self._config, server, path))
+            self._offer(volumes, namespace_manifests.make_nfs_volume(group, self._config, server, path))
+            self._adopt(claims, namespace_manifests.make_nfs_claim(group, self._config, server, path))
 
     def _offer(self, volumes: str, manifest: Object) -> None:
         """Have a group's volume. One whose claim went with its namespace may take another.
@@ -79,16 +79,16 @@ class Ground:
         """All that lasts of a group but its volume, in the order in which it is made."""
         config = self._config
         courier, proxy = self._resolver.lasting(config.courier_url), self._resolver.lasting(config.egress_url)
-        policies = berth.make_policies(group, config, courier, proxy)
+        policies = namespace_manifests.make_policies(group, config, courier, proxy)
         if config.shared_namespace:
             return policies
-        whole = [berth.make_namespace(group, config), *policies]
-        return [*whole, berth.make_limits(group, config), berth.make_quota(group, config)]
+        whole = [namespace_manifests.make_namespace(group, config), *policies]
+        return [*whole, namespace_manifests.make_limits(group, config), namespace_manifests.make_quota(group, config)]
 
     def _make(self, group: GroupSpec, wanted: list[Object]) -> None:
         """Read what there is, apply what differs, and wait for what the cluster has to do for it."""
         kinds = dict.fromkeys(each["kind"] for each in wanted)
-        claim = berth.make_pvc(group, self._config)
+        claim = namespace_manifests.make_pvc(group, self._config)
         with ThreadPoolExecutor(len(kinds) + 1) as pool:  # a start waits for these reads
             reads = {kind: pool.submit(self._found, group, kind) for kind in kinds}
             volume = pool.submit(self._read, self._path(group, "PersistentVolumeClaim"), claim)
@@ -119,11 +119,13 @@ class Ground:
         name = manifest["metadata"]["name"]
         if found:
             self._refuse_others(manifest, found)
-            if not berth.differs(manifest, found):
+            if not namespace_manifests.differs(manifest, found):
                 return found
             log.warning("%s %s was changed: it is put right", manifest["kind"], name)
         made = self._api.apply(f"{path}/{name}", manifest, names.MANAGER)
-        if berth.differs(manifest, made):  # somebody added what apply can't take away, not being the owner of it
+        if namespace_manifests.differs(
+            manifest, made
+        ):  # somebody added what apply can't take away, not being the owner of it
             made = self._api.replace(f"{path}/{name}", manifest)
         return made
 

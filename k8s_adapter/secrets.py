@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from k8s_adapter import names
-from k8s_adapter.api import Api, NotFound
+from k8s_adapter.client import Api, NotFound
 from k8s_adapter.config import KubernetesConfig
 from runtimes import secret_sources
 from runtimes.base import RunRef, RunSpec, SecretFile

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from k8s_adapter import names
-from k8s_adapter.api import Api, Object
+from k8s_adapter.client import Api, Object
 from k8s_adapter.diagnose import diagnose
-from k8s_adapter.slim import slim_event, slim_job, slim_pod
+from k8s_adapter.transform import slim_event, slim_job, slim_pod
 from runtimes.base import Cause, Observed, Phase, RunRef, RuntimeFault, Sighting
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ An object is read again before it is deleted: what meanwhile became another's, o
 from collections.abc import Iterator
 
 from k8s_adapter import names
-from k8s_adapter.api import Api, NotFound, Object
+from k8s_adapter.client import Api, NotFound, Object
 from k8s_adapter.config import KubernetesConfig
 from runtimes.base import Cause, GroupRef, PermanentFault, RunRef, Trace, TransientFault
 

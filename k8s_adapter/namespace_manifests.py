@@ -9,7 +9,7 @@ from typing import Any
 
 from k8s_adapter import names
 from k8s_adapter.config import KubernetesConfig, PodSelector
-from k8s_adapter.reach import Endpoint
+from k8s_adapter.dns import Endpoint
 from runtimes.base import GroupSpec
 
 Manifest = dict[str, Any]

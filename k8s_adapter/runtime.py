@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from k8s_adapter import manifests, mounts, names
-from k8s_adapter.api import Api, Conflict, NotFound, Object
-from k8s_adapter.cluster_secrets import ClusterSecrets
-from k8s_adapter.cluster_traces import Traces
+from k8s_adapter.client import Api, Conflict, NotFound, Object
 from k8s_adapter.config import KubernetesConfig as KubernetesConfig
 from k8s_adapter.describe import describe
 from k8s_adapter.diagnose import diagnose, needs_events
-from k8s_adapter.ground import Ground
-from k8s_adapter.patches import check_patch
-from k8s_adapter.reach import Resolver
-from k8s_adapter.watching import Watcher
+from k8s_adapter.dns import Resolver
+from k8s_adapter.inventory import Traces
+from k8s_adapter.namespace_sync import Ground
+from k8s_adapter.pod_overrides import check_patch
+from k8s_adapter.reflector import Watcher
+from k8s_adapter.secrets import ClusterSecrets
 from runtimes.base import (
     Cause,
     Description,
