@@ -11,4 +11,3 @@ class GroupsConfig(AppConfig):
 
     def ready(self) -> None:
         """Listen for changes of roles, limits and tokens."""
-        from groups import noticing as noticing

@@ -9,7 +9,7 @@ from django.utils import timezone
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 
-    from groups.keys import ApiToken
+    from groups.api_tokens import ApiToken
     from groups.models import AgentGroup
 
     Person = AbstractBaseUser | AnonymousUser

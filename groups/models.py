@@ -11,11 +11,11 @@ from django.utils import timezone
 from simple_history.models import HistoricalRecords
 
 from groups import validators
-from groups.access import Narrowed
+from groups.api_tokens import ApiToken
 from groups.audit import AuditEntry
-from groups.berths import PodOptions, Quota, quota_constraint
 from groups.choices import Contract, Hold, Role
-from groups.keys import ApiToken
+from groups.permissions import Narrowed
+from groups.pod_options import PodOptions, Quota, quota_constraint
 
 __all__ = [
     "AgentGroup",

@@ -10,9 +10,9 @@ from django.utils import timezone
 from simple_history.models import HistoricalRecords
 
 from groups import audit, validators
-from groups.access import Narrowed
 from groups.choices import MountKind, MountState
 from groups.mounts import MountVerdict, Request, Resolve, Root, Tenant, judge, real_folder
+from groups.permissions import Narrowed
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser

@@ -10,8 +10,8 @@ from django.utils import timezone
 from simple_history.models import HistoricalRecords
 
 from groups import validators
-from groups.access import Narrowed, scoped
 from groups.choices import Provider, SecretKind
+from groups.permissions import Narrowed, scoped
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser

@@ -9,7 +9,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from unfold.decorators import display
 
-from groups import access
+from groups import permissions
 from groups.admin import ReadOnlyAdmin
 from groups.models import AgentGroup
 from isolation.choices import COLOURS, Expected, Verdict
@@ -28,7 +28,7 @@ class ProofAdmin(ReadOnlyAdmin):
 
     def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
         """All of them; for an operator of some groups those that tell of these alone."""
-        if not access.scoped(request.user):
+        if not permissions.scoped(request.user):
             return rows
         mine = AgentGroup.objects.operable_by(request.user).order_by().values("slug")
         return rows.filter(group__in=mine, beside__in=mine)

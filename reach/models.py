@@ -12,8 +12,8 @@ from django.utils import timezone
 from simple_history.models import HistoricalRecords
 
 from groups import times
-from groups.access import Narrowed, Right, condition, scoped
 from groups.models import AgentGroup, AgentProfile
+from groups.permissions import Narrowed, Right, condition, scoped
 from reach import patterns
 from reach.choices import RequestState
 from sessions.models import AgentSession, Run

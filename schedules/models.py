@@ -12,8 +12,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from groups import times
-from groups.access import Narrowed
 from groups.models import AgentGroup, AgentProfile
+from groups.permissions import Narrowed
 from groups.texts import storable
 from schedules import cron
 from schedules.choices import Context, Kind, Outcome, TaskState

@@ -1,4 +1,4 @@
-"""How a program says who it is: a token of `groups.keys`, whose scope and group narrow what its person may do."""
+"""How a program says who it is: a token of `groups.api_tokens`, whose scope and group narrow what its person may do."""
 
 import uuid
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from django.http import HttpRequest
 from ninja.errors import HttpError
 from ninja.security import HttpBearer
 
-from groups.access import narrow
 from groups.choices import Scope
 from groups.models import ApiToken
+from groups.permissions import narrow
 from sessions.models import AgentSession
 from sessions.proxies import client
 from sessions.throttle import failures, request_address, spend

@@ -10,8 +10,8 @@ from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from groups.access import Narrowed
 from groups.models import AgentGroup, AgentProfile
+from groups.permissions import Narrowed
 from runtimes.base import Cause, RunRef
 from sessions import states
 from sessions.states import EventKind, Intent, MessageState, RunState, SessionState

@@ -1,8 +1,8 @@
 """The admin of tenants, people and limits, and what all of Berth's admin pages share."""
 
+from groups.admin import api_tokens as keys
 from groups.admin import audit as audit
 from groups.admin import groups as groups
-from groups.admin import keys as keys
 from groups.admin import limits as limits
 from groups.admin import mounts as mounts
 from groups.admin import people as people

@@ -10,9 +10,9 @@ from unfold.contrib.filters.admin import DropdownFilter, FieldTextFilter, RangeD
 from unfold.decorators import action, display
 from unfold.views import ChangeList
 
-from groups import access, times
+from groups import permissions, times
 from groups.admin.shared import CountOnce, ReadOnlyAdmin
-from groups.export import lines
+from groups.audit_export import lines
 from groups.models import AuditEntry
 
 RECENT = 10_000  # entries whose actions are offered in the filter
@@ -77,9 +77,9 @@ class AuditEntryAdmin(ReadOnlyAdmin):
 
     def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
         """All of them, as the permission has decided; for an operator of some groups those of these groups."""
-        if not access.scoped(request.user):
+        if not permissions.scoped(request.user):
             return rows
-        return rows.filter(access.condition(request.user, access.Right.OPERATE))
+        return rows.filter(permissions.condition(request.user, permissions.Right.OPERATE))
 
     def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Superusers have every permission."""

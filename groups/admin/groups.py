@@ -9,7 +9,7 @@ from unfold.admin import TabularInline
 from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
 from unfold.decorators import action, display
 
-from groups import access
+from groups import permissions
 from groups.admin import confirm
 from groups.admin.confirm import Question, ReasonForm
 from groups.admin.shared import HistoryAdmin, VisibleAdmin
@@ -119,7 +119,7 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Django's permission, but not for those who operate some groups only."""
-        return super().has_add_permission(request) and not access.scoped(request.user)
+        return super().has_add_permission(request) and not permissions.scoped(request.user)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """What was deleted is restored before it is changed."""

@@ -12,7 +12,7 @@ from unfold.admin import TabularInline
 from unfold.contrib.filters.admin import ChoicesRadioFilter, RangeDateFilter
 from unfold.decorators import display
 
-from groups import access, audit
+from groups import audit, permissions
 from groups.admin.shared import GlobalAdmin, HistoryAdmin, ReadOnlyAdmin, VisibleAdmin, VisibleSelectFilter
 from groups.models import AgentGroup, BrokeredKey, BrokerUsage, SecretReference, SecretUse
 
@@ -176,9 +176,9 @@ class BrokeredKeyAdmin(HistoryAdmin, GlobalAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[BrokeredKey]:
         """For operators of some groups: theirs, and those that are for every group."""
         rows = super().get_queryset(request)
-        if not access.scoped(request.user):
+        if not permissions.scoped(request.user):
             return rows
-        return rows.filter(Q(group=None) | access.condition(request.user, access.Right.OPERATE))
+        return rows.filter(Q(group=None) | permissions.condition(request.user, permissions.Right.OPERATE))
 
     def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
         raise Http404

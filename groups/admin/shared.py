@@ -15,7 +15,7 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.views import ChangeList
 
-from groups import access
+from groups import permissions
 from groups.models import AgentGroup
 from groups.texts import storable_data
 
@@ -223,12 +223,12 @@ class GlobalAdmin(FiltersOnly):
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Django's permission, for those who operate everything."""
-        return super().has_add_permission(request) and not access.scoped(request.user)
+        return super().has_add_permission(request) and not permissions.scoped(request.user)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Django's permission, for those who operate everything."""
-        return super().has_change_permission(request, obj) and not access.scoped(request.user)
+        return super().has_change_permission(request, obj) and not permissions.scoped(request.user)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Django's permission, for those who operate everything."""
-        return super().has_delete_permission(request, obj) and not access.scoped(request.user)
+        return super().has_delete_permission(request, obj) and not permissions.scoped(request.user)

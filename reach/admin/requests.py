@@ -13,10 +13,10 @@ from unfold.contrib.filters.admin import ChoicesCheckboxFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from groups.access import scoped
 from groups.admin import ReadOnlyAdmin, VisibleSelectFilter, confirm
 from groups.admin.confirm import Question
 from groups.models import AgentGroup
+from groups.permissions import scoped
 from reach import requests
 from reach.choices import REQUEST_COLOURS, Term, Whose
 from reach.models import EgressRequest

@@ -11,9 +11,9 @@ from unfold.contrib.filters.admin import RadioFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from groups.access import scoped
 from groups.admin import HistoryAdmin, VisibleAdmin
 from groups.models import AgentGroup, AgentProfile
+from groups.permissions import scoped
 from reach import patterns, rules
 from reach.models import EgressRule
 

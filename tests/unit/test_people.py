@@ -15,11 +15,11 @@ from django.urls import reverse
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 
 from groups import audit
-from groups.access import Right, condition
 from groups.admin.shared import FiltersOnly, SuperusersAdmin
 from groups.audit import Unchangeable
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, AuditEntry, Limits, Membership, OperatorScope
+from groups.permissions import Right, condition
 from sessions.models import AgentSession
 
 APPS = ("groups", "sessions", "schedules", "reach", "isolation", "controlplane")

@@ -8,8 +8,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from groups import audit
+from groups.api_tokens import DAYS, MOST_DAYS
 from groups.choices import Scope
-from groups.keys import DAYS, MOST_DAYS
 from groups.models import AgentGroup, ApiToken
 
 

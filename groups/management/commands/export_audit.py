@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from groups import times
-from groups.export import lines
+from groups.audit_export import lines
 from groups.models import AuditEntry
 
 

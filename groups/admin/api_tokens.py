@@ -14,8 +14,8 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
 from groups import audit
 from groups.admin.shared import AddForm, ReadOnlyAdmin
+from groups.api_tokens import DAYS, MOST_DAYS
 from groups.choices import Scope
-from groups.keys import DAYS, MOST_DAYS
 from groups.models import AgentGroup, ApiToken
 
 GOOD, OVER = "good", "over"

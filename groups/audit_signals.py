@@ -13,7 +13,7 @@ from simple_history.models import HistoricalRecords
 from simple_history.signals import post_create_historical_record
 
 from groups import audit
-from groups.keys import ApiToken
+from groups.api_tokens import ApiToken
 from groups.models import AgentGroup, AgentProfile, Limits, Membership, OperatorScope
 
 DEEDS = {"+": "add", "~": "change", "-": "remove"}
