@@ -24,7 +24,7 @@ from bench.harness import Figure, Outcome, berth, cluster, group, median, ms, pe
 from bench.page import Page
 from k8s_adapter import names
 from runtimes.base import TransientFault
-from sessions.states import OUTPUT
+from sessions.choices import OUTPUT
 from tests.stack import Stack
 from tests.waiting import wait_for
 

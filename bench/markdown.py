@@ -7,7 +7,7 @@ the median of rounds; the slowest text is the row.
 import time
 
 from bench.harness import Figure, Outcome, median
-from sessions import render
+from sessions.stream import markdown
 
 ROUNDS = 5
 TARGET = 250  # ms
@@ -21,7 +21,7 @@ TABLE, WIDE = "|a|b|c|\n|-|-|-|\n", "|a" * 999 + "|\n" + "|-" * 999 + "|\n"
 
 def texts() -> dict[str, str]:
     """What is rendered, by a name for people."""
-    size = render.MAX_MARKDOWN
+    size = markdown.MAX_MARKDOWN
     found = {repr(piece): piece * (size // len(piece)) for piece in PIECES}
     found["a table of 10,000 rows"] = (TABLE + "|x|y|z|\n" * 10_000)[:size]
     found["a table of 1,000 columns"] = (WIDE + "|\n" * size)[:size]
@@ -31,15 +31,15 @@ def texts() -> dict[str, str]:
 def _cost(text: str) -> float:
     """Milliseconds of one core for one rendering; nothing is kept."""
     begin = time.process_time()
-    render.fresh(text)
+    markdown.fresh(text)
     return (time.process_time() - begin) * 1000
 
 
 def run() -> Outcome:
     """Measure; one row."""
     costs = {name: median([_cost(text) for _ in range(ROUNDS)]) for name, text in texts().items()}
-    prose = median([_cost((PROSE * 1000)[: render.MAX_MARKDOWN]) for _ in range(ROUNDS)])
+    prose = median([_cost((PROSE * 1000)[: markdown.MAX_MARKDOWN]) for _ in range(ROUNDS)])
     slowest = max(costs, key=lambda name: costs[name])
     told = f"{costs[slowest]:.0f} ms"
     row = Figure("markdown made to be slow", told, f"{prose:.0f} ms", told, f"≤ {TARGET} ms", costs[slowest] <= TARGET)
-    return Outcome([row], [f"The slowest is {slowest}, of {len(costs)} texts of {render.MAX_MARKDOWN // 1024} KiB."])
+    return Outcome([row], [f"The slowest is {slowest}, of {len(costs)} texts of {markdown.MAX_MARKDOWN // 1024} KiB."])

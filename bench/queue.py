@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from bench.harness import Figure, Outcome, median, ms, percentile
-from sessions.queue import Holder, Share, Waiter, plan
+from sessions.scheduling.plan import Holder, Share, Waiter, plan
 
 WAITING, GROUPS, RUNS, SLOTS, ROUNDS, WARM_UP = 10_000, 500, 400, 450, 40, 5
 TARGET = 0.050  # seconds

@@ -25,8 +25,8 @@ from broker.keys import Errand, Refused
 from broker.providers import Route
 from broker.usage import Meter
 from groups.models import AgentGroup, BrokerUsage
-from sessions import tokens
-from sessions.threads import in_thread, on
+from sessions.db_executor import in_thread, on
+from sessions.lifecycle import run_tokens
 
 log = structlog.get_logger(__name__)
 BODY_MAX = 32 * 1024 * 1024  # what the Messages API takes: https://docs.claude.com/en/api/overview#request-size-limits
@@ -69,7 +69,7 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 
 
 async def _serve(scope: dict[str, Any], receive: Receive, send: "_Started") -> None:
-    run_id = tokens.broker_run_of(providers.stand_in(scope["headers"]))
+    run_id = run_tokens.broker_run_of(providers.stand_in(scope["headers"]))
     if run_id is None:
         raise Refused(401, "authentication_error", "Send the key that this run has in /var/secrets.")
     path = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].decode("latin-1")

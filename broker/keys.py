@@ -13,7 +13,7 @@ from broker.scrub import Needles
 from groups.choices import Provider
 from groups.models import BrokeredKey, BrokerUsage
 from runtimes.base import PermanentFault, TransientFault
-from sessions import secrets
+from sessions.lifecycle import secrets
 from sessions.models import Run
 
 log = structlog.get_logger(__name__)

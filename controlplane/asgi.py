@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.db import connections
 
-from sessions.threads import STREAM_THREADS, THREADS
+from sessions.db_executor import STREAM_THREADS, THREADS
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 django_app = get_asgi_application()
@@ -27,14 +27,19 @@ from django.urls import path  # noqa: E402
 from broker import door as broker  # noqa: E402
 from controlplane.origins import OwnPagesOnly  # noqa: E402
 from reach import door as proxies  # noqa: E402
-from sessions import beat, door  # noqa: E402
-from sessions.stream import SessionConsumer  # noqa: E402
+from sessions.courier_api import endpoints  # noqa: E402
+from sessions.stream.consumers import SessionConsumer  # noqa: E402
+from sessions.workers import heartbeat  # noqa: E402
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-DOORS: dict[str, Any] = {"/agent/v1/": door.app, "/egress/v1/": proxies.app, "/broker/v1/": broker.app}
+DOORS: dict[str, Any] = {"/agent/v1/": endpoints.app, "/egress/v1/": proxies.app, "/broker/v1/": broker.app}
 # Bytes of a request's body. None: the broker has bounds of its own, and refuses in words that its clients understand.
-BODY_MAX: dict[str, int | None] = {"/agent/v1/": door.BODY_MAX, "/egress/v1/": proxies.BODY_MAX, "/broker/v1/": None}
+BODY_MAX: dict[str, int | None] = {
+    "/agent/v1/": endpoints.BODY_MAX,
+    "/egress/v1/": proxies.BODY_MAX,
+    "/broker/v1/": None,
+}
 HEALTH = ("/healthz", "/readyz")
 
 
@@ -68,5 +73,5 @@ async def sockets(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 websockets = OwnPagesOnly(
     AuthMiddlewareStack(URLRouter([path("ws/sessions/<uuid:session_id>/", SessionConsumer.as_asgi())]))
 )
-beat.start()
+heartbeat.start()
 application = ProtocolTypeRouter({"http": http, "websocket": sockets})

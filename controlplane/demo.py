@@ -11,10 +11,11 @@ from django.db import transaction
 
 from groups.choices import Contract, Role
 from groups.models import AgentGroup, AgentProfile, Membership
-from sessions import events, intake
+from sessions.choices import EventKind, SessionState
+from sessions.cli.transcript import Paint, Transcript
+from sessions.events import event_log
+from sessions.lifecycle import intake
 from sessions.models import AgentSession
-from sessions.states import EventKind, SessionState
-from sessions.terminal import Paint, Transcript
 
 TITLE = "Demo"
 HELLO = "Hello! What are you, and where do you run?"
@@ -68,7 +69,7 @@ def converse(seconds: float = 60) -> tuple[AgentSession, bool]:
     transcript = Transcript(Paint(sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for event in events.read(session.pk, cursor):
+        for event in event_log.read(session.pk, cursor):
             cursor = event["seq"]
             sys.stdout.write(transcript.put(event))
             sys.stdout.flush()

@@ -21,10 +21,11 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from runtimes.base import RuntimeFault
-from sessions import runtimes, workqueue
+from sessions import work_queue
 from sessions.leases import WATCHER
+from sessions.lifecycle import runtime_factory
 from sessions.models import Lease
-from sessions.patience import begin
+from sessions.timeouts import begin
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +72,7 @@ def migrations() -> str:
 
 def broker() -> str:
     """The queue of tasks answers, and is not stuck."""
-    oldest = workqueue.oldest()
+    oldest = work_queue.oldest()
     age = (timezone.now() - oldest).total_seconds() if oldest else 0.0
     if age > TASK_STUCK_SECONDS:
         raise Bad(f"a task waits for {age:.0f} s: is a worker running?")
@@ -82,7 +83,7 @@ def broker() -> str:
 
 def runtime() -> str:
     """Runs could be made now."""
-    runtimes.get(settings.RUNTIME).ping()
+    runtime_factory.get(settings.RUNTIME).ping()
     return str(settings.RUNTIME)
 
 

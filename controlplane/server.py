@@ -29,7 +29,7 @@ from twisted.protocols import basic
 from twisted.web import http
 
 from controlplane.connections import SPARE, Connections, Refusals
-from sessions.proxies import client, is_proxy
+from sessions.client_address import client, is_proxy
 
 log = structlog.get_logger(__name__)
 LINE_MAX = 8 * 1024  # bytes of a request line; at least 8,000: RFC 9110, section 4.1

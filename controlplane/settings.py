@@ -152,7 +152,8 @@ if REDIS_URL:
     CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "channels_redis.core.RedisChannelLayer",
-            # Who listens joins again and again (sessions/doorbell.py): a process that was killed is soon forgotten.
+            # Who listens joins again and again (sessions/events/notify.py): a process that was killed is soon
+            # forgotten.
             "CONFIG": {"hosts": [REDIS_HOST], "prefix": INSTALLATION, "group_expiry": 120},
         },
     }
@@ -163,12 +164,12 @@ else:
 STREAM_TICK_SECONDS = 5.0 if REDIS_URL else 0.25
 
 # Tasks are short and every one may be lost or repeated: the watcher's sweep finds whatever is left undone. They come
-# from a table of our own (sessions/workqueue.py), which sees to repeats and pauses. A worker takes few at a time, so
+# from a table of our own (sessions/work_queue.py), which sees to repeats and pauses. A worker takes few at a time, so
 # that what comes first can still go first. No result is kept.
 Q_CLUSTER = {
     "name": "berth",
     "orm": "default",
-    "broker_class": "sessions.broker.Keyed",
+    "broker_class": "sessions.workers.task_broker.Keyed",
     "workers": WORKERS,
     "queue_limit": WORKERS,
     "poll": 0.05,

@@ -6,9 +6,9 @@ from django.conf import settings
 from django.db import close_old_connections
 
 from runtimes.base import Phase
-from sessions import lifecycle, runtimes
+from sessions.choices import Intent
+from sessions.lifecycle import runtime_factory, transitions
 from sessions.models import Run
-from sessions.states import Intent
 
 BY = "the shutdown of Berth"
 
@@ -23,14 +23,14 @@ def ask_local_runs() -> int:
     close_old_connections()
     runs = list(Run.objects.active().filter(runtime="local").select_related("session__group"))
     for run in runs:
-        lifecycle.ask(run.pk, Intent.SHUTDOWN, BY)
-        runtimes.get("local").stop(run.ref)
+        transitions.ask(run.pk, Intent.SHUTDOWN, BY)
+        runtime_factory.get("local").stop(run.ref)
     return len(runs)
 
 
 def wait_for_local_runs(seconds: float) -> bool:
     """Wait until the asked runs' processes are gone; False if some still are there after so many seconds."""
-    runtime = runtimes.get("local")
+    runtime = runtime_factory.get("local")
     end = time.monotonic() + seconds
     while any(runtime.observe(ref).phase not in (Phase.ABSENT, Phase.FINISHED) for ref in runtime.owned()):
         if time.monotonic() > end:
@@ -45,9 +45,9 @@ def end_local_runs(seconds: float = 5) -> None:
         return
     ask_local_runs()
     wait_for_local_runs(seconds)
-    runtime = runtimes.get("local")
+    runtime = runtime_factory.get("local")
     for ref in list(runtime.owned()):
         run = Run.objects.active().filter(pk=ref.run).first()
         if run:
-            lifecycle.end(run, runtime.observe(ref))
+            transitions.end(run, runtime.observe(ref))
         runtime.destroy(ref)

@@ -33,7 +33,7 @@ from unfold.forms import AuthenticationForm as SignInForm
 
 from groups import audit
 from sessions import throttle
-from sessions.proxies import client
+from sessions.client_address import client
 
 NOTED = 100  # failures from one address that are noted, until an hour without one has passed
 

@@ -1,6 +1,6 @@
 """Deleting a group in two steps: it is marked, and all of it stays for GROUP_GRACE_DAYS, in which it can be restored.
 
-What stops its sessions, and what removes its data in the end, is in `sessions.departed`.
+What stops its sessions, and what removes its data in the end, is in `sessions.cleanup.deleted_groups`.
 """
 
 from datetime import datetime, timedelta

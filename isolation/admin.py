@@ -15,7 +15,7 @@ from groups.models import AgentGroup
 from isolation.choices import COLOURS, Expected, Verdict
 from isolation.models import Proof
 from sessions.models import AgentSession
-from sessions.render import visible
+from sessions.stream.markdown import visible
 
 
 @admin.register(Proof)

@@ -18,7 +18,8 @@ from k8s_adapter.client import Conflict, NotFound
 from reach import rules
 from reach.models import EgressRequest, EgressRule
 from runtimes.base import GroupRef, GroupSpec, Runtime
-from sessions import berths, departed
+from sessions.cleanup import deleted_groups
+from sessions.lifecycle import namespaces
 
 BY = "manage.py prove_isolation"
 NAME = "isolation-proof"  # of the Secret, the claim and the rows for them
@@ -65,7 +66,7 @@ def groups(slugs: list[str], keep: bool) -> Iterator[tuple[AgentGroup, AgentGrou
         yield made[0], made[1]
     finally:
         for group in made if not keep else []:
-            departed.delete_group(group, by=BY)
+            deleted_groups.delete_group(group, by=BY)
 
 
 class Furniture:
@@ -86,7 +87,7 @@ class Furniture:
         """The group's berth, in which the rest is made."""
         group = self.group
         ref = GroupRef(str(group.pk), group.slug)
-        self.runtime.keep(GroupSpec(ref, group.storage_gib, berths.quota(group)))
+        self.runtime.keep(GroupSpec(ref, group.storage_gib, namespaces.quota(group)))
 
     def secret(self, owner: AgentProfile) -> str:
         """A secret with a new value, granted to the group and the profile. Returns the SHA-256 of the value."""

@@ -11,7 +11,7 @@ from django.conf import settings
 from isolation.canary import Canary
 from isolation.judge import Outside
 from isolation.runs import Beside, Heard, wait_for
-from sessions import tokens
+from sessions.lifecycle import run_tokens
 
 AFTER_SECONDS = 15.0  # in which the neighbour has to be heard of once more
 
@@ -24,7 +24,7 @@ def look(canary: Canary, beside: Beside, attacker: Heard) -> Outside:
     numbers = [told["number"] for _, told in ticks]
     ready = beside.heard.last("ready") or {}
     neighbours, run = beside.heard.run(), attacker.run()
-    token = tokens.mint(run.pk) if run else ""
+    token = run_tokens.mint(run.pk) if run else ""
     return Outside(
         canary=list(canary.heard),
         heard=len(beside.heard.told.get("heard", [])),

@@ -23,7 +23,7 @@ from isolation.provider import Provider
 from isolation.runs import START_SECONDS, Beside, Impossible, opened, wait_for
 from isolation.surroundings import Place, Surroundings
 from k8s_adapter.runtime import KubernetesRuntime
-from sessions import runtimes
+from sessions.lifecycle import runtime_factory
 from sessions.models import AgentSession
 
 PROOF_SECONDS = 180.0  # for all attempts
@@ -54,7 +54,7 @@ class Proof:
 
 def prove(options: Options) -> Proof:
     """Make the proof on the cluster. Raises Impossible, and the runtime's faults."""
-    runtime = runtimes.get("kubernetes")
+    runtime = runtime_factory.get("kubernetes")
     assert isinstance(runtime, KubernetesRuntime)
     cluster = look.Cluster(runtime.config)
     with ExitStack() as stack:

@@ -11,9 +11,10 @@ from groups.models import AgentGroup, AgentProfile
 from isolation.furnish import BY
 from isolation.look import Cluster
 from isolation.surroundings import Neighbour
-from sessions import events, intake
+from sessions.choices import EventKind, SessionState
+from sessions.events import event_log
+from sessions.lifecycle import intake
 from sessions.models import AgentSession, Run
-from sessions.states import EventKind, SessionState
 
 START_SECONDS = 150.0  # for a run to start and to say something
 LOOK_SECONDS = 0.2  # between two looks for news
@@ -36,7 +37,7 @@ class Heard:
 
     def look(self) -> None:
         """Take what is new."""
-        while page := events.read(self.session.pk, self.cursor):
+        while page := event_log.read(self.session.pk, self.cursor):
             now = time.monotonic()
             self.cursor = page[-1]["seq"]
             for event in page:

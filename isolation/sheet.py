@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from isolation.choices import Verdict
 from isolation.models import Proof
-from sessions.render import visible
+from sessions.stream.markdown import visible
 
 DETAIL = 110  # characters of what happened; all of it is in the admin and in --json
 WORDS = {

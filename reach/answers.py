@@ -13,7 +13,7 @@ from reach.choices import RequestState
 from reach.decide import Decision, Rule, decide
 from reach.models import EgressRequest, EgressRule
 from reach.patterns import candidates
-from sessions import tokens
+from sessions.lifecycle import run_tokens
 from sessions.models import Run
 
 THEN = "Once it is approved, try again: nothing has to be restarted."
@@ -49,7 +49,7 @@ def whose(run: str, credential: str) -> Run | None:
     except ValueError:
         return None
     # One spelling: the proxies count what a run does by it.
-    if str(run_id) != run or not tokens.is_egress(run_id, credential):
+    if str(run_id) != run or not run_tokens.is_egress(run_id, credential):
         return None
     return Run.objects.active().filter(pk=run_id).select_related("session").first()
 

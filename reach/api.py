@@ -1,4 +1,4 @@
-"""The API of egress, part of version 1 (`sessions.api` has its errors and who may do what)."""
+"""The API of egress, part of version 1 (`sessions.api.endpoints` has its errors and who may do what)."""
 
 import uuid
 from datetime import datetime

@@ -9,10 +9,10 @@ from django.db import transaction
 from reach import requests
 from reach.models import EgressDenial
 from reach.reports import ToldDenial
-from sessions import doorbell, events
-from sessions.events import NewEvent
+from sessions.choices import EventKind
+from sessions.events import event_log, notify
+from sessions.events.event_log import NewEvent
 from sessions.models import Run
-from sessions.states import EventKind
 
 PLACES = 200  # hosts that are told of one run by name; further ones are counted together, as OTHERS
 OTHERS = "*"
@@ -34,7 +34,7 @@ def store(told: Sequence[ToldDenial]) -> None:
 
 @transaction.atomic
 def _store(run: Run, told: list[ToldDenial]) -> None:
-    session = events.locked(run.session_id)
+    session = event_log.locked(run.session_id)
     rows = {(row.host, row.port, row.code): row for row in EgressDenial.objects.filter(run=run)}
     said: list[NewEvent] = []
     for place, denials in _by_place(rows, told).items():
@@ -49,8 +49,8 @@ def _store(run: Run, told: list[ToldDenial]) -> None:
         if row.code == "rule" and row.host != OTHERS:
             requests.asked(run, row.host, row.port, row.count - before, row.last_at)
     if said:
-        events.append(session, said, run)
-        doorbell.ring_on_commit(session.pk, doorbell.EVENTS)
+        event_log.append(session, said, run)
+        notify.ring_on_commit(session.pk, notify.EVENTS)
 
 
 def _by_place(known: Iterable[Place], told: list[ToldDenial]) -> dict[Place, list[ToldDenial]]:

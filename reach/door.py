@@ -18,9 +18,10 @@ from django.db import DataError, InterfaceError, OperationalError
 from django.utils.crypto import constant_time_compare
 
 from reach import answers, denials, reports, uses, version
-from sessions import bodies, doorbell
-from sessions.bodies import Receive
-from sessions.threads import in_thread
+from sessions import machine_api
+from sessions.db_executor import in_thread
+from sessions.events import notify
+from sessions.machine_api import Receive
 
 log = structlog.get_logger(__name__)
 BODY_MAX = 4 * 1024 * 1024
@@ -44,11 +45,11 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         told = await _routed(scope, receive)
     except Answer as answer:
         status, told = answer.status, {"detail": str(answer)}
-    except bodies.Gone:
+    except machine_api.Gone:
         return
-    except bodies.TooLarge as error:
+    except machine_api.TooLarge as error:
         status, told = 413, {"detail": str(error)}
-    except (bodies.NotJson, reports.Malformed) as error:
+    except (machine_api.NotJson, reports.Malformed) as error:
         status, told = 422, {"detail": str(error)[:500]}
     except DataError as error:
         log.warning("a proxy's request can't be stored", path=scope["path"], error=str(error)[:500])
@@ -69,17 +70,17 @@ async def _routed(scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
     token = expected()
     if not token:
         raise Answer(404, "no such address")
-    if not constant_time_compare(bodies.bearer(scope), token):
+    if not constant_time_compare(machine_api.bearer(scope), token):
         # Not 401, which tells a proxy that a run's credential is wrong.
         raise Answer(403, "send the token of EGRESS_TOKEN as a bearer token")
     route = (scope["method"], scope["path"])
     if route == ("GET", "/egress/v1/version"):
-        await bodies.read(scope, receive, BODY_MAX)
+        await machine_api.read(scope, receive, BODY_MAX)
         return await _version(scope, receive)
     if route == ("POST", "/egress/v1/decide"):
-        return await _decide(bodies.json_of(await bodies.read(scope, receive, BODY_MAX)))
+        return await _decide(machine_api.json_of(await machine_api.read(scope, receive, BODY_MAX)))
     if route == ("POST", "/egress/v1/report"):
-        return await _report(bodies.json_of(await bodies.read(scope, receive, BODY_MAX)))
+        return await _report(machine_api.json_of(await machine_api.read(scope, receive, BODY_MAX)))
     raise Answer(404, "no such address")
 
 
@@ -121,14 +122,14 @@ async def _version(scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
     end = time.monotonic() + max(0.0, min(wait, WAIT_MAX))
     gone = asyncio.ensure_future(receive())  # what comes after the body says that the proxy hung up
     try:
-        async with doorbell.hub().listen(version.BELL, doorbell.INBOX) as bell:
+        async with notify.hub().listen(version.BELL, notify.INBOX) as bell:
             gone.add_done_callback(lambda _: bell.set())
             while True:
                 bell.clear()
                 number, left = await in_thread(version.current), end - time.monotonic()
                 if number != after or left <= 0 or gone.done():
                     return {"version": number}
-                await doorbell.rung(bell, min(left, TICK))
+                await notify.rung(bell, min(left, TICK))
     finally:
         gone.cancel()
 

@@ -12,7 +12,7 @@ from groups import audit
 from reach import answers, rules
 from reach.choices import HOURS, UNDECIDED, RequestState, Term, Whose
 from reach.models import EgressRequest, EgressRule
-from sessions.intake import Refused
+from sessions.lifecycle.intake import Refused
 from sessions.models import Run
 
 if TYPE_CHECKING:

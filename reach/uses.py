@@ -11,8 +11,8 @@ from django.db.models import Count, Max, Min, Q, Sum
 from reach import version
 from reach.models import EgressUse
 from reach.reports import ToldUse
+from sessions.choices import RunState
 from sessions.models import Run
-from sessions.states import RunState
 
 MOST = 500  # hosts of one run that are shown
 

@@ -4,7 +4,7 @@ from django.db import transaction
 from django.db.models import F
 
 from reach.models import EgressVersion
-from sessions import doorbell
+from sessions.events import notify
 
 BELL = "egress"  # stands where other bells have a session's id
 
@@ -14,7 +14,7 @@ def bump() -> None:
     with transaction.atomic():
         EgressVersion.objects.get_or_create(pk=1)
         EgressVersion.objects.filter(pk=1).update(number=F("number") + 1)
-        doorbell.ring_on_commit(BELL, doorbell.INBOX)
+        notify.ring_on_commit(BELL, notify.INBOX)
 
 
 def current() -> int:

@@ -184,7 +184,7 @@ class Phase(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a run ended, or why it can't start. Words and advice for people are in `sessions.verdicts`."""
+    """Why a run ended, or why it can't start. Words and advice for people are in `sessions.lifecycle.end_reasons`."""
 
     COMPLETED = "completed"
     CLOSED = "closed"  # gracefully, as somebody asked

@@ -19,7 +19,7 @@ from schedules import changes, fire
 from schedules.choices import OUTCOME_COLOURS, STATE_COLOURS, Context, Kind
 from schedules.models import ScheduledTask
 from sessions.admin.shared import shortened
-from sessions.intake import Refused
+from sessions.lifecycle.intake import Refused
 from sessions.models import AgentSession
 
 MOMENT = "%Y-%m-%d %H:%M:%S"

@@ -1,4 +1,4 @@
-"""The API of tasks, part of version 1 (`sessions.api` has its errors and who may do what)."""
+"""The API of tasks, part of version 1 (`sessions.api.endpoints` has its errors and who may do what)."""
 
 import uuid
 from datetime import datetime
@@ -14,8 +14,8 @@ from groups.models import AgentGroup, AgentProfile
 from schedules import changes, cron, fire
 from schedules.choices import Context, Kind
 from schedules.models import BY_KIND, ScheduledTask
-from sessions.api import cut, once
-from sessions.intake import Refused
+from sessions.api.endpoints import cut, once
+from sessions.lifecycle.intake import Refused
 from sessions.models import AgentSession
 
 router = Router()

@@ -11,7 +11,7 @@ from groups import audit
 from schedules import cron
 from schedules.choices import Kind, TaskState
 from schedules.models import ScheduledTask
-from sessions.intake import Refused
+from sessions.lifecycle.intake import Refused
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser

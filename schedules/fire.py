@@ -17,10 +17,11 @@ from groups import audit
 from schedules import changes, cron
 from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.models import UNSETTLED, ScheduledTask
-from sessions import ingest, intake
-from sessions.intake import Refused
+from sessions.choices import EventKind, MessageState, SessionState
+from sessions.courier_api import ingest
+from sessions.lifecycle import intake
+from sessions.lifecycle.intake import Refused
 from sessions.models import Message
-from sessions.states import EventKind, MessageState, SessionState
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser

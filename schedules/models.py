@@ -18,8 +18,8 @@ from groups.texts import storable
 from schedules import cron
 from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.cron import Schedule
+from sessions.choices import MessageState, SessionState
 from sessions.models import AgentSession, Message, Run
-from sessions.states import MessageState, SessionState
 
 LEAST_SECONDS, MOST_SECONDS = 60, 366 * 24 * 3600
 UNSETTLED = (MessageState.QUEUED, MessageState.DELIVERED)

@@ -21,10 +21,11 @@ from groups.texts import storable_data
 from schedules import changes, cron
 from schedules.choices import Context, Kind
 from schedules.models import ScheduledTask, TaskRequest
-from sessions import ingest, intake
-from sessions.intake import Refused
+from sessions.choices import EventKind
+from sessions.courier_api import ingest
+from sessions.lifecycle import intake
+from sessions.lifecycle.intake import Refused
 from sessions.models import AgentSession, Message
-from sessions.states import EventKind
 
 log = structlog.get_logger(__name__)
 WORDS = 500  # characters of a refusal, which may quote what the agent wrote

@@ -9,7 +9,7 @@ from django.dispatch import receiver
 from django.utils import timezone
 
 from schedules.models import ScheduledTask, TaskRequest
-from sessions import workqueue
+from sessions import work_queue
 from sessions.signals import swept, task_asked
 
 AGAIN = 10.0  # seconds until what was asked for and did not happen is asked for again
@@ -27,17 +27,17 @@ def look(**_: Any) -> None:
     due: list[object] = list(ScheduledTask.objects.due(now).values_list("pk", "next_at")[:100])
     due += list(ScheduledTask.objects.settled().values_list("pk", "last_message_id")[:100])
     if [key for key in due if _fresh(key, clock)]:
-        workqueue.request(FIRE)
+        work_queue.request(FIRE)
     for pk in TaskRequest.objects.filter(created_at__lt=now - LOST).values_list("pk", flat=True)[:100]:
         if _fresh(pk, clock):
-            workqueue.request(REQUESTED, pk)
+            work_queue.request(REQUESTED, pk)
 
 
 @receiver(task_asked)
 def store(session_id: uuid.UUID, run_id: uuid.UUID, text: str, **_: Any) -> None:
     """Keep what an agent asks for, in the transaction that stores its event, and queue the task that answers."""
     request = TaskRequest.objects.create(session_id=session_id, run_id=run_id, text=text)
-    workqueue.request(REQUESTED, request.pk)
+    work_queue.request(REQUESTED, request.pk)
 
 
 def _fresh(key: object, clock: float) -> bool:

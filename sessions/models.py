@@ -13,8 +13,8 @@ from django.utils import timezone
 from groups.models import AgentGroup, AgentProfile
 from groups.permissions import Narrowed
 from runtimes.base import Cause, RunRef
-from sessions import states
-from sessions.states import EventKind, Intent, MessageState, RunState, SessionState
+from sessions import choices
+from sessions.choices import EventKind, Intent, MessageState, RunState, SessionState
 
 CAUSES = [(cause.value, cause.value.replace("_", " ").capitalize()) for cause in Cause]
 
@@ -85,7 +85,7 @@ class RunQuerySet(models.QuerySet["Run"]):
 
     def active(self) -> Self:
         """Those that hold a slot."""
-        return self.filter(state__in=states.ACTIVE)
+        return self.filter(state__in=choices.ACTIVE)
 
     def for_decision(self) -> Self:
         """With all that `reconcile.wanted_of` reads: its session, group and profile, and what of messages there is."""
@@ -96,7 +96,7 @@ class RunQuerySet(models.QuerySet["Run"]):
 
     def move(self, target: RunState, **changes: Any) -> int:
         """Move the runs that may go to `target` there, with `changes`; return how many did (compare-and-set)."""
-        sources = states.sources(states.RUN_MOVES, target)
+        sources = choices.sources(choices.RUN_MOVES, target)
         return self.filter(state__in=sources).update(state=target, **changes)
 
 
@@ -113,7 +113,7 @@ class Run(models.Model):
         null=True,
         blank=True,
         editable=False,
-        help_text="All that it was started with, without secrets: sessions/spec.py. Null: it was not started yet.",
+        help_text="All that it was started with, without secrets. Null: it was not started yet.",
     )
     intent = models.CharField(max_length=20, choices=Intent, default=Intent.NONE, blank=True)
     intent_by = models.CharField(max_length=150, blank=True, help_text="Who asked for its end.")
@@ -198,7 +198,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     def move(self, target: MessageState, **changes: Any) -> int:
         """Move the messages that may go to `target` there; return how many did (compare-and-set)."""
-        return self.filter(state__in=states.message_sources(target)).update(state=target, **changes)
+        return self.filter(state__in=choices.message_sources(target)).update(state=target, **changes)
 
 
 class Message(models.Model):
@@ -283,7 +283,7 @@ class Event(models.Model):
 
 
 class WorkItem(models.Model):
-    """Something that a worker has to do, once however often it was asked for: see `sessions.workqueue`."""
+    """Something that a worker has to do, once however often it was asked for: see `sessions.work_queue`."""
 
     KEY_LENGTH = 200
 
@@ -305,7 +305,7 @@ class WorkItem(models.Model):
 
 
 class IdempotencyKey(models.Model):
-    """A key under which a person's request made something, by `sessions.idempotency`."""
+    """A key under which a person's request made something, by `sessions.lifecycle.idempotency`."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     endpoint = models.CharField(max_length=200, help_text="The path of the request.")

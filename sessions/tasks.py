@@ -9,10 +9,13 @@ import uuid
 import structlog
 from django.conf import settings
 
-from sessions import admission, berths, observation, orphans, runtimes, workqueue
-from sessions import gc as cleaning
-from sessions import reconcile as reconciler
-from sessions.workqueue import ADMIT, FIRST, GC, ORPHANS, RECONCILE
+from sessions import work_queue
+from sessions.cleanup import engine as cleaning
+from sessions.cleanup import orphans
+from sessions.lifecycle import namespaces, observation, runtime_factory
+from sessions.lifecycle import reconcile as reconciler
+from sessions.scheduling import admission
+from sessions.work_queue import ADMIT, FIRST, GC, ORPHANS, RECONCILE
 
 log = structlog.get_logger(__name__)
 ORPHANS_SECONDS = 5.0  # for which orphans are removed at a time
@@ -22,7 +25,7 @@ def reconcile(session_id: str, observed: str = "") -> None:
     """Take the next step for one session: of its run, or into a slot. If that freed one, let the next one have it."""
     session = uuid.UUID(session_id)
     if reconciler.reconcile(session, observation.unpack(observed)):
-        workqueue.request(ADMIT, priority=FIRST)
+        work_queue.request(ADMIT, priority=FIRST)
     elif admission.waits(session) and session in _admitted(but=session):
         reconciler.reconcile(session)
 
@@ -36,9 +39,9 @@ def _admitted(but: uuid.UUID | None = None) -> list[uuid.UUID]:
     """Give some of the waiting their slots, ask for their starts, `but` for one, and for the rest; who got one."""
     started = admission.admit()
     starts = {str(session): "" for session in started if session != but}
-    workqueue.request_all(RECONCILE, starts, priority=FIRST)
+    work_queue.request_all(RECONCILE, starts, priority=FIRST)
     if len(started) >= admission.AT_ONCE:
-        workqueue.request(ADMIT, priority=FIRST)
+        work_queue.request(ADMIT, priority=FIRST)
     return started
 
 
@@ -55,19 +58,19 @@ def remove_orphans() -> None:
     def go_on() -> bool:
         nonlocal late
         late = late or time.monotonic() >= end
-        return not late and workqueue.holds()
+        return not late and work_queue.holds()
 
-    orphans.remove_orphans(runtimes.get(settings.RUNTIME), go_on)
+    orphans.remove_orphans(runtime_factory.get(settings.RUNTIME), go_on)
     if late:
-        workqueue.request(ORPHANS)
+        work_queue.request(ORPHANS)
 
 
 def gc() -> None:
     """Clean up for a few seconds; what is left then is another round."""
     if cleaning.step():
-        workqueue.request(GC)
+        work_queue.request(GC)
 
 
 def keep(group_id: str) -> None:
     """Put a group's berth right, should somebody have changed it."""
-    berths.keep(uuid.UUID(group_id))
+    namespaces.keep(uuid.UUID(group_id))

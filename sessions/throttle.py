@@ -16,7 +16,7 @@ from typing import Any
 from django.conf import settings
 from django.core.cache import cache
 
-from sessions.proxies import client, is_proxy
+from sessions.client_address import client, is_proxy
 
 WINDOW = 60  # seconds in which attempts are counted, from the first on
 BEGIN_SECONDS = 30.0

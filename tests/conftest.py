@@ -25,10 +25,12 @@ from playwright.sync_api import Browser, sync_playwright
 
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, Membership
-from sessions import beat, intake, threads
+from sessions import db_executor
+from sessions.lifecycle import intake
 from sessions.models import AgentSession
+from sessions.workers import heartbeat
 
-beat.start = lambda: None  # a thread that outlives its test would write into the next one's database
+heartbeat.start = lambda: None  # a thread that outlives its test would write into the next one's database
 
 NEEDS = {
     "postgres": ("TEST_DATABASE_URL",),
@@ -76,7 +78,7 @@ def _let_go(together: threading.Barrier) -> None:
 def hang_up(django_db_setup: None) -> Iterator[None]:
     """Let go of the database before it is dropped."""
     yield
-    for pool, count in ((threads._pool, threads.THREADS), (threads.STREAMS, threads.STREAM_THREADS)):
+    for pool, count in ((db_executor._pool, db_executor.THREADS), (db_executor.STREAMS, db_executor.STREAM_THREADS)):
         together = threading.Barrier(count)
         for future in [pool.submit(_let_go, together) for _ in range(count)]:
             future.result()

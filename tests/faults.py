@@ -162,10 +162,11 @@ def do(order: dict[str, Any], told: int) -> dict[str, Any]:
     """What the child does."""
     from django.conf import settings
 
-    from sessions import runtimes, tasks
+    from sessions import tasks
+    from sessions.lifecycle import runtime_factory
     from sessions.models import Run, WorkItem
 
-    runtime = runtimes.get(settings.RUNTIME)
+    runtime = runtime_factory.get(settings.RUNTIME)
     if order["do"] == "phase":
         return {"phase": runtime.observe(Run.objects.filter(session=order["session"]).latest("number").ref).phase}
     if order["do"] == "owned":

@@ -15,7 +15,9 @@ from agents.attacks.base import Got, Refused
 
 SECRETS = "/var/secrets"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-TOKEN = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9a-f]{64}")  # as sessions/tokens.py makes them
+TOKEN = re.compile(
+    rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9a-f]{64}"
+)  # see sessions/lifecycle/run_tokens.py
 SKIPPED = ("/proc", "/sys")  # of a walk; what of /proc leads elsewhere is walked by itself
 WALK_SECONDS = 3.0
 # Of those who could do anything on a machine, whether or not a walk finds them.

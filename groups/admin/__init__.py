@@ -1,6 +1,6 @@
 """The admin of tenants, people and limits, and what all of Berth's admin pages share."""
 
-from groups.admin import api_tokens as keys
+from groups.admin import api_tokens as api_tokens
 from groups.admin import audit as audit
 from groups.admin import groups as groups
 from groups.admin import limits as limits

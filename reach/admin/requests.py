@@ -20,7 +20,7 @@ from groups.permissions import scoped
 from reach import requests
 from reach.choices import REQUEST_COLOURS, Term, Whose
 from reach.models import EgressRequest
-from sessions.intake import Refused
+from sessions.lifecycle.intake import Refused
 
 
 class WantForm(forms.Form):

@@ -6,14 +6,14 @@ from django.utils.safestring import SafeString
 
 from reach import uses
 from reach.models import EgressDenial
-from sessions import way_out
 from sessions.admin.runs import SECTIONS
+from sessions.lifecycle import egress_access
 from sessions.models import Run
 
 
 def section(run: Run) -> SafeString:
     """The part of the page."""
-    words = way_out.confinement(run.runtime)
+    words = egress_access.confinement(run.runtime)
     told = {"uses": uses.reached(run.pk), "denials": EgressDenial.objects.filter(run=run.pk), "words": words}
     return render_to_string("admin/reach/run.html", told | {"proxy": settings.EGRESS_PROXY_URL, "run": run})
 

@@ -11,7 +11,7 @@ from unfold.decorators import action
 
 from groups.admin import confirm
 from groups.admin.confirm import Question
-from sessions import intake
+from sessions.lifecycle import intake
 from sessions.models import AgentSession
 
 NOT_ALLOWED = "not allowed"

@@ -12,7 +12,7 @@ from groups.admin.confirm import Question
 from groups.admin.groups import AgentGroupAdmin
 from groups.deletion import TooLate
 from groups.models import AgentGroup
-from sessions.departed import delete_group, restore_group
+from sessions.cleanup.deleted_groups import delete_group, restore_group
 
 MAY = ["remove"]
 

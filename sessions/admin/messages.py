@@ -16,11 +16,11 @@ from unfold.decorators import action, display
 
 from groups.admin import confirm
 from groups.admin.confirm import Question
-from sessions import intake
 from sessions.admin.actions import NOT_ALLOWED
 from sessions.admin.shared import MESSAGE_COLOURS, OfSessionAdmin, shortened
+from sessions.choices import EventKind, MessageState
+from sessions.lifecycle import intake
 from sessions.models import AgentSession, Event, Message
-from sessions.states import EventKind, MessageState
 
 NOTHING = "left as they are"
 Work = Callable[[Message, Any], Any]

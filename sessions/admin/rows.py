@@ -10,11 +10,12 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from groups.admin.shared import CountOnce
-from sessions import admission, summary
 from sessions.admin.shared import shortened
+from sessions.choices import EventKind, SessionState
 from sessions.models import AgentSession, Event
-from sessions.queue import Place
-from sessions.states import EventKind, SessionState
+from sessions.scheduling import admission
+from sessions.scheduling.plan import Place
+from sessions.stream import serializers
 
 WAITING = (SessionState.QUEUED, SessionState.RETRYING)
 SAID = 80  # characters of the last event
@@ -39,7 +40,7 @@ class SessionList(CountOnce):
 def why(session: AgentSession, place: Place | None) -> str:
     """Why a session is in its state, from what was read for the whole page."""
     if place is not None:
-        return summary.reason(session, place)
+        return serializers.reason(session, place)
     later = session.retry_at and session.retry_at > timezone.now()
     if session.state in WAITING and not later:
         return "A slot is free: it starts at once."

@@ -14,13 +14,13 @@ from unfold.contrib.filters.admin import ChoicesCheckboxFilter, ChoicesDropdownF
 from unfold.decorators import display
 
 from runtimes.base import RuntimeFault
-from sessions import records, runtimes
 from sessions.admin.shared import RUN_COLOURS, OfSessionAdmin
+from sessions.admin.start_timeline import Bar, bars
+from sessions.choices import Intent, RunState
+from sessions.lifecycle import run_archive, runtime_factory
+from sessions.lifecycle.end_reasons import ADVICE
 from sessions.models import Run, RunRecord
-from sessions.patience import within
-from sessions.states import Intent, RunState
-from sessions.verdicts import ADVICE
-from sessions.waterfall import Bar, bars
+from sessions.timeouts import within
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ def know(run: Run) -> tuple[Known, str]:
         return known, ""
     ref, name = run.ref, run.runtime
     try:
-        told = records.shape(within(ASK_SECONDS, lambda: runtimes.get(name).describe(ref), "describe"))
+        told = run_archive.shape(within(ASK_SECONDS, lambda: runtime_factory.get(name).describe(ref), "describe"))
     except TimeoutError:
         return (
             known,
@@ -121,7 +121,7 @@ def waterfall(run: Run, steps: dict[str, str]) -> list[Bar]:
         "hello": run.started_at,
         "output": run.first_output_at,
     }
-    return bars({**own, **records.steps_of(steps)}, cluster=run.runtime == "kubernetes")
+    return bars({**own, **run_archive.steps_of(steps)}, cluster=run.runtime == "kubernetes")
 
 
 def asked(run: Run) -> str:

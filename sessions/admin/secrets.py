@@ -10,7 +10,7 @@ from unfold.decorators import action
 from groups.admin.secrets import SecretReferenceAdmin
 from groups.choices import SecretKind
 from groups.models import AgentGroup, SecretReference
-from sessions import secrets
+from sessions.lifecycle import secrets
 
 MOST = 20  # looks at a time: each may be a call to a cluster
 

@@ -23,14 +23,14 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from groups.admin import VisibleAdmin, VisibleSelectFilter
 from groups.models import AgentGroup, AgentProfile
-from sessions import intake
 from sessions.admin.actions import BulkActions
+from sessions.admin.live_view import LivePage
 from sessions.admin.rows import SessionList
 from sessions.admin.shared import as_uuid
-from sessions.ages import age
-from sessions.live import LivePage
+from sessions.choices import COLOURS
+from sessions.durations import age
+from sessions.lifecycle import intake
 from sessions.models import AgentSession
-from sessions.states import COLOURS
 
 AGES = {
     "hour": ("In the last hour", timedelta(hours=1)),

@@ -9,9 +9,9 @@ from django.http import HttpRequest
 from unfold.paginator import InfinitePaginator
 
 from groups.admin import ReadOnlyAdmin
+from sessions.choices import EventKind, MessageState, RunState
 from sessions.models import AgentSession
-from sessions.render import visible
-from sessions.states import EventKind, MessageState, RunState
+from sessions.stream.markdown import visible
 
 RUN_COLOURS = {
     RunState.CLAIMED: "info",

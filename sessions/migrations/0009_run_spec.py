@@ -13,7 +13,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='run',
             name='spec',
-            field=models.JSONField(blank=True, editable=False, help_text='All that it was started with, without secrets: sessions/spec.py. Null: it was not started yet.', null=True),
+            field=models.JSONField(blank=True, editable=False, help_text='All that it was started with, without secrets. Null: it was not started yet.', null=True),
         ),
         migrations.AddField(
             model_name='run',

@@ -1,6 +1,6 @@
 // The transcript: events become blocks, a frame's worth at a time.
 //
-// What agents say is put in as text; the only HTML is `event.html`, which the server made safe (sessions/render.py).
+// What agents say is put in as text; the only HTML is `event.html`, which the server made safe (sessions/stream/markdown.py).
 
 import { Ansi } from "./ansi.js";
 import { Terminal } from "./terminal.js";
@@ -151,7 +151,7 @@ export class Transcript {
   prose(event) {
     if (typeof event.html !== "string") return make("div", "said plain", visible(event.text));
     const body = make("div", "said");
-    body.innerHTML = event.html; // safe: sessions/render.py
+    body.innerHTML = event.html; // safe: sessions/stream/markdown.py
     return body;
   }
 

@@ -18,8 +18,10 @@ from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from groups.models import AgentGroup, AgentProfile, Membership
-from sessions import doorbell, ingest, intake, lifecycle
-from sessions.events import NewEvent
+from sessions.courier_api import ingest
+from sessions.events import notify
+from sessions.events.event_log import NewEvent
+from sessions.lifecycle import intake, transitions
 from sessions.models import AgentSession, Run
 from tests.waiting import wait_for
 
@@ -101,7 +103,7 @@ def database(server: Server, django_db_blocker: Any, monkeypatch: pytest.MonkeyP
     # Playwright's synchronous API keeps an event loop in this thread, which Django would take for asynchronous code.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     # The in-memory layer would not carry the bell to the server anyway; its tick finds what is written here.
-    monkeypatch.setattr(doorbell, "ring", lambda *_: None)
+    monkeypatch.setattr(notify, "ring", lambda *_: None)
     connection = connections["default"]
     with django_db_blocker.unblock():
         connection.close()
@@ -129,7 +131,7 @@ class Talk:
 
     def starts(self) -> "Talk":
         """The session's run starts."""
-        lifecycle.claim(self.session.pk, "local")
+        transitions.claim(self.session.pk, "local")
         self.run = self.session.runs.get(state="claimed")
         return self.says(("turn", "", {"state": "working"}))
 

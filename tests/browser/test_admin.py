@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect
 
-from sessions import intake
+from sessions.lifecycle import intake
 from sessions.models import AgentSession, Run, RunRecord
 from tests.browser.conftest import Talk
 

@@ -13,7 +13,7 @@ from django.urls import reverse
 from playwright.sync_api import Browser, Page, expect
 
 from groups.models import ApiToken
-from sessions import ingest
+from sessions.courier_api import ingest
 from tests.browser.conftest import Opener, Talk
 
 pytestmark = pytest.mark.browser

@@ -5,7 +5,7 @@ from playwright.sync_api import Page, expect
 
 from groups.models import Membership
 from runtimes.base import Cause, Observed, Phase
-from sessions import lifecycle
+from sessions.lifecycle import transitions
 from sessions.models import AgentSession, Message, Run
 from tests.browser.conftest import Opener, Talk
 from tests.waiting import wait_for
@@ -240,7 +240,7 @@ def test_the_header_gives_the_verdict_of_a_run_in_words(browse: Opener, talk: Ta
     page = live(browse())
     assert talk.run
 
-    lifecycle.end(talk.run, Observed(Phase.FINISHED, cause=Cause.OOM, exit_code=137))
+    transitions.end(talk.run, Observed(Phase.FINISHED, cause=Cause.OOM, exit_code=137))
 
     expect(page.locator("[data-part=state]")).to_have_text("Retrying")
     expect(page.locator("[data-part=run]")).to_have_text("Run 1: out of memory")
@@ -389,8 +389,8 @@ def test_what_failed_for_good_is_retried_from_the_page(browse: Opener, talk: Tal
     page = live(browse())
     expect(page.locator("[data-part=retry]")).to_be_hidden()
     talk.says(("delivered", "", {"number": 1}))
-    AgentSession.objects.filter(pk=talk.session.pk).update(attempts=lifecycle.tries())
-    lifecycle.end(Run.objects.get(session=talk.session), Observed(Phase.FINISHED, Cause.AGENT_ERROR, exit_code=3))
+    AgentSession.objects.filter(pk=talk.session.pk).update(attempts=transitions.tries())
+    transitions.end(Run.objects.get(session=talk.session), Observed(Phase.FINISHED, Cause.AGENT_ERROR, exit_code=3))
     delivery = page.locator(".entry.message .delivery").first
     expect(delivery).to_contain_text("failed")
     expect(delivery.get_by_role("button", name="Discard")).to_be_visible()

@@ -11,7 +11,7 @@ from asgiref.testing import ApplicationCommunicator
 from controlplane.asgi import application
 from reach import version
 from reach.models import EgressRule
-from sessions import tokens
+from sessions.lifecycle import run_tokens
 from sessions.models import Run
 
 TOKEN = "of-the-proxies-" + "x" * 32
@@ -42,7 +42,7 @@ def ask(method: str, path: str, body: Any = None, token: str = TOKEN) -> tuple[i
 
 def question(run: Run, host: str = "api.example.com", port: int = 443, **other: Any) -> dict[str, Any]:
     """What a proxy asks when the run's agent wants to reach a host."""
-    told = {"run": str(run.pk), "credential": tokens.mint_egress(run.pk), "host": host, "port": port}
+    told = {"run": str(run.pk), "credential": run_tokens.mint_egress(run.pk), "host": host, "port": port}
     return told | other
 
 

@@ -43,7 +43,7 @@ from isolation.models import Proof
 from reach.models import EgressRequest, EgressRule
 from schedules import changes
 from schedules.models import ScheduledTask
-from sessions import lifecycle
+from sessions.lifecycle import transitions
 from sessions.models import AgentSession
 from tests.unit.test_door import ask
 
@@ -110,7 +110,7 @@ def values(
     session: AgentSession, group: AgentGroup, profile: AgentProfile, crew: dict[str, Any], clients: dict[str, Client]
 ) -> dict[str, str]:
     """What stands in an address for each parameter, and for `MODEL_…` the id of a row of that model."""
-    run = lifecycle.claim(session.pk, "local")
+    run = transitions.claim(session.pk, "local")
     assert run
     task = ScheduledTask(group=group, profile=profile, name="Count", prompt="Count", cron="0 9 * * *")
     changes.store(task, actor=crew["owner"], by="owner")

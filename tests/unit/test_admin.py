@@ -12,7 +12,8 @@ from django.urls import reverse
 
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, ApiToken, Membership
-from sessions import ingest, intake
+from sessions.courier_api import ingest
+from sessions.lifecycle import intake
 from sessions.models import AgentSession, Event, Message, Run
 
 pytestmark = pytest.mark.django_db

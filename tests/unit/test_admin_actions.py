@@ -14,7 +14,7 @@ from django.utils import timezone
 from groups import audit
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, AuditEntry, Limits, Membership
-from sessions import intake, lifecycle
+from sessions.lifecycle import intake, transitions
 from sessions.models import AgentSession, Event, Message
 from tests.unit.test_admin import address, client, person, queries
 
@@ -70,7 +70,7 @@ def test_close_lets_those_that_run_finish(
     operator: Client, group: AgentGroup, profile: AgentProfile, people: dict[str, Any]
 ) -> None:
     running, waiting = more(group, profile, 2)
-    lifecycle.claim(running.pk, "local")
+    transitions.claim(running.pk, "local")
     answer = act(operator, AgentSession, "close_sessions", [running, waiting])
 
     assert told(answer) == ["1 closed, 1 had nothing to close."]
@@ -121,7 +121,7 @@ def test_the_list_tells_place_last_event_and_age(
     operator: Client, group: AgentGroup, profile: AgentProfile, people: dict[str, Any]
 ) -> None:
     running, waiting, _ = more(group, profile, 3)
-    lifecycle.claim(running.pk, "local")
+    transitions.claim(running.pk, "local")
     page = operator.get(address(AgentSession, "changelist"))
     rows = {row.pk: row for row in page.context["cl"].result_list}
 

@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from k8s_adapter.describe import describe
 from runtimes.base import Cause, Description, TransientFault
-from sessions import events, records, runtimes
 from sessions.admin import runs
+from sessions.events import event_log
+from sessions.lifecycle import run_archive, runtime_factory
 from sessions.models import AgentSession, Message, Run, RunRecord
 from tests.unit.test_admin import address, client
 
@@ -66,11 +67,11 @@ def page(who: Client, row: Any) -> str:
 
 
 def runtime(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
-    monkeypatch.setattr(runtimes, "get", lambda name: Away(answer))
+    monkeypatch.setattr(runtime_factory, "get", lambda name: Away(answer))
 
 
 def test_a_run_that_is_over_tells_how_it_went(operator: Client, run: Run) -> None:
-    record = records.shape(describe(**json.loads((RECORDED / "oom.json").read_text())))
+    record = run_archive.shape(describe(**json.loads((RECORDED / "oom.json").read_text())))
     RunRecord.objects.create(run=run, **record)
     ended(run, exit_code=137, last_lines="MemoryError\nat line 3", intent="stop", intent_by="ada")
     told = page(operator, run)
@@ -151,7 +152,7 @@ def test_an_outsider_finds_neither_run_nor_message(people: dict[str, Any], run: 
 
 
 def handed(run: Run, number: int) -> None:
-    events.say(events.locked(run.session_id), "delivered", "", {"number": number}, run)
+    event_log.say(event_log.locked(run.session_id), "delivered", "", {"number": number}, run)
 
 
 def fail_message(session: AgentSession) -> Message:

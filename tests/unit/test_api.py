@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 
 from groups.models import AgentGroup, AgentProfile, ApiToken
-from sessions import ingest
+from sessions.courier_api import ingest
 from sessions.models import AgentSession, Event
 
 

@@ -8,9 +8,10 @@ from django.utils import timezone
 
 from groups.models import AgentGroup, AgentProfile
 from runtimes.base import Cause, GroupSpec, PermanentFault, Quota
-from sessions import berths, runtimes, spec, workqueue
+from sessions import work_queue
+from sessions.choices import RunState
+from sessions.lifecycle import namespaces, run_spec, runtime_factory
 from sessions.models import AgentSession, Run, WorkItem
-from sessions.states import RunState
 from tests.unit.things import run_of
 
 
@@ -40,18 +41,18 @@ def running(session: AgentSession, settings: Any) -> Run:
 @pytest.fixture
 def keeper(monkeypatch: pytest.MonkeyPatch) -> Keeper:
     found = Keeper()
-    monkeypatch.setattr(runtimes, "get", lambda name: found)
+    monkeypatch.setattr(runtime_factory, "get", lambda name: found)
     return found
 
 
 def asked() -> list[str]:
-    return [item.key.partition(" ")[2] for item in WorkItem.objects.filter(key__startswith=workqueue.KEEP)]
+    return [item.key.partition(" ")[2] for item in WorkItem.objects.filter(key__startswith=work_queue.KEEP)]
 
 
 def test_a_group_that_runs_is_looked_at_again_and_again(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr("sessions.berths.time.monotonic", lambda: clock[0])
-    rounds = berths.Rounds()
+    monkeypatch.setattr("sessions.lifecycle.namespaces.time.monotonic", lambda: clock[0])
+    rounds = namespaces.Rounds()
     rounds.step()
     assert asked() == []  # its start has just looked
     clock[0] += 29
@@ -68,7 +69,7 @@ def test_a_group_that_runs_is_looked_at_again_and_again(running: Run, monkeypatc
 
 
 def test_a_group_without_runs_or_on_this_machine_is_not(running: Run, settings: Any) -> None:
-    rounds = berths.Rounds()
+    rounds = namespaces.Rounds()
     rounds.step()
     Run.objects.filter(pk=running.pk).update(state=RunState.CLAIMED)
     rounds.step()
@@ -82,23 +83,23 @@ def test_a_group_without_runs_or_on_this_machine_is_not(running: Run, settings: 
 def test_the_look_knows_the_groups_quota(running: Run, keeper: Keeper, settings: Any) -> None:
     group = running.session.group
     AgentGroup.objects.filter(pk=group.pk).update(quota_pods=3, storage_gib=7)
-    assert berths.keep(group.pk)
+    assert namespaces.keep(group.pk)
     (kept,) = keeper.kept
     assert (kept.ref.group, kept.ref.slug, kept.storage_gib) == (str(group.pk), group.slug, 7)
     assert kept.quota == Quota(
         settings.GROUP_CPU_MILLIS, settings.GROUP_MEMORY_MIB, pods=3, storage_gib=settings.GROUP_STORAGE_GIB
     )
-    assert spec.build(running).quota.pods == settings.GROUP_PODS  # the row in hand is the older one
+    assert run_spec.build(running).quota.pods == settings.GROUP_PODS  # the row in hand is the older one
 
 
 def test_a_berth_that_can_not_be_kept_stops_nobody(running: Run, keeper: Keeper) -> None:
     keeper.refuses = True
-    assert not berths.keep(running.session.group_id)
+    assert not namespaces.keep(running.session.group_id)
 
 
 def test_a_group_that_is_being_removed_does_not_get_its_berth_back(running: Run, keeper: Keeper) -> None:
     Run.objects.filter(pk=running.pk).update(state=RunState.ENDED, ended_at=timezone.now(), verdict="completed")
-    assert not berths.keep(running.session.group_id)
+    assert not namespaces.keep(running.session.group_id)
     assert keeper.kept == []
 
 
@@ -131,7 +132,7 @@ def test_what_it_may(running: Run) -> None:
     profile.tolerations = [{"key": "agents", "operator": "Exists", "effect": "NoSchedule"}]
     profile.pod_patch = {"spec": {"priorityClassName": "agents"}}
     profile.full_clean()
-    pod = spec.build(running).pod
+    pod = run_spec.build(running).pod
     assert (pod.runtime_class, pod.dns, pod.node_selector) == ("gvisor", True, {"pool": "agents"})
     assert pod.tolerations == tuple(profile.tolerations)
     assert pod.patch == profile.pod_patch

@@ -6,9 +6,9 @@ from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 
-from sessions import workqueue
-from sessions.broker import Keyed
+from sessions import work_queue
 from sessions.models import WorkItem
+from sessions.workers.task_broker import Keyed
 
 
 @pytest.fixture
@@ -26,11 +26,11 @@ def test_django_q_uses_it_and_its_own_table_stays_empty(broker: Keyed) -> None:
 
 
 def test_a_worker_is_handed_the_key_and_its_token(broker: Keyed) -> None:
-    workqueue.request(workqueue.RECONCILE, "4b2d")
+    work_queue.request(work_queue.RECONCILE, "4b2d")
     taken = broker.dequeue()
     assert taken and len(taken) == 1
     order = SignedPackage.loads(taken[0][1])
-    assert order["func"] == "sessions.workqueue.do"
+    assert order["func"] == "sessions.work_queue.do"
     assert order["args"][0] == "sessions.tasks.reconcile 4b2d"
     assert broker.dequeue() is None
 

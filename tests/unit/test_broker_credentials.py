@@ -22,7 +22,7 @@ from broker.usage import Meter
 from controlplane.asgi import application
 from groups.choices import Provider
 from groups.models import AgentGroup, AgentProfile, BrokeredKey, BrokerUsage, SecretReference
-from sessions import lifecycle, runtimes, secrets, spec, tokens
+from sessions.lifecycle import run_spec, run_tokens, runtime_factory, secrets, transitions
 from sessions.models import AgentSession, Run
 from tests.waiting import wait_for
 
@@ -232,7 +232,7 @@ def provided() -> Iterator[Provided]:
 @pytest.fixture
 def key(transactional_db: None, group: AgentGroup, provided: Provided, monkeypatch: pytest.MonkeyPatch) -> BrokeredKey:
     monkeypatch.setenv("BERTH_SECRET_MODEL", f"{KEY}\n")
-    runtimes.get.cache_clear()
+    runtime_factory.get.cache_clear()
     keys._kept.clear()
     reference = SecretReference.objects.create(name="model-key", kind="env", place="BERTH_SECRET_MODEL")
     reference.groups.add(group)
@@ -241,7 +241,7 @@ def key(transactional_db: None, group: AgentGroup, provided: Provided, monkeypat
 
 @pytest.fixture
 def run(session: AgentSession, key: BrokeredKey) -> Run:
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 
@@ -291,7 +291,7 @@ async def hang_up() -> None:
 
 
 def ask(run: Run | None, path: str = "anthropic/v1/messages", **more: Any) -> tuple[int, dict[bytes, bytes], Any]:
-    token = more.pop("token", tokens.mint_broker(run.pk) if run else "")
+    token = more.pop("token", run_tokens.mint_broker(run.pk) if run else "")
 
     async def talk() -> tuple[int, dict[bytes, bytes], bytes]:
         return await Talk(token, path, **more).whole()
@@ -315,22 +315,24 @@ def test_the_key_takes_the_stand_ins_place(run: Run, provided: Provided, group: 
     (asked,) = provided.asked
     assert (asked["path"], json.loads(asked["body"])) == ("/v1/messages?beta=true", {"model": "m"})
     assert asked["headers"]["content-type"] == "application/json"
-    assert asked["headers"]["x-api-key"] == KEY and tokens.mint_broker(run.pk) not in str(asked)
+    assert asked["headers"]["x-api-key"] == KEY and run_tokens.mint_broker(run.pk) not in str(asked)
     assert used(group) == (1, 3, 4)
 
 
 @pytest.mark.parametrize("which", ["", "nonsense", "courier", "egress", "other"])
 def test_only_a_runs_own_stand_in_opens_it(run: Run, provided: Provided, which: str) -> None:
-    made = tokens.mint_broker(run.pk)
+    made = run_tokens.mint_broker(run.pk)
     wrong = {
-        "courier": tokens.mint(run.pk), "egress": f"{run.pk}.{tokens.mint_egress(run.pk)}", "other": f"{made[:-1]}x"
-    }  # fmt: skip
+        "courier": run_tokens.mint(run.pk),
+        "egress": f"{run.pk}.{run_tokens.mint_egress(run.pk)}",
+        "other": f"{made[:-1]}x",
+    }
     status, _, told = ask(run, token=wrong.get(which, which))
     assert status == 401 and told["error"]["type"] == "authentication_error" and not provided.asked
 
 
 def test_a_stand_in_opens_no_couriers_door(run: Run) -> None:
-    assert tokens.run_of(tokens.mint_broker(run.pk)) is None
+    assert run_tokens.run_of(run_tokens.mint_broker(run.pk)) is None
 
 
 def test_it_dies_with_its_run(run: Run, provided: Provided) -> None:
@@ -425,7 +427,7 @@ def test_a_stream_passes_piece_by_piece_and_unchanged(run: Run, provided: Provid
     provided.hold.clear()
 
     async def talk() -> bytes:
-        one = Talk(tokens.mint_broker(run.pk))
+        one = Talk(run_tokens.mint_broker(run.pk))
         try:
             start = await one.start()
             assert (start["status"], dict(start["headers"])[b"content-type"]) == (200, b"text/event-stream")
@@ -451,7 +453,7 @@ def test_an_agent_that_hangs_up_ends_the_providers_work_and_pays_for_it(
     provided.pieces = [stream(ANTHROPIC[:2]), *[b": ping\n\n" * 1000] * 200]
 
     async def talk() -> None:
-        one = Talk(tokens.mint_broker(run.pk), body=b'{"max_tokens": 100}')
+        one = Talk(run_tokens.mint_broker(run.pk), body=b'{"max_tokens": 100}')
         await one.start()
         await one.piece()
         await one.app.send_input({"type": "http.disconnect"})
@@ -470,7 +472,7 @@ def test_a_run_asks_a_few_things_at_a_time(run: Run, provided: Provided, monkeyp
     provided.hold.clear()
 
     async def talk() -> tuple[int, int]:
-        first, second = Talk(tokens.mint_broker(run.pk)), Talk(tokens.mint_broker(run.pk))
+        first, second = Talk(run_tokens.mint_broker(run.pk)), Talk(run_tokens.mint_broker(run.pk))
         begun = await first.start()
         refused = await second.start()
         provided.hold.set()
@@ -619,10 +621,10 @@ def test_no_cut_of_an_answer_lets_the_key_through(parts: list[bytes], cuts: list
 
 
 def test_a_run_gets_a_stand_in_and_the_brokers_address(run: Run, settings: Any) -> None:
-    made = spec.build(Run.objects.select_related("session__group", "session__profile").get(pk=run.pk))
+    made = run_spec.build(Run.objects.select_related("session__group", "session__profile").get(pk=run.pk))
     assert made.environment["ANTHROPIC_BASE_URL"] == f"{settings.COURIER_URL}/broker/v1/anthropic"
     (file,) = made.secrets
-    assert (file.name, file.value) == ("anthropic-api-key", tokens.mint_broker(run.pk))
+    assert (file.name, file.value) == ("anthropic-api-key", run_tokens.mint_broker(run.pk))
     assert file.value not in repr(made) and KEY not in str(made)
 
 
@@ -654,4 +656,4 @@ def test_nothing_of_a_talk_is_logged(run: Run, caplog: pytest.LogCaptureFixture,
         assert ask(run, body=b'{"very private": 1}')[0] == 400
     wait_for(lambda: provided.asked, 10)
     assert "very private" not in caplog.text and KEY not in caplog.text
-    assert tokens.mint_broker(run.pk) not in caplog.text
+    assert run_tokens.mint_broker(run.pk) not in caplog.text

@@ -14,10 +14,12 @@ from django.db import connection
 from django.utils import timezone
 
 from groups.models import AgentGroup, AgentProfile, AuditEntry
-from sessions import events, ingest, intake
+from sessions.choices import MessageState, RunState, SessionState
+from sessions.courier_api import ingest
+from sessions.events import event_log
+from sessions.lifecycle import intake
 from sessions.management.commands.sessions import person
 from sessions.models import AgentSession, Message, Run
-from sessions.states import MessageState, RunState, SessionState
 from tests.unit.things import run_of, say
 from tests.waiting import wait_for
 
@@ -121,7 +123,7 @@ def test_an_ambiguous_id_is_refused_and_the_full_one_is_not(
 
 
 def test_following_tells_all_that_was_said_page_by_page(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "PAGE_EVENTS", 7)
+    monkeypatch.setattr(event_log, "PAGE_EVENTS", 7)
     say(session, 100, timedelta())
     failed(session)
     code, out, err = sessions("follow", short(session), "--until-idle")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.connections import SPARE, Connections, Refusals
-from sessions.proxies import client, is_proxy
+from sessions.client_address import client, is_proxy
 
 
 def test_an_address_has_its_share_and_others_theirs() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from runtimes.base import Cause, Observed, Phase
-from sessions.reconcile import Do, Wanted, decide
-from sessions.states import GRACEFUL, Intent, RunState
+from sessions.choices import GRACEFUL, Intent, RunState
+from sessions.lifecycle.reconcile import Do, Wanted, decide
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 JUST = NOW - timedelta(seconds=60)

@@ -10,7 +10,9 @@ import pytest
 from django.core.management import get_commands
 
 from runtimes.base import Cause
-from sessions import states, stream, verdicts
+from sessions import choices
+from sessions.lifecycle import end_reasons
+from sessions.stream import consumers
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_OURS = re.compile(r"^(\.|var$|node_modules$)")
@@ -129,7 +131,7 @@ def test_the_architecture_names_files_that_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "moves"), [("run's state", states.RUN_MOVES), ("message's state", states.MESSAGE_MOVES)]
+    ("head", "moves"), [("run's state", choices.RUN_MOVES), ("message's state", choices.MESSAGE_MOVES)]
 )
 def test_the_state_tables_are_the_moves_that_are_allowed(head: str, moves: dict[Any, frozenset[Any]]) -> None:
     told = {state: set(re.findall(r"\w+", row[0])) for state, row in table("docs/architecture.md", head).items()}
@@ -137,19 +139,19 @@ def test_the_state_tables_are_the_moves_that_are_allowed(head: str, moves: dict[
 
 
 def test_every_state_of_a_session_is_explained() -> None:
-    assert list(table("docs/architecture.md", "session's state")) == states.SessionState.values
+    assert list(table("docs/architecture.md", "session's state")) == choices.SessionState.values
 
 
 def test_the_close_codes_are_those_of_the_stream() -> None:
     assert set(table("docs/architecture.md", "close code")) == {
-        str(code) for code in (stream.NO_LOGIN, stream.NOT_YOURS, stream.TOO_MANY)
+        str(code) for code in (consumers.NO_LOGIN, consumers.NOT_YOURS, consumers.TOO_MANY)
     }
 
 
 def test_every_verdict_is_told_with_its_words_and_advice() -> None:
     told = table("docs/operations.md", "verdict")
     assert set(told) == {str(cause) for cause in Cause}
-    for cause, advice in verdicts.ADVICE.items():
+    for cause, advice in end_reasons.ADVICE.items():
         words, following, safe, again, session = told[cause]
         assert words.startswith(re.split(r"[{.]", advice.words)[0].rstrip()), cause
         assert following == advice.next

@@ -10,23 +10,23 @@ from asgiref.testing import ApplicationCommunicator
 
 from controlplane.asgi import application
 from runtimes.base import Cause
-from sessions import intake, lifecycle, tokens
+from sessions.choices import Intent, RunState
+from sessions.lifecycle import intake, run_tokens, transitions
 from sessions.models import AgentSession, Run
-from sessions.states import Intent, RunState
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
 def run(session: AgentSession) -> Run:
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 
 
 async def call(run: Run | None, method: str, path: str, body: Any = None, token: str = "") -> tuple[int, Any]:
     address, _, query = path.partition("?")
-    token = token or (tokens.mint(run.pk) if run else "")
+    token = token or (run_tokens.mint(run.pk) if run else "")
     scope = {
         "type": "http",
         "method": method,
@@ -59,7 +59,7 @@ def test_hello_starts_the_run(run: Run) -> None:
 def test_a_run_that_waited_for_the_quota_and_starts_gives_its_slot_to_nobody(run: Run) -> None:
     Run.objects.update(state=RunState.STARTING, waits_cause=Cause.QUOTA, waits_for="exceeded quota")
     ask(run, "POST", "hello", {"version": 1})
-    assert not lifecycle.ask(run.pk, Intent.PREEMPT, only_idle=True)
+    assert not transitions.ask(run.pk, Intent.PREEMPT, only_idle=True)
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", f"{uuid.uuid4()}.{'0' * 64}"])
@@ -68,7 +68,7 @@ def test_a_wrong_token_opens_nothing(run: Run, token: str) -> None:
 
 
 def test_a_token_opens_its_own_run_only(run: Run) -> None:
-    stolen = f"{run.pk}.{tokens.mint(uuid.uuid4()).partition('.')[2]}"
+    stolen = f"{run.pk}.{run_tokens.mint(uuid.uuid4()).partition('.')[2]}"
     assert ask(None, "POST", "hello", {}, stolen)[0] == 401
 
 
@@ -96,7 +96,7 @@ def test_what_is_not_the_protocol_is_bad_input(run: Run, body: Any) -> None:
 def test_an_earlier_run_of_the_group_may_be_drained(run: Run, session: AgentSession) -> None:
     Run.objects.filter(pk=run.pk).move(RunState.ENDED, ended_at=run.claimed_at, verdict="vanished")
     intake.post_message(session, "again", sender=None)
-    following = lifecycle.claim(session.pk, "local")
+    following = transitions.claim(session.pk, "local")
     left = {"run": str(run.pk), "events": [event(1, text="last words")]}
     assert ask(following, "POST", "events", left) == (200, {"stored": 1})
     assert session.events.get(kind="stdout").run == run
@@ -106,7 +106,7 @@ def test_a_run_of_another_group_is_not_there(run: Run, profile: Any) -> None:
     from groups.models import AgentGroup
 
     other = intake.open_session(group=AgentGroup.objects.create(slug="b"), profile=profile, text="x", sender=None)
-    stranger = lifecycle.claim(other.pk, "local")
+    stranger = transitions.claim(other.pk, "local")
     assert stranger
     assert ask(run, "POST", "events", {"run": str(stranger.pk), "events": [event(1)]})[0] == 404
     assert ask(run, "POST", "events", {"run": "x", "events": [event(1)]})[0] == 404
@@ -122,7 +122,7 @@ def test_the_inbox_gives_what_waits(run: Run) -> None:
 
 
 def test_a_long_poll_wakes_for_a_message(run: Run, session: AgentSession) -> None:
-    from sessions.threads import in_thread
+    from sessions.db_executor import in_thread
 
     async def both() -> tuple[int, Any]:
         poll = asyncio.ensure_future(call(run, "GET", "inbox?after=1&wait=20"))
@@ -136,7 +136,7 @@ def test_a_long_poll_wakes_for_a_message(run: Run, session: AgentSession) -> Non
     ("intent", "command"), [(Intent.CLOSE, "close"), (Intent.IDLE, "close"), (Intent.STOP, "stop")]
 )
 def test_a_command_is_told_once_and_ends_the_messages(run: Run, intent: Intent, command: str) -> None:
-    lifecycle.ask(run.pk, intent)
+    transitions.ask(run.pk, intent)
     assert ask(run, "GET", "inbox?after=0&wait=20")[1] == {"messages": [], "command": command}
     assert ask(run, "GET", f"inbox?after=0&wait=0&command={command}")[1]["command"] == command
 

@@ -8,9 +8,10 @@ import pytest
 from asgiref.testing import ApplicationCommunicator
 
 from controlplane.asgi import application
-from sessions import door, intake, lifecycle, tokens
+from sessions.choices import Intent, RunState
+from sessions.courier_api import endpoints
+from sessions.lifecycle import intake, run_tokens, transitions
 from sessions.models import AgentSession, Run
-from sessions.states import Intent, RunState
 from tests.unit.test_door import ask, event
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def run(session: AgentSession, settings: Any) -> Run:
     settings.DOOR_EVENTS_PER_SECOND, settings.DOOR_KIB_PER_SECOND = 10, 100
-    door._rates.cache_clear()
-    found = lifecycle.claim(session.pk, "local")
+    endpoints._rates.cache_clear()
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 
@@ -32,7 +33,7 @@ async def post(run: Run, body: Any) -> tuple[int, dict[bytes, bytes], Any]:
         "method": "POST",
         "path": "/agent/v1/events",
         "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {tokens.mint(run.pk)}".encode())],
+        "headers": [(b"authorization", f"Bearer {run_tokens.mint(run.pk)}".encode())],
     }
     app = ApplicationCommunicator(application, scope)
     await app.send_input({"type": "http.request", "body": json.dumps(body).encode()})
@@ -69,13 +70,13 @@ def test_the_inbox_and_other_runs_go_on(run: Run, profile: Any) -> None:
     assert ask(run, "POST", "events", {"events": [event(131)]})[0] == 429
     assert ask(run, "GET", "inbox?after=0&wait=0")[0] == 200
     second = intake.open_session(group=run.session.group, profile=profile, text="x", sender=None)
-    other = lifecycle.claim(second.pk, "local")
+    other = transitions.claim(second.pk, "local")
     assert other
     assert ask(other, "POST", "events", {"events": [event(1)]})[0] == 200
 
 
 def test_what_is_larger_than_a_request_may_be_is_refused_unread(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "BODY_MAX", 1000)
+    monkeypatch.setattr(endpoints, "BODY_MAX", 1000)
     assert ask(run, "POST", "events", {"events": [event(1, text="x" * 2000)]})[0] == 413
     assert ask(run, "POST", "hello", {"version": "x" * 2000})[0] == 413
 
@@ -92,7 +93,7 @@ def test_nesting_without_end_is_bad_input(run: Run) -> None:
             "method": "POST",
             "path": "/agent/v1/events",
             "query_string": b"",
-            "headers": [(b"authorization", f"Bearer {tokens.mint(run.pk)}".encode())],
+            "headers": [(b"authorization", f"Bearer {run_tokens.mint(run.pk)}".encode())],
         }
         app = ApplicationCommunicator(application, scope)
         await app.send_input({"type": "http.request", "body": b"[" * 200_000})
@@ -104,7 +105,7 @@ def test_nesting_without_end_is_bad_input(run: Run) -> None:
 
 def test_an_active_run_is_written_to_by_its_own_courier_alone(run: Run, profile: Any) -> None:
     second = intake.open_session(group=run.session.group, profile=profile, text="x", sender=None)
-    neighbour = lifecycle.claim(second.pk, "local")
+    neighbour = transitions.claim(second.pk, "local")
     assert neighbour
     forged = {"run": str(run.pk), "events": [event(1, kind="result", text="forged")]}
     assert ask(neighbour, "POST", "events", forged)[0] == 404
@@ -119,7 +120,7 @@ def test_a_courier_cannot_speak_for_people_or_for_berth(run: Run, kind: Any) -> 
 
 
 def test_a_token_dies_with_its_run(run: Run) -> None:
-    lifecycle.ask(run.pk, Intent.STOP)
+    transitions.ask(run.pk, Intent.STOP)
     Run.objects.filter(pk=run.pk).update(state=RunState.ENDED, verdict="completed", ended_at=run.claimed_at)
     for method, path in [("POST", "hello"), ("GET", "inbox"), ("POST", "events")]:
         assert ask(run, method, path, {"events": [event(1)]} if path == "events" else {})[0] == 410

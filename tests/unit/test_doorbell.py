@@ -10,8 +10,8 @@ import pytest
 from channels.layers import get_channel_layer
 from django.conf import settings as configured
 
-from sessions import doorbell
-from sessions.doorbell import GROUP
+from sessions.events import notify
+from sessions.events.notify import GROUP
 
 
 async def until(condition: Any, seconds: float = 10) -> None:
@@ -32,7 +32,7 @@ async def members(layer: Any) -> dict[str, float]:
 
 async def other_process(layer: Any, session: str) -> None:
     """Ring as another process does."""
-    await layer.group_send(GROUP, {"type": "doorbell", "rings": {session: [doorbell.EVENTS]}, "by": "another"})
+    await layer.group_send(GROUP, {"type": "doorbell", "rings": {session: [notify.EVENTS]}, "by": "another"})
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
@@ -49,8 +49,8 @@ def layer(request: pytest.FixtureRequest, settings: Any) -> None:
 
 def test_a_listener_that_has_to_join_anew_leaves_no_channel_behind(layer: None) -> None:
     async def play() -> None:
-        hub, layers, session = doorbell.Hub(), get_channel_layer(), str(uuid.uuid4())
-        async with hub.listen(session, doorbell.EVENTS) as bell:
+        hub, layers, session = notify.Hub(), get_channel_layer(), str(uuid.uuid4())
+        async with hub.listen(session, notify.EVENTS) as bell:
 
             async def joined() -> bool:
                 return len(await members(layers)) == 1
@@ -76,11 +76,11 @@ def test_a_listener_that_has_to_join_anew_leaves_no_channel_behind(layer: None) 
 
 
 def test_who_listens_joins_again_and_again(layer: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorbell, "REJOIN_SECONDS", 0.02)
+    monkeypatch.setattr(notify, "REJOIN_SECONDS", 0.02)
 
     async def play() -> None:
-        hub, layers = doorbell.Hub(), get_channel_layer()
-        async with hub.listen("x", doorbell.EVENTS):
+        hub, layers = notify.Hub(), get_channel_layer()
+        async with hub.listen("x", notify.EVENTS):
             seen: list[dict[str, float]] = []
 
             async def again() -> bool:

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from controlplane.asgi import application
 from reach import reports
-from sessions import bodies, ingest, lifecycle, stream, tokens
+from sessions import machine_api
+from sessions.choices import COURIERS
+from sessions.courier_api import ingest
+from sessions.lifecycle import run_tokens, transitions
 from sessions.models import AgentSession, Run
-from sessions.states import COURIERS
+from sessions.stream import consumers
 from tests.unit.egress import TOKEN, question
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -70,7 +73,7 @@ def ask(method: str, path: str, token: str, content: bytes = b"", query: str = "
 def run(session: AgentSession, settings: Any) -> Iterator[Run]:
     settings.EGRESS_TOKEN = TOKEN
     settings.DOOR_EVENTS_PER_SECOND = settings.DOOR_KIB_PER_SECOND = 10**6
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     yield found
 
@@ -78,14 +81,14 @@ def run(session: AgentSession, settings: Any) -> Iterator[Run]:
 @quick
 @given(batches)
 def test_any_batch(run: Run, body: Any) -> None:
-    status, answer = ask("POST", "/agent/v1/events", tokens.mint(run.pk), json.dumps(body).encode())
+    status, answer = ask("POST", "/agent/v1/events", run_tokens.mint(run.pk), json.dumps(body).encode())
     assert status in (200, 404, 409, 410, 422), answer
 
 
 @quick
 @given(anything)
 def test_any_hello(run: Run, body: Any) -> None:
-    assert ask("POST", "/agent/v1/hello", tokens.mint(run.pk), json.dumps(body).encode())[0] == 200
+    assert ask("POST", "/agent/v1/hello", run_tokens.mint(run.pk), json.dumps(body).encode())[0] == 200
 
 
 @quick
@@ -112,7 +115,7 @@ def test_reports_about_a_run_that_is_there(run: Run) -> None:
 @quick
 @given(st.binary(max_size=30))
 def test_bytes_that_are_no_json(run: Run, content: bytes) -> None:
-    for path, token in (("/agent/v1/events", tokens.mint(run.pk)), ("/egress/v1/report", TOKEN)):
+    for path, token in (("/agent/v1/events", run_tokens.mint(run.pk)), ("/egress/v1/report", TOKEN)):
         assert ask("POST", path, token, content)[0] in (200, 422)
 
 
@@ -128,13 +131,13 @@ def test_any_query(run: Run, query: dict[str, str]) -> None:
     waits = query.get("wait", "") in ("", "1e9", "1_0")
     known = query | {"wait": "0"} if waits else query
     words = "&".join(f"{name}={value}" for name, value in known.items())
-    for path, token in (("/agent/v1/inbox", tokens.mint(run.pk)), ("/egress/v1/version", TOKEN)):
+    for path, token in (("/agent/v1/inbox", run_tokens.mint(run.pk)), ("/egress/v1/version", TOKEN)):
         assert ask("GET", path, token, query=words)[0] in (200, 422)
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b'{"a": ' + b"9" * 5000 + b"}"])
 def test_too_deep_and_too_long_is_bad_input(run: Run, content: bytes) -> None:
-    for path, token in (("/agent/v1/events", tokens.mint(run.pk)), ("/egress/v1/report", TOKEN)):
+    for path, token in (("/agent/v1/events", run_tokens.mint(run.pk)), ("/egress/v1/report", TOKEN)):
         status, answer = ask("POST", path, token, content)
         assert status == 422 and len(answer["detail"]) <= 500
 
@@ -142,7 +145,7 @@ def test_too_deep_and_too_long_is_bad_input(run: Run, content: bytes) -> None:
 def test_what_no_database_holds_is_stored_as_text(run: Run, session: AgentSession) -> None:
     data = '{"a": NaN, "b": [-Infinity, 1e999], "c": "\\u0000\\ud800"}'
     content = '{"events": [{"n": 1, "kind": "tool", "at": 1e999, "data": ' + data + "}]}"
-    assert ask("POST", "/agent/v1/events", tokens.mint(run.pk), content.encode())[0] == 200
+    assert ask("POST", "/agent/v1/events", run_tokens.mint(run.pk), content.encode())[0] == 200
     assert session.events.get(number=1).data == {"a": "NaN", "b": ["-Infinity", "1e999"], "c": "\ufffd\ufffd"}
 
 
@@ -153,7 +156,7 @@ def test_without_a_database_they_are_told_to_come_again(run: Run, monkeypatch: A
 
     monkeypatch.setattr(ingest, "parse", away)
     monkeypatch.setattr(reports, "parse", away)
-    for path, token in (("/agent/v1/events", tokens.mint(run.pk)), ("/egress/v1/report", TOKEN)):
+    for path, token in (("/agent/v1/events", run_tokens.mint(run.pk)), ("/egress/v1/report", TOKEN)):
         assert ask("POST", path, token, b"{}")[0] == 503
 
 
@@ -170,7 +173,7 @@ def test_the_token_is_looked_at_before_the_body() -> None:
 
 def test_a_run_makes_a_few_requests_at_a_time(run: Run) -> None:
     async def call() -> list[int]:
-        token = tokens.mint(run.pk)
+        token = run_tokens.mint(run.pk)
         scope = {
             "type": "http",
             "method": "POST",
@@ -200,7 +203,7 @@ def test_a_run_makes_a_few_requests_at_a_time(run: Run) -> None:
 
 @given(st.one_of(anything, like(type="ack", seq=1)).map(json.dumps) | st.text() | st.none())
 def test_any_frame_of_a_page(text: str | None) -> None:
-    assert type(stream.acknowledged(text)) is int
+    assert type(consumers.acknowledged(text)) is int
 
 
 @pytest.mark.parametrize(
@@ -209,12 +212,12 @@ def test_any_frame_of_a_page(text: str | None) -> None:
      '{"type": "ack", "seq": true}', '{"type": "ack", "seq": "7"}', '{"type": ["ack"], "seq": 7}', "7", None],
 )  # fmt: skip
 def test_odd_frames_acknowledge_nothing(text: str | None) -> None:
-    assert stream.acknowledged(text) == 0
+    assert consumers.acknowledged(text) == 0
 
 
 def test_a_length_is_what_its_digits_say() -> None:
     def length(*headers: tuple[bytes, bytes]) -> int | None:
-        return bodies.declared({"headers": headers})
+        return machine_api.declared({"headers": headers})
 
     assert length() == 0
     assert length((b"content-length", b"00012")) == 12

@@ -9,11 +9,11 @@ from django.utils import timezone
 
 from runtimes.base import Cause, RunRef, TransientFault
 from runtimes.local.runtime import LocalRuntime
-from sessions import gc as cleaning
-from sessions import orphans
+from sessions.choices import RunState
+from sessions.cleanup import engine as cleaning
+from sessions.cleanup import orphans
+from sessions.cleanup.orphans import Known, unwanted
 from sessions.models import AgentSession, Lease
-from sessions.orphans import Known, unwanted
-from sessions.states import RunState
 from tests.unit.things import DAY, HOUR, gc, gc_json, make, run_of, say, stranger
 from tests.unit.things import runtime as runtime
 

@@ -9,10 +9,11 @@ from groups import deletion
 from groups.models import AgentGroup, AuditEntry, Membership
 from runtimes.base import Cause, PermanentFault, Trace
 from runtimes.local.runtime import LocalRuntime
-from sessions import departed, intake, spec
-from sessions import gc as cleaning
+from sessions.choices import Intent, MessageState, RunState
+from sessions.cleanup import deleted_groups
+from sessions.cleanup import engine as cleaning
+from sessions.lifecycle import intake, run_spec
 from sessions.models import AgentSession, Event, Message, Run
-from sessions.states import Intent, MessageState, RunState
 from tests.unit.things import DAY, deleted, gc, gc_json, make, run_of, say
 from tests.unit.things import runtime as runtime
 
@@ -58,7 +59,7 @@ def test_restoring_after_the_grace_is_refused(group: AgentGroup) -> None:
 def test_after_the_grace_all_of_it_goes(
     session: AgentSession, group: AgentGroup, runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departed, "BATCH", 4)
+    monkeypatch.setattr(deleted_groups, "BATCH", 4)
     make(runtime, run_of(session, ended=8 * DAY, removed=8 * DAY).ref)
     say(session, 10, DAY)
     deleted(group, 8 * DAY)
@@ -142,6 +143,6 @@ def test_a_group_made_anew_does_not_get_the_old_ones_folder(
     again = AgentGroup.objects.create(slug="harbour", name="Harbour")
     run = run_of(intake.open_session(group=again, profile=profile, text="Hi", sender=None))
     with pytest.raises(PermanentFault, match=r"of a group that is gone; `manage.py gc` removes it"):
-        runtime.ensure(spec.build(run))
+        runtime.ensure(run_spec.build(run))
     assert gc("--group", "harbour")[0] == 0
     assert not (runtime._folders.data / "groups" / "harbour").exists()

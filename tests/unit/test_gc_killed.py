@@ -13,9 +13,10 @@ from django.utils import timezone
 
 from groups.models import AgentGroup, AgentProfile, AuditEntry
 from runtimes.local.runtime import LocalRuntime
-from sessions import departed, intake, retention
+from sessions.choices import MessageState, RunState
+from sessions.cleanup import deleted_groups, retention
+from sessions.lifecycle import intake
 from sessions.models import AgentSession, Event, Message, Run
-from sessions.states import MessageState, RunState
 from tests.unit.things import DAY, deleted, make, run_of, say, stranger
 from tests.unit.things import runtime as runtime
 
@@ -108,7 +109,7 @@ def clean_up() -> None:
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch, group: AgentGroup) -> None:
     monkeypatch.setattr(retention, "BATCH", 3)
-    monkeypatch.setattr(departed, "BATCH", 4)
+    monkeypatch.setattr(deleted_groups, "BATCH", 4)
 
 
 def undisturbed(group: AgentGroup, profile: AgentProfile, runtime: LocalRuntime) -> tuple[int, dict[str, Any]]:

@@ -12,10 +12,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import Task
 
-from sessions import events, retention
+from sessions.choices import MessageState
+from sessions.cleanup import retention
+from sessions.cleanup.retention import old
+from sessions.events import event_log
 from sessions.models import AgentSession, Event, Message, Run
-from sessions.retention import old
-from sessions.states import MessageState
 from tests.unit.things import DAY, deleted, gc, gc_json, run_of, say
 from tests.unit.things import runtime as runtime
 
@@ -63,7 +64,7 @@ def test_events_past_retention_go_and_readers_can_tell(aged: AgentSession, monke
     assert (code, aged.pruned_seq) == (0, last_old)
     assert seqs(aged) == list(range(last_old + 1, aged.last_seq + 1))
     assert f"deleted events 1-{last_old} of session {aged.pk}: older than 90 days\n" in out
-    assert [event["seq"] for event in events.read(aged.pk, 0)] == seqs(aged)
+    assert [event["seq"] for event in event_log.read(aged.pk, 0)] == seqs(aged)
     assert "events" not in gc()[1]
 
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from controlplane import health
 from runtimes.base import Cause, TransientFault
-from sessions import leases, workqueue
+from sessions import leases, work_queue
 from sessions.models import Lease
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -79,7 +79,7 @@ def test_a_watcher_that_fell_silent(leader: None) -> None:
 
 @pytest.mark.parametrize(("age", "bad", "words"), [(45, [], "late"), (130, ["broker"], "is a worker running")])
 def test_a_task_that_nobody_takes(age: int, bad: list[str], words: str, leader: None) -> None:
-    workqueue.request(workqueue.ADMIT, due_at=timezone.now() - timedelta(seconds=age))
+    work_queue.request(work_queue.ADMIT, due_at=timezone.now() - timedelta(seconds=age))
 
     checks = ready(503 if bad else 200)
     assert failed(checks) == bad

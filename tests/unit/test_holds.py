@@ -8,11 +8,13 @@ from django.utils import timezone
 
 from groups.choices import Hold
 from groups.models import AgentGroup, AgentProfile, Limits
-from sessions import admission, intake, lifecycle, summary
-from sessions.intake import Refused
+from sessions.choices import Intent, RunState
+from sessions.lifecycle import intake, transitions
+from sessions.lifecycle.intake import Refused
 from sessions.models import AgentSession, Run
-from sessions.queue import Place
-from sessions.states import Intent, RunState
+from sessions.scheduling import admission
+from sessions.scheduling.plan import Place
+from sessions.stream import serializers
 
 
 def another(session: AgentSession) -> AgentSession:
@@ -24,20 +26,20 @@ def test_a_paused_group_keeps_its_queue_and_says_why(session: AgentSession) -> N
     assert admission.admit() == []
     session.refresh_from_db()
     words = "1st of 1 in the queue: the group is paused by an operator (the disk is being changed)."
-    assert summary.reason(session) == words
+    assert serializers.reason(session) == words
     AgentGroup.objects.update(hold=Hold.NONE)
     assert admission.admit() == [session.pk]
 
 
 def test_a_paused_group_s_runs_go_on(session: AgentSession) -> None:
-    lifecycle.claim(session.pk, "local")
+    transitions.claim(session.pk, "local")
     AgentGroup.objects.update(hold=Hold.PAUSED)
     admission.drain()
     assert Run.objects.get().intent == Intent.NONE
 
 
 def test_a_group_that_is_drained_closes_its_runs(session: AgentSession) -> None:
-    lifecycle.claim(session.pk, "local")
+    transitions.claim(session.pk, "local")
     AgentGroup.objects.update(hold=Hold.DRAINING)
     admission.drain()
     assert Run.objects.get().intent == Intent.CLOSE
@@ -66,7 +68,7 @@ def test_a_limit_takes_effect_at_once_and_closes_nobody_who_works(session: Agent
 
 
 def test_a_run_with_a_message_on_its_way_does_not_give_way(session: AgentSession) -> None:
-    run = lifecycle.claim(session.pk, "local")
+    run = transitions.claim(session.pk, "local")
     assert run  # its message is still queued
     Run.objects.update(state=RunState.WAITING, waiting_since=timezone.now())
     another(session)
@@ -99,7 +101,7 @@ def test_the_wait_is_guessed_from_the_last_runs(session: AgentSession, profile: 
     overdue = admission.estimate(Place(1, 7, "", ahead=1, slots=2, ages=(2400.0, 250.0)))
     cache.clear()
     assert guess == timedelta(seconds=360) and overdue is None
-    assert summary.spell(guess) == "6 min"
+    assert serializers.spell(guess) == "6 min"
 
 
 def test_nobody_is_promised_seconds_behind_a_run_that_is_ending(session: AgentSession, profile: AgentProfile) -> None:
@@ -108,11 +110,11 @@ def test_nobody_is_promised_seconds_behind_a_run_that_is_ending(session: AgentSe
     cache.set("berth.typical_seconds", 8.0, 15)
     other = AgentSession.objects.create(group=session.group, profile=profile)
     Run.objects.create(session=other, number=1, runtime="local", state=RunState.ENDING, intent="close", claimed_at=now)
-    assert "About" not in summary.reason(session)
+    assert "About" not in serializers.reason(session)
     Run.objects.update(state=RunState.WORKING, intent="", claimed_at=now - timedelta(minutes=40))
-    assert "About" not in summary.reason(session)
+    assert "About" not in serializers.reason(session)
     Run.objects.update(claimed_at=now)
-    assert "About 10 s" in summary.reason(session)
+    assert "About 10 s" in serializers.reason(session)
 
 
 def test_too_few_runs_tell_nothing(session: AgentSession) -> None:
@@ -123,4 +125,4 @@ def test_too_few_runs_tell_nothing(session: AgentSession) -> None:
 
 @pytest.mark.parametrize(("seconds", "words"), [(3, "10 s"), (44, "40 s"), (100, "2 min"), (6000, "2 h")])
 def test_a_wait_in_words(seconds: int, words: str) -> None:
-    assert summary.spell(timedelta(seconds=seconds)) == words
+    assert serializers.spell(timedelta(seconds=seconds)) == words

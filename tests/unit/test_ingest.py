@@ -8,15 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from courier.bounds import DATA_LIMIT, DEEPEST
-from sessions import ingest, lifecycle
-from sessions.ingest import Hole, Malformed
+from sessions.choices import MessageState, RunState, SessionState
+from sessions.courier_api import ingest
+from sessions.courier_api.ingest import Hole, Malformed
+from sessions.lifecycle import transitions
 from sessions.models import AgentSession, Event, Message, Run
-from sessions.states import MessageState, RunState, SessionState
 
 
 @pytest.fixture
 def run(session: AgentSession) -> Run:
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from groups.models import AgentGroup, AgentProfile
-from sessions import intake, lifecycle
-from sessions.intake import Refused
+from sessions.choices import Intent, MessageState, RunState, SessionState
+from sessions.lifecycle import intake, transitions
+from sessions.lifecycle.intake import Refused
 from sessions.models import AgentSession, Event, Message, WorkItem
-from sessions.states import Intent, MessageState, RunState, SessionState
 
 
 def test_a_first_message_is_stored_queued_shown_and_acted_on(session: AgentSession, people: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ def test_messages_are_numbered_within_the_session(session: AgentSession) -> None
 
 
 def test_a_follow_up_to_a_living_run_waits_for_no_slot(session: AgentSession) -> None:
-    lifecycle.claim(session.pk, "local")
+    transitions.claim(session.pk, "local")
     intake.post_message(session, "more", sender=None)
     session.refresh_from_db()
     assert session.queued_at is None and session.state == SessionState.STARTING
@@ -76,7 +76,7 @@ def test_stop_before_a_run_cancels_what_waits(session: AgentSession) -> None:
 
 
 def test_stop_overrides_a_close_but_not_the_other_way_round(session: AgentSession) -> None:
-    run = lifecycle.claim(session.pk, "local")
+    run = transitions.claim(session.pk, "local")
     assert run
     intake.close(session, by="ada")
     intake.stop(session, by="bob")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from controlplane.accounts import SecondFactor
 from reach import answers
 from runtimes.names import fits, spec_hash
-from sessions import lifecycle, spec, tokens
+from sessions.lifecycle import run_spec, run_tokens, transitions
 from sessions.models import AgentSession, Run
 
 OLD, NEW = "old" * 20, "new" * 20
@@ -19,11 +19,15 @@ OLD, NEW = "old" * 20, "new" * 20
 def known(made: tuple[str, str, str], run: uuid.UUID) -> tuple[bool, bool, bool]:
     """Which of a run's token, stand-in and egress credential are taken."""
     token, stand_in, credential = made
-    return tokens.run_of(token) == run, tokens.broker_run_of(stand_in) == run, tokens.is_egress(run, credential)
+    return (
+        run_tokens.run_of(token) == run,
+        run_tokens.broker_run_of(stand_in) == run,
+        run_tokens.is_egress(run, credential),
+    )
 
 
 def mint(run: uuid.UUID) -> tuple[str, str, str]:
-    return tokens.mint(run), tokens.mint_broker(run), tokens.mint_egress(run)
+    return run_tokens.mint(run), run_tokens.mint_broker(run), run_tokens.mint_egress(run)
 
 
 def test_a_rotation_ends_nothing_until_the_old_key_is_taken_out(settings: Any) -> None:
@@ -33,7 +37,7 @@ def test_a_rotation_ends_nothing_until_the_old_key_is_taken_out(settings: Any) -
     after = mint(run)
     assert not set(before) & set(after)
     assert known(before, run) == known(after, run) == (True, True, True)
-    assert {each.rpartition(".")[2] for each in (*before, *after)} <= set(tokens.secrets_of(run))
+    assert {each.rpartition(".")[2] for each in (*before, *after)} <= set(run_tokens.secrets_of(run))
     settings.SECRET_KEY_FALLBACKS = []
     assert known(before, run) == (False, False, False) and known(after, run) == (True, True, True)
 
@@ -62,12 +66,12 @@ def test_no_text_opens_anything(text: str) -> None:
 def test_a_living_run_is_the_same_after_a_rotation(session: AgentSession, settings: Any) -> None:
     """The proxy takes its credential, and a second `ensure` adopts what the first one made."""
     settings.SECRET_KEY, settings.EGRESS_PROXY_URL = OLD, "http://proxy:3128"
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     run = Run.objects.select_related("session__group", "session__profile").get(pk=found.pk)
-    before = spec.build(run)
+    before = run_spec.build(run)
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = NEW, [OLD]
-    after = spec.build(run)
+    after = run_spec.build(run)
     assert before.token != after.token and before.egress and answers.whose(str(run.pk), before.egress.credential) == run
     assert fits(after, spec_hash(before))
 

@@ -6,14 +6,17 @@ import pytest
 
 from groups.models import AgentGroup, AgentProfile
 from runtimes.base import Cause, Observed, Phase
-from sessions import admission, ingest, intake, lifecycle, summary
+from sessions.choices import Intent, MessageState, RunState, SessionState
+from sessions.courier_api import ingest
+from sessions.lifecycle import intake, transitions
 from sessions.models import AgentSession, Run
-from sessions.states import Intent, MessageState, RunState, SessionState
+from sessions.scheduling import admission
+from sessions.stream import serializers
 
 
 @pytest.fixture
 def run(session: AgentSession) -> Run:
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 
@@ -32,7 +35,7 @@ def open_another(group: AgentGroup, profile: AgentProfile) -> AgentSession:
 
 def test_a_session_has_one_run_at_a_time(session: AgentSession, run: Run) -> None:
     assert run.number == 1
-    assert lifecycle.claim(session.pk, "local") is None
+    assert transitions.claim(session.pk, "local") is None
 
 
 def test_a_group_at_its_limit_waits_and_says_so(
@@ -42,15 +45,15 @@ def test_a_group_at_its_limit_waits_and_says_so(
     assert admission.admit() == [session.pk]
     for place, other in enumerate(others, 1):
         other.refresh_from_db()
-        words = f"{summary.ordinal(place)} of 2 in the queue: group at its limit of 1."
-        assert summary.reason(other) == words
+        words = f"{serializers.ordinal(place)} of 2 in the queue: group at its limit of 1."
+        assert serializers.reason(other) == words
 
 
 def test_a_freed_slot_goes_to_the_next(session: AgentSession, group: AgentGroup, profile: AgentProfile) -> None:
     other = open_another(group, profile)
     admission.admit()
     deliver(session.runs.get())
-    lifecycle.end(session.runs.get(), finished())
+    transitions.end(session.runs.get(), finished())
     assert admission.admit() == [other.pk]
 
 
@@ -67,7 +70,7 @@ def test_an_idle_run_gives_way_to_who_waits(
 
 def test_a_good_end_answers_what_was_delivered(session: AgentSession, run: Run) -> None:
     deliver(run)
-    assert lifecycle.end(run, finished())
+    assert transitions.end(run, finished())
     run.refresh_from_db(), session.refresh_from_db()
     assert (run.state, run.verdict, run.retry_safe) == (RunState.ENDED, Cause.COMPLETED, True)
     assert session.messages.get().state == MessageState.ANSWERED
@@ -75,10 +78,10 @@ def test_a_good_end_answers_what_was_delivered(session: AgentSession, run: Run) 
 
 
 def test_a_bad_end_is_told_in_words(session: AgentSession, run: Run) -> None:
-    AgentSession.objects.update(attempts=lifecycle.tries())
-    Run.objects.update(attempt=lifecycle.tries())
+    AgentSession.objects.update(attempts=transitions.tries())
+    Run.objects.update(attempt=transitions.tries())
     deliver(run)
-    lifecycle.end(run, finished(3))
+    transitions.end(run, finished(3))
     session.refresh_from_db()
     assert session.state == SessionState.FAILED
     assert session.reason.startswith("Tried 6 times. The agent ended with exit code 3.")
@@ -88,17 +91,17 @@ def test_a_bad_end_is_told_in_words(session: AgentSession, run: Run) -> None:
 
 def test_a_run_ends_once(run: Run) -> None:
     deliver(run)
-    assert lifecycle.end(run, finished())
-    assert not lifecycle.end(run, finished(9))
+    assert transitions.end(run, finished())
+    assert not transitions.end(run, finished(9))
     run.refresh_from_db()
     assert run.verdict == Cause.COMPLETED
 
 
 def test_a_message_that_came_too_late_gets_the_next_run(session: AgentSession, run: Run) -> None:
     deliver(run)
-    lifecycle.ask(run.pk, Intent.IDLE)
+    transitions.ask(run.pk, Intent.IDLE)
     intake.post_message(session, "late", sender=None)
-    lifecycle.end(run, finished())
+    transitions.end(run, finished())
     session.refresh_from_db()
     assert session.state == SessionState.QUEUED
     assert admission.admit() == [session.pk]
@@ -107,7 +110,7 @@ def test_a_message_that_came_too_late_gets_the_next_run(session: AgentSession, r
 def test_after_a_failure_waiting_messages_keep_their_places_until_somebody_acts(
     session: AgentSession, run: Run
 ) -> None:
-    lifecycle.end(run, Observed(Phase.ABSENT), Cause.REJECTED, "not allowed")
+    transitions.end(run, Observed(Phase.ABSENT), Cause.REJECTED, "not allowed")
     session.refresh_from_db()
     assert session.state == SessionState.FAILED and "not allowed" in session.reason
     assert admission.admit() == []
@@ -120,7 +123,7 @@ def test_stop_cancels_what_waited_and_keeps_what_comes_later(session: AgentSessi
     intake.stop(session, by="ada")
     intake.post_message(session, "after the stop", sender=None)
     run.refresh_from_db()
-    lifecycle.end(run, Observed(Phase.ABSENT))
+    transitions.end(run, Observed(Phase.ABSENT))
     assert [m.state for m in session.messages.all()] == [MessageState.CANCELLED, MessageState.QUEUED]
     session.refresh_from_db()
     assert session.state == SessionState.QUEUED
@@ -129,15 +132,15 @@ def test_stop_cancels_what_waited_and_keeps_what_comes_later(session: AgentSessi
 def test_the_next_run_resumes_the_conversation(session: AgentSession, run: Run) -> None:
     deliver(run)
     ingest.ingest(run.pk, ingest.parse([{"n": 2, "kind": "session", "at": 1, "data": {"id": "abc"}}]))
-    lifecycle.end(run, finished())
+    transitions.end(run, finished())
     intake.post_message(session, "go on", sender=None)
-    following = lifecycle.claim(session.pk, "local")
+    following = transitions.claim(session.pk, "local")
     assert following and (following.number, following.resume) == (2, "abc")
 
 
 def test_idle_close_loses_against_a_turn_that_began(run: Run) -> None:
     deliver(run)
     ingest.ingest(run.pk, ingest.parse([{"n": 2, "kind": "turn", "at": 1, "data": {"state": "working"}}]))
-    assert not lifecycle.ask(run.pk, Intent.IDLE, only_idle=True)
+    assert not transitions.ask(run.pk, Intent.IDLE, only_idle=True)
     run.refresh_from_db()
     assert run.state == RunState.WORKING

@@ -15,7 +15,7 @@ from django.urls import reverse
 from groups.choices import MountKind, MountState
 from groups.models import AgentGroup, AuditEntry, GroupMount, Membership, MountRoot, OperatorScope
 from runtimes.base import Cause, FolderSource, PermanentFault
-from sessions import mounts, reconcile, runtimes
+from sessions.lifecycle import mounts, reconcile, runtime_factory
 from sessions.models import AgentSession, Run
 from tests.unit.things import run_of
 
@@ -235,7 +235,7 @@ def test_a_start_is_refused_once_a_mount_would_be(
         (Path(root.place) / "data/deep").rmdir()
         (Path(root.place) / "data").rmdir()
         (Path(root.place) / "data").symlink_to("/etc")
-    runtimes.get.cache_clear()
+    runtime_factory.get.cache_clear()
     reconcile.reconcile(run.session_id)
     run.refresh_from_db()
     assert run.verdict == Cause.MOUNT and "mount 'data'" in run.verdict_words

@@ -19,7 +19,7 @@ from reach import answers
 from reach.models import EgressRequest
 from schedules import requests, tasks
 from schedules.models import ScheduledTask, TaskRequest
-from sessions import lifecycle, tokens
+from sessions.lifecycle import run_tokens, transitions
 from sessions.models import AgentSession, Message
 from tests.unit.test_api import Program, problem
 
@@ -168,7 +168,7 @@ def test_a_message_from_the_live_page_is_kept(operator: Client, session: AgentSe
 
 
 def test_what_an_agent_asks_for_is_kept(session: AgentSession) -> None:
-    run = lifecycle.claim(session.pk, "local")
+    run = transitions.claim(session.pk, "local")
     said = {"type": "schedule_task", "prompt": ODD, "schedule_type": "interval", "schedule_value": "60000"}
     request = TaskRequest.objects.create(session=session, run=run, text=json.dumps(said | {"taskId": ODD}))
     assert requests.handle(request.pk)
@@ -182,7 +182,7 @@ def test_what_an_agent_asks_for_is_kept(session: AgentSession) -> None:
     JSON | st.sampled_from(["schedule_task", "cancel_task", "cron", "once", "interval", "group"]),
 ))  # fmt: skip
 def test_no_request_of_an_agent_stays(session: AgentSession, asked: dict[str, Any]) -> None:
-    run = session.runs.first() or lifecycle.claim(session.pk, "local")
+    run = session.runs.first() or transitions.claim(session.pk, "local")
     request = TaskRequest.objects.create(session=session, run=run, text=json.dumps(asked))
     tasks.requested(request.pk)
     assert not TaskRequest.objects.exists()
@@ -198,9 +198,9 @@ def test_an_owners_words_for_a_host_are_kept(people: dict[str, Any], session: Ag
 
 @pytest.mark.parametrize("host", [ODD, "a\0.example.com", "\ud800.example.com"])
 def test_a_host_that_an_agent_makes_up_is_refused_and_no_fault(session: AgentSession, host: str) -> None:
-    run = lifecycle.claim(session.pk, "local")
+    run = transitions.claim(session.pk, "local")
     assert run
-    told = answers.answer(str(run.pk), tokens.mint_egress(run.pk), host, 443)
+    told = answers.answer(str(run.pk), run_tokens.mint_egress(run.pk), host, 443)
     assert told and not told["allowed"]
     assert answers.answer(str(run.pk), ODD, host, 443) is None is answers.answer(ODD, ODD, host, 443)
 

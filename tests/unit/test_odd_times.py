@@ -19,7 +19,7 @@ from groups.models import AgentGroup, AgentProfile
 from reach.models import EgressRule
 from schedules import fire, tasks
 from schedules.models import ScheduledTask, TaskRequest
-from sessions import lifecycle
+from sessions.lifecycle import transitions
 from sessions.models import AgentSession
 from tests.unit.test_api import Program, problem
 
@@ -67,7 +67,7 @@ def test_a_time_of_a_program_is_kept_or_refused(member: Program, group: AgentGro
 @given(MOMENTS.map(str), st.sampled_from([*ZONES, ""]))
 def test_a_time_of_an_agent_is_kept_or_refused(session: AgentSession, at: str, zone: str) -> None:
     AgentProfile.objects.update(environment={"TZ": zone})
-    run = session.runs.first() or lifecycle.claim(session.pk, "local")
+    run = session.runs.first() or transitions.claim(session.pk, "local")
     asked = {"type": "schedule_task", "prompt": "x", "schedule_type": "once", "schedule_value": at}
     tasks.requested(TaskRequest.objects.create(session=session, run=run, text=json.dumps(asked)).pk)
     assert not TaskRequest.objects.exists()
@@ -107,7 +107,7 @@ def test_a_page_bears_any_stored_time(
 @pytest.mark.parametrize("at", [datetime.min, datetime.max], ids=["first", "last"])
 def test_other_pages_bear_it_too(operator: Client, session: AgentSession, at: datetime) -> None:
     at = at.replace(tzinfo=UTC)
-    run = lifecycle.claim(session.pk, "local")
+    run = transitions.claim(session.pk, "local")
     assert run
     session.events.update(at=at)
     session.messages.update(created_at=at)

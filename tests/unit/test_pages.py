@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from groups.models import AgentGroup, AgentProfile
 from schedules.models import ScheduledTask
-from sessions import events, ingest, pages
-from sessions.events import NewEvent
+from sessions import pagination
+from sessions.courier_api import ingest
+from sessions.events import event_log
+from sessions.events.event_log import NewEvent
 from sessions.models import AgentSession, Message
 from tests.unit.test_api import Program, problem
 
@@ -31,7 +33,7 @@ def follow(program: Program, path: str) -> list[Any]:
     found = []
     while path:
         answer = program.get(path)
-        assert answer.status_code == 200 and len(answer.content) < 8 * pages.PAGE_BYTES
+        assert answer.status_code == 200 and len(answer.content) < 8 * pagination.PAGE_BYTES
         found.append(answer.json())
         link = re.fullmatch(r'<(.*)>; rel="next"', answer.get("Link", ""))
         path = link[1] if link else ""
@@ -88,12 +90,12 @@ def test_no_page_is_longer_than_it_may_be_and_none_leaves_anything_out(
 ) -> None:
     session.events.all().delete()
     session.last_seq = 0
-    events.append(session, [NewEvent("text", "x" * size) for size in sizes])
+    event_log.append(session, [NewEvent("text", "x" * size) for size in sizes])
     after, found = 0, []
     while True:
-        page, more = events.read_page(session.pk, after, limit)
+        page, more = event_log.read_page(session.pk, after, limit)
         found += [len(event["text"]) for event in page]
-        assert len(page) == 1 or sum(len(event["text"]) for event in page) <= pages.PAGE_BYTES
+        assert len(page) == 1 or sum(len(event["text"]) for event in page) <= pagination.PAGE_BYTES
         if not more:
             break
         after = page[-1]["seq"]

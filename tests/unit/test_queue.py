@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessions import queue
-from sessions.queue import AGE, Holder, Plan, Share, Waiter
+from sessions.scheduling import plan as planner
+from sessions.scheduling.plan import AGE, Holder, Plan, Share, Waiter
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 A, B, C = UUID(int=1), UUID(int=2), UUID(int=3)
@@ -31,7 +31,7 @@ def shares(**slots: int) -> dict[UUID, Share]:
 
 
 def plan(waiting: list[Waiter], holding: list[Holder], limits: dict[UUID, Share], slots: int) -> Plan:
-    return queue.plan(waiting, holding, limits, slots, NOW)
+    return planner.plan(waiting, holding, limits, slots, NOW)
 
 
 def test_first_come_first_served_within_a_group() -> None:
@@ -154,14 +154,14 @@ def test_a_place_tells_how_long_the_slots_are_held() -> None:
 def test_a_wait_is_guessed_from_the_runs_that_hold_the_slots(
     ahead: int, ages: tuple[float, ...], expected: float | None
 ) -> None:
-    assert queue.wait(ahead, ages, typical=60) == expected
+    assert plan.wait(ahead, ages, typical=60) == expected
 
 
 def test_priority_grows_with_the_wait() -> None:
     old, urgent = waiter(0, A, minute=0), waiter(1, B, minute=60, priority=2)
     at = START + timedelta(minutes=60)
-    assert queue.plan([old, urgent], [], shares(), 1, at).start == (old.session,)
-    assert queue.plan([old, urgent], [], shares(), 1, START + 2 * AGE - timedelta(seconds=1)).start == (urgent.session,)
+    assert plan.plan([old, urgent], [], shares(), 1, at).start == (old.session,)
+    assert plan.plan([old, urgent], [], shares(), 1, START + 2 * AGE - timedelta(seconds=1)).start == (urgent.session,)
 
 
 def test_no_group_starves_whatever_the_others_send() -> None:
@@ -170,7 +170,7 @@ def test_no_group_starves_whatever_the_others_send() -> None:
     flood: list[Waiter] = []
     for minute in range(1, 20 * 10 + 30):
         flood.append(waiter(minute, B, priority=10))
-        started = queue.plan([patient, *flood], [], shares(), 1, START + timedelta(minutes=minute)).start
+        started = plan.plan([patient, *flood], [], shares(), 1, START + timedelta(minutes=minute)).start
         if patient.session in started:
             return
         flood = [w for w in flood if w.session not in started]
@@ -189,7 +189,7 @@ def limits(draw: st.DrawFn) -> dict[UUID, Share]:
 def test_slots_are_never_exceeded_and_never_stand_empty(
     waiting: list[Waiter], holding: list[Holder], limits: dict[UUID, Share], slots: int, minute: int
 ) -> None:
-    decision = queue.plan(waiting, holding, limits, slots, START + timedelta(minutes=minute))
+    decision = plan.plan(waiting, holding, limits, slots, START + timedelta(minutes=minute))
     started = [w for w in waiting if w.session in decision.start]
     total = len(holding) + len(started)
     assert not started or total <= slots
@@ -208,7 +208,7 @@ def test_slots_are_never_exceeded_and_never_stand_empty(
 def test_within_a_group_and_a_priority_nobody_is_overtaken(
     waiting: list[Waiter], limits: dict[UUID, Share], slots: int
 ) -> None:
-    decision = queue.plan(waiting, [], limits, slots, START)
+    decision = plan.plan(waiting, [], limits, slots, START)
     order = {session: number for number, session in enumerate([*decision.start, *decision.places])}
     for one in waiting:
         for other in waiting:

@@ -4,8 +4,8 @@ import uuid
 
 import pytest
 
-from sessions import rates
-from sessions.rates import BURST, Bucket, Rates
+from sessions.courier_api import throttle
+from sessions.courier_api.throttle import BURST, Bucket, Rates
 
 RUN, OTHER = uuid.uuid4(), uuid.uuid4()
 
@@ -66,7 +66,7 @@ def test_it_is_told_once_in_a_while() -> None:
 
 
 def test_runs_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rates, "MOST", 3)
+    monkeypatch.setattr(throttle, "MOST", 3)
     held = Rates(events=10, size=1000)
     for _ in range(10):
         held.ask(uuid.uuid4(), 1, now=0)

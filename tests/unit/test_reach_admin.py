@@ -13,7 +13,7 @@ from groups.choices import Role, Scope
 from groups.models import AgentGroup, AgentProfile, ApiToken, AuditEntry, OperatorScope
 from reach import requests, version
 from reach.models import EgressDenial, EgressRequest, EgressRule, EgressUse
-from sessions import lifecycle
+from sessions.lifecycle import transitions
 from sessions.models import AgentSession, Run
 from tests.unit.test_admin import address, client, person
 
@@ -27,7 +27,7 @@ def operator() -> Client:
 
 @pytest.fixture
 def run(session: AgentSession) -> Run:
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 

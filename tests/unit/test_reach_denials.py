@@ -9,8 +9,8 @@ from reach import denials, requests
 from reach.choices import RequestState, Term, Whose
 from reach.models import EgressDenial, EgressRequest, EgressRule
 from reach.reports import parse
-from sessions import intake, lifecycle
-from sessions.intake import Refused
+from sessions.lifecycle import intake, transitions
+from sessions.lifecycle.intake import Refused
 from sessions.models import AgentSession, Event, Run
 from tests.unit.egress import TOKEN, allow, decided, denial, report
 
@@ -24,7 +24,7 @@ def token(settings: Any) -> None:
 
 @pytest.fixture
 def run(session: AgentSession) -> Run:
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 
@@ -114,8 +114,8 @@ def test_nothing_that_an_agent_wrote_is_more_than_text(session: AgentSession, ru
 def test_a_refusal_is_asked_for_once_however_many_ask(session: AgentSession, run: Run, people: dict[str, Any]) -> None:
     report(denials=[denial(run)])
     other = intake.open_session(group=session.group, profile=session.profile, text="Hi", sender=people["member"])
-    lifecycle.queue(other)
-    second = lifecycle.claim(other.pk, "local")
+    transitions.queue(other)
+    second = transitions.claim(other.pk, "local")
     assert second
     report(denials=[denial(second, count=4), denial(second, port=8443)])
     row = EgressRequest.objects.get(port=443)

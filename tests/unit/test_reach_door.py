@@ -14,9 +14,9 @@ from groups.models import AgentGroup, AgentProfile
 from reach import requests, rules, uses, version
 from reach.models import EgressRequest, EgressRule, EgressUse
 from runtimes.base import Observed, Phase
-from sessions import lifecycle, tokens, way_out
+from sessions.choices import RunState
+from sessions.lifecycle import egress_access, run_tokens, transitions
 from sessions.models import AgentSession, Run
-from sessions.states import RunState
 from tests.unit.egress import TOKEN, allow, ask, call, decided, denial, question, report, tunnel
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -29,13 +29,13 @@ def token(settings: Any) -> None:
 
 @pytest.fixture
 def run(session: AgentSession) -> Run:
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 
 
 def end(run: Run) -> None:
-    assert lifecycle.end(run, Observed(Phase.FINISHED, exit_code=0))
+    assert transitions.end(run, Observed(Phase.FINISHED, exit_code=0))
 
 
 # --- who may ask ----------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def test_a_wrong_token_opens_nothing(run: Run, wrong: str) -> None:
 
 
 def test_a_couriers_token_opens_nothing(run: Run) -> None:
-    assert ask("POST", "decide", question(run), token=tokens.mint(run.pk))[0] == 403
+    assert ask("POST", "decide", question(run), token=run_tokens.mint(run.pk))[0] == 403
 
 
 def test_the_token_may_stand_in_a_file_and_change(settings: Any, run: Run, tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_rules_count_for_everybody_a_group_a_profile_a_run(run: Run, group: Agen
 def test_a_rule_of_a_run_ends_with_it(run: Run, session: AgentSession) -> None:
     allow("once.test", run=run, group=session.group)
     end(run)
-    lifecycle.queue(session)
-    second = lifecycle.claim(session.pk, "local")
+    transitions.queue(session)
+    second = transitions.claim(session.pk, "local")
     assert second and not decided(second, "once.test")["allowed"]
 
 
@@ -141,7 +141,11 @@ def test_a_run_has_one_name(run: Run, spelled: str) -> None:
 
 
 def test_another_runs_credential_and_the_couriers_token_are_wrong(run: Run) -> None:
-    for credential in (tokens.mint_egress(uuid.uuid4()), tokens.mint(run.pk), tokens.mint(run.pk).partition(".")[2]):
+    for credential in (
+        run_tokens.mint_egress(uuid.uuid4()),
+        run_tokens.mint(run.pk),
+        run_tokens.mint(run.pk).partition(".")[2],
+    ):
         assert ask("POST", "decide", question(run, credential=credential))[0] == 401
 
 
@@ -173,9 +177,9 @@ def test_a_refusal_says_how_far_the_request_came(run: Run, people: dict[str, Any
 
 
 def test_a_run_is_given_its_way_out(settings: Any, run: Run) -> None:
-    assert way_out.access(run) is None
+    assert egress_access.access(run) is None
     settings.EGRESS_PROXY_URL = "http://proxy.test:3128"
-    access = way_out.access(run)
+    access = egress_access.access(run)
     assert access and access.proxy == "http://proxy.test:3128" and access.credential not in repr(access)
     assert ask("POST", "decide", question(run, credential=access.credential))[0] == 200
 

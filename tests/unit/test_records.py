@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runtimes.base import Cause, Description, Notice, Observed, RunRef, RunSpec, TransientFault
-from sessions import records
+from sessions.lifecycle import run_archive
 from sessions.models import AgentSession, Run, RunRecord
 
 pytestmark = pytest.mark.django_db
@@ -46,7 +46,7 @@ class Told:
 
 
 def keep(run: Run, answer: Description | Exception) -> None:
-    records.keep(run, Told(answer))  # type: ignore[arg-type]
+    run_archive.keep(run, Told(answer))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_what_the_runtime_knows_is_kept(run: Run) -> None:
     keep(run, FULL)
 
     record = RunRecord.objects.get(run=run)
-    assert records.steps_of(record.steps) == {"scheduled": AT}
+    assert run_archive.steps_of(record.steps) == {"scheduled": AT}
     assert record.notices == [{"at": AT.isoformat(), "reason": "Scheduled", "text": "to node-1", "count": 2}]
     assert record.manifest == {"kind": "Job"}
 
@@ -103,9 +103,9 @@ def test_sizes_are_bounded(run: Run) -> None:
     keep(run, Description(notices=many, manifest={"script": "x" * 300 * 1024}))
 
     record = RunRecord.objects.get(run=run)
-    assert len(record.notices) == records.NOTICES
+    assert len(record.notices) == run_archive.NOTICES
     assert record.notices[-1]["text"].startswith("299 ")
-    assert all(len(notice["text"]) <= records.NOTICE_LENGTH for notice in record.notices)
+    assert all(len(notice["text"]) <= run_archive.NOTICE_LENGTH for notice in record.notices)
     assert list(record.manifest) == ["left out"]
 
 

@@ -5,7 +5,8 @@ import uuid
 import pytest
 
 from runtimes.base import Cause, Observed, Phase
-from sessions import ingest, lifecycle, redacting, tokens
+from sessions.courier_api import ingest
+from sessions.lifecycle import redact, run_tokens, transitions
 from sessions.models import AgentSession, Event, Run
 
 KEY = "ghp_a1B2c3D4e5F6g7H8i9J0kLmNoPqRsTuVwXyZ"
@@ -13,14 +14,14 @@ KEY = "ghp_a1B2c3D4e5F6g7H8i9J0kLmNoPqRsTuVwXyZ"
 
 @pytest.fixture
 def run(session: AgentSession) -> Run:
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 
 
 @pytest.mark.django_db
 def test_an_event_holds_no_credential_of_its_run(run: Run) -> None:
-    made = [tokens.mint(run.pk), tokens.mint_broker(run.pk), tokens.mint_egress(run.pk)]
+    made = [run_tokens.mint(run.pk), run_tokens.mint_broker(run.pk), run_tokens.mint_egress(run.pk)]
     said = [{"n": 1, "kind": "text", "at": 1, "text": " ".join(made), "data": {made[2]: [made[0]]}}]
     ingest.ingest(run.pk, ingest.parse(said))
     event = Event.objects.get(run=run, number=1)
@@ -30,11 +31,11 @@ def test_an_event_holds_no_credential_of_its_run(run: Run) -> None:
 
 @pytest.mark.django_db
 def test_nor_do_a_verdict_and_its_last_lines(run: Run) -> None:
-    credential = tokens.mint_egress(run.pk)
+    credential = run_tokens.mint_egress(run.pk)
     observed = Observed(
         Phase.FINISHED, cause=Cause.AGENT_ERROR, words=f"it said {KEY}", last_lines=f"{credential}\n{KEY}"
     )
-    lifecycle.end(run, observed, Cause.AGENT_ERROR, words=f"it said {KEY} {credential}")
+    transitions.end(run, observed, Cause.AGENT_ERROR, words=f"it said {KEY} {credential}")
     run.refresh_from_db()
     told = run.verdict_words + run.last_lines + str(list(Event.objects.values_list("text", flat=True)))
     assert KEY not in told and credential not in told and "[redacted:github-token]" in told
@@ -42,5 +43,5 @@ def test_nor_do_a_verdict_and_its_last_lines(run: Run) -> None:
 
 def test_what_holds_nothing_is_the_same() -> None:
     text, data = "as it was", {"a": ["b", 1, None]}
-    assert redacting.of_run(uuid.uuid4(), text, data) == (text, data)
-    assert redacting.clean(uuid.uuid4(), "") == ""
+    assert redact.of_run(uuid.uuid4(), text, data) == (text, data)
+    assert redact.clean(uuid.uuid4(), "") == ""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sessions import render
-from sessions.render import MAX_MARKDOWN, html_of
+from sessions.stream import markdown
+from sessions.stream.markdown import MAX_MARKDOWN, html_of
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -174,8 +174,8 @@ def test_the_work_that_a_text_makes_is_bounded(parts: list[tuple[str, int]]) -> 
     html = html_of("result", "".join(piece * count for piece, count in parts))
 
     assert html is not None
-    assert render.depth(html) <= render.MAX_DEPTH + 1 and len(html) <= 2 * render.MAX_HTML
-    assert {name for name, _ in tags(html)} <= render.TAGS
+    assert markdown.depth(html) <= markdown.MAX_DEPTH + 1 and len(html) <= 2 * markdown.MAX_HTML
+    assert {name for name, _ in tags(html)} <= markdown.TAGS
 
 
 def test_a_table_of_ten_thousand_rows_is_a_table() -> None:
@@ -186,7 +186,7 @@ def test_a_table_of_ten_thousand_rows_is_a_table() -> None:
 
 
 def test_what_was_rendered_is_kept_up_to_so_many_bytes() -> None:
-    kept = render.Kept(10_000)
+    kept = markdown.Kept(10_000)
     for number in range(100):
         kept.put(bytes([number]), "x" * 1000)
         assert kept.size <= 10_000
@@ -197,5 +197,5 @@ def test_what_was_rendered_is_kept_up_to_so_many_bytes() -> None:
 
 def test_the_same_text_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = html_of("result", "*once* upon a time")
-    monkeypatch.setattr(render, "fresh", None)
+    monkeypatch.setattr(markdown, "fresh", None)
     assert html_of("message", "*once* upon a time") == first

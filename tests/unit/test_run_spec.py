@@ -12,9 +12,11 @@ from groups.choices import MountKind, MountState, SecretKind
 from groups.models import AgentGroup, AgentProfile, BrokeredKey, GroupMount, MountRoot, SecretReference
 from runtimes.base import Cause, Observed, PermanentFault, Phase, RunRef, RunSpec, TransientFault
 from runtimes.names import spec_hash
-from sessions import admission, lifecycle, reconcile, runtimes, spec, summary
+from sessions.choices import Intent, RunState
+from sessions.lifecycle import reconcile, run_spec, runtime_factory, transitions
 from sessions.models import AgentSession, Run
-from sessions.states import Intent, RunState
+from sessions.scheduling import admission
+from sessions.stream import serializers
 
 
 class Refusing:
@@ -44,7 +46,7 @@ class Refusing:
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Refusing:
     found = Refusing()
-    monkeypatch.setattr(runtimes, "get", lambda name: found)
+    monkeypatch.setattr(runtime_factory, "get", lambda name: found)
     return found
 
 
@@ -75,7 +77,7 @@ def rich(group: AgentGroup, profile: AgentProfile, tmp_path: Path, settings: Any
 
 @pytest.fixture
 def run(session: AgentSession) -> Run:
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 
@@ -88,16 +90,16 @@ def again(run: Run) -> Run:
 
 def started(run: Run) -> Run:
     """The run after its start: its courier has called."""
-    spec.of_run(run)
+    run_spec.of_run(run)
     now = timezone.now()
     Run.objects.filter(pk=run.pk).update(state=RunState.WORKING, started_at=now, made_at=now)
     return again(run)
 
 
 def test_what_is_kept_of_a_spec_is_all_of_it_but_no_secret(rich: AgentProfile, run: Run) -> None:
-    first = spec.of_run(run)
+    first = run_spec.of_run(run)
     kept = again(run)
-    assert spec.of_run(kept) == first and spec_hash(spec.of_run(kept)) == spec_hash(first)
+    assert run_spec.of_run(kept) == first and spec_hash(run_spec.of_run(kept)) == spec_hash(first)
     assert kept.spec and len(first.secrets) == 2 and first.mounts and first.egress and first.project
     assert first.token not in str(kept.spec) and first.egress.credential not in str(kept.spec)
     assert not any(secret.value and secret.value in str(kept.spec) for secret in first.secrets)
@@ -120,22 +122,22 @@ def test_what_is_changed_beside_a_living_run_is_told_and_changes_nothing_of_it(
     rich: AgentProfile, run: Run, runtime: Refusing, words: str, change: Any
 ) -> None:
     run = started(run)
-    before = spec.of_run(run)
-    assert summary.warning(run) == ""
+    before = run_spec.of_run(run)
+    assert serializers.warning(run) == ""
     change()
     run = again(run)
-    assert words in summary.warning(run) and "counts from the next run on" in summary.warning(run)
+    assert words in serializers.warning(run) and "counts from the next run on" in serializers.warning(run)
     reconcile.reconcile(run.session_id)
     assert runtime.revived == [before]
     assert again(run).state == RunState.WORKING
 
 
 def test_a_start_that_the_runtime_does_not_have_goes_by_todays_limits(run: Run) -> None:
-    spec.of_run(run)
+    run_spec.of_run(run)
     AgentProfile.objects.update(start_seconds=7)
     run = again(run)
     assert reconcile.wanted_of(run, None).start_seconds == 7
-    spec.of_run(run)  # the next try, after which the runtime has it
+    run_spec.of_run(run)  # the next try, after which the runtime has it
     Run.objects.filter(pk=run.pk).update(made_at=timezone.now())
     AgentProfile.objects.update(start_seconds=8)
     assert reconcile.wanted_of(again(run), None).start_seconds == 7
@@ -185,7 +187,7 @@ def test_a_start_that_no_longer_waits_for_the_quota_gives_its_slot_to_nobody(run
         reconcile.reconcile(run.session_id)
         assert (again(run).waits_cause == Cause.QUOTA) is gives_way
         assert bool(admission._holders()[0].idle_since) is gives_way
-    assert not lifecycle.ask(run.pk, Intent.PREEMPT, only_idle=True)
+    assert not transitions.ask(run.pk, Intent.PREEMPT, only_idle=True)
 
 
 def test_what_the_runtime_refuses_of_a_started_run_is_a_warning(
@@ -211,8 +213,8 @@ def test_a_start_that_the_runtime_refuses_ends_with_its_words(run: Run, runtime:
 
 @pytest.mark.parametrize("kept", [{"image": 7}, {"egress": 3}, {"secrets": [1]}, {"ref": {"run": "x"}}, [], "x"])
 def test_a_row_that_cannot_be_read_is_set_aside(run: Run, kept: Any) -> None:
-    whole = spec.build(run)
+    whole = run_spec.build(run)
     Run.objects.update(spec=kept)
-    assert spec.of_run(again(run)) == whole
+    assert run_spec.of_run(again(run)) == whole
     assert reconcile.wanted_of(again(run), None).idle_seconds == 1800
-    assert summary.warning(again(run)) == ""
+    assert serializers.warning(again(run)) == ""

@@ -15,7 +15,7 @@ from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, AuditEntry, Membership
 from schedules import changes, fire
 from schedules.models import ScheduledTask
-from sessions import intake
+from sessions.lifecycle import intake
 from sessions.models import AgentSession, Message
 
 LIST = "admin:schedules_scheduledtask_changelist"

@@ -14,11 +14,11 @@ from groups.models import AgentGroup, AgentProfile, AuditEntry
 from schedules import changes, fire, sweep
 from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.models import ScheduledTask
-from sessions import intake
-from sessions.intake import Refused
+from sessions.choices import MessageState, SessionState
+from sessions.lifecycle import intake
+from sessions.lifecycle.intake import Refused
 from sessions.models import AgentSession, Message, WorkItem
 from sessions.signals import swept
-from sessions.states import MessageState, SessionState
 
 Make = Callable[..., ScheduledTask]
 
@@ -107,7 +107,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "place", ["sessions.intake.post_message", "schedules.fire._begun", "django.db.models.Model.save"]
+    "place", ["sessions.lifecycle.intake.post_message", "schedules.fire._begun", "django.db.models.Model.save"]
 )
 def test_a_worker_killed_in_the_middle_has_done_nothing(
     make: Make, monkeypatch: pytest.MonkeyPatch, place: str

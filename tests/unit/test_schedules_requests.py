@@ -17,8 +17,9 @@ from groups.models import AgentGroup, AgentProfile, AuditEntry
 from schedules import requests, sweep, tasks
 from schedules.choices import Context, Kind, TaskState
 from schedules.models import ScheduledTask, TaskRequest
-from sessions import ingest, intake
-from sessions.events import NewEvent
+from sessions.courier_api import ingest
+from sessions.events.event_log import NewEvent
+from sessions.lifecycle import intake
 from sessions.models import AgentSession, Message, Run, WorkItem
 from sessions.signals import swept, task_asked
 

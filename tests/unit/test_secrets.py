@@ -17,7 +17,7 @@ from django.utils import timezone
 from groups.choices import SecretKind
 from groups.models import AgentGroup, AgentProfile, AuditEntry, OperatorScope, SecretReference, SecretUse
 from runtimes.base import Cause, Observed, PermanentFault, Phase, SecretFile
-from sessions import reconcile, runtimes, secrets, spec
+from sessions.lifecycle import reconcile, run_spec, runtime_factory, secrets
 from sessions.models import AgentSession, Run
 from tests.unit.things import run_of
 
@@ -40,7 +40,7 @@ def reference(profile: AgentProfile, group: AgentGroup, monkeypatch: pytest.Monk
 def run(session: AgentSession, profile: AgentProfile, reference: SecretReference) -> Run:
     """A run of a profile that delivers the secret as the file `key`."""
     AgentProfile.objects.filter(pk=profile.pk).update(secrets={"key": "ref:model-key"})
-    runtimes.get.cache_clear()
+    runtime_factory.get.cache_clear()
     run_of(session)
     return Run.objects.select_related("session__group", "session__profile").get()
 
@@ -57,7 +57,7 @@ def client(user: User) -> Client:
 
 def test_a_run_gets_what_its_profile_and_its_group_may(run: Run) -> None:
     assert secrets.of_run(run) == (SecretFile("key", "env:BERTH_SECRET_MODEL"),)
-    assert VALUE not in repr(spec.build(run))
+    assert VALUE not in repr(run_spec.build(run))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_cannot_be_renewed_ends_no_run(run: Run, reference: SecretReference
 def test_reconciling_a_run_that_lives_renews(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Run] = []
     monkeypatch.setattr(secrets, "renew", lambda run, runtime: asked.append(run))
-    local = runtimes.get("local")
+    local = runtime_factory.get("local")
     monkeypatch.setattr(type(local), "observe", lambda self, ref: Observed(Phase.RUNNING))
     Run.objects.update(state="working", made_at=timezone.now(), started_at=timezone.now(), claimed_at=timezone.now())
     reconcile.reconcile(run.session_id)
@@ -238,7 +238,7 @@ def test_an_operator_of_some_groups_is_no_operator_of_secrets(group: AgentGroup,
 def test_it_is_said_whether_a_secret_can_be_read(
     reference: SecretReference, people: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtimes.get.cache_clear()
+    runtime_factory.get.cache_clear()
     ask = {"action": "check_secrets", "_selected_action": [reference.pk]}
     owner, operator = client(people["owner"]), client(people["operator"])
     for browser in (owner, operator):
@@ -300,7 +300,7 @@ def test_files_are_read_from_their_folder_alone(
     (tmp_path / "agents").mkdir()
     (tmp_path / "agents/key").write_text("from a file")
     settings.SECRETS_FOLDER = str(tmp_path / "agents")
-    runtimes.get.cache_clear()
+    runtime_factory.get.cache_clear()
     SecretReference.objects.update(kind="file", place=str(tmp_path / "agents/key"))
     reference.refresh_from_db()
     assert secrets.read(reference, run.session.group, "local") == b"from a file"

@@ -10,9 +10,10 @@ from asgiref.testing import ApplicationCommunicator
 
 from controlplane.asgi import application
 from groups.models import ApiToken
-from sessions import ingest, throttle
+from sessions import throttle
+from sessions.courier_api import ingest
+from sessions.db_executor import STREAM_THREADS, THREADS, in_thread
 from sessions.models import AgentSession, Event
-from sessions.threads import STREAM_THREADS, THREADS, in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -7,25 +7,28 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from sessions import events, ingest, lifecycle, retention, storage
-from sessions.events import ROW, NewEvent
+from sessions.choices import RunState
+from sessions.cleanup import retention
+from sessions.courier_api import ingest
+from sessions.events import event_log, stored_bytes
+from sessions.events.event_log import ROW, NewEvent
+from sessions.events.stored_bytes import MIB, Room, keep
+from sessions.lifecycle import transitions
 from sessions.models import AgentSession, Event, Run
-from sessions.states import RunState
-from sessions.storage import MIB, Room, keep
 from tests.unit.things import gc
 from tests.unit.things import runtime as runtime
 
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    storage._sums.clear()
+    stored_bytes._sums.clear()
     yield
-    storage._sums.clear()
+    stored_bytes._sums.clear()
 
 
 @pytest.fixture
 def run(session: AgentSession) -> Run:
-    found = lifecycle.claim(session.pk, "local")
+    found = transitions.claim(session.pk, "local")
     assert found
     return found
 
@@ -100,7 +103,7 @@ def test_a_group_that_is_full_stores_no_more_output_until_some_has_gone(run: Run
     AgentSession.objects.update(event_bytes=0)
     post(run, ("stdout", "x"))
     assert kinds(run) == ["gap", "result"], "the sum is asked for once in a while"
-    storage._sums.clear()
+    stored_bytes._sums.clear()
     post(run, ("stdout", "x"))
     assert kinds(run) == ["gap", "result", "stdout"]
 
@@ -108,8 +111,8 @@ def test_a_group_that_is_full_stores_no_more_output_until_some_has_gone(run: Run
 def test_the_counter_is_what_the_rows_take(run: Run) -> None:
     post(run, ("stdout", "é€😀" * 100), ("tool", "sh"), ("text", ""), input={"command": "echo ü", "n": [1, 2.5, None]})
     run.session.refresh_from_db()
-    own = storage.size_of(Event.objects.filter(run=run, number__isnull=False))
-    every = storage.size_of(Event.objects.filter(session=run.session))
+    own = stored_bytes.size_of(Event.objects.filter(run=run, number__isnull=False))
+    every = stored_bytes.size_of(Event.objects.filter(session=run.session))
     assert run.event_bytes == pytest.approx(own, rel=0.05)
     assert run.session.event_bytes == pytest.approx(every, rel=0.05) and every > own
 
@@ -127,7 +130,7 @@ def test_what_retention_removes_counts_no_longer(run: Run, monkeypatch: pytest.M
     gc()
     run.session.refresh_from_db()
     assert run.session.events.count() == 3
-    assert run.session.event_bytes == pytest.approx(storage.size_of(run.session.events.all()), rel=0.05)
+    assert run.session.event_bytes == pytest.approx(stored_bytes.size_of(run.session.events.all()), rel=0.05)
     Event.objects.filter(session=run.session).update(at=old)
     gc()
     run.session.refresh_from_db()
@@ -141,4 +144,4 @@ def test_events_of_berths_own_are_stored_in_a_full_run_and_counted(run: Run, set
     ingest.record(run.session_id, [("state", "words", {})])
     after = AgentSession.objects.get(pk=run.session_id)
     assert after.event_bytes == before + ROW + len("words")
-    assert [event["text"] for event in events.read(run.session_id, after.last_seq - 1)] == ["words"]
+    assert [event["text"] for event in event_log.read(run.session_id, after.last_seq - 1)] == ["words"]

@@ -12,10 +12,12 @@ import pytest
 from channels.testing import WebsocketCommunicator
 from django.contrib.sessions.backends.cache import SessionStore
 
-from sessions import doorbell, ingest, stream
+from sessions.courier_api import ingest
+from sessions.db_executor import STREAMS, SingleFlight, in_thread, on
+from sessions.events import notify
 from sessions.models import AgentSession, Event
-from sessions.stream import SessionConsumer
-from sessions.threads import STREAMS, SingleFlight, in_thread, on
+from sessions.stream import consumers
+from sessions.stream.consumers import SessionConsumer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -193,7 +195,7 @@ def test_a_page_ends_with_its_login(
     session: AgentSession, people: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logged out of, or with another password, it is told nothing more."""
-    monkeypatch.setattr(stream, "LOGIN_EVERY", 0.0)
+    monkeypatch.setattr(consumers, "LOGIN_EVERY", 0.0)
 
     async def scene(end: Callable[[Page], Any]) -> int:
         page = Page(people["viewer"], session.pk)
@@ -201,7 +203,7 @@ def test_a_page_ends_with_its_login(
         await page.until(1)
         await in_thread(end, page)
         await in_thread(say, session, 1)
-        await doorbell.announce(session.pk, doorbell.EVENTS)
+        await notify.announce(session.pk, notify.EVENTS)
         while await page.read():
             pass
         return page.closed
@@ -213,8 +215,8 @@ def test_a_page_ends_with_its_login(
         people["viewer"].set_password("another")
         people["viewer"].save()
 
-    assert play(lambda: scene(log_out)) == stream.NOT_YOURS
-    assert play(lambda: scene(change_password)) == stream.NOT_YOURS
+    assert play(lambda: scene(log_out)) == consumers.NOT_YOURS
+    assert play(lambda: scene(change_password)) == consumers.NOT_YOURS
 
 
 def test_a_person_with_too_many_pages_is_told_when_to_come_again(
@@ -298,7 +300,7 @@ def test_what_other_processes_write_is_found_by_one_question_for_all(
         for page in pages:
             await page.socket.connect()
             await page.until(1)
-        monkeypatch.setattr(doorbell, "ring", lambda *_: None)  # as if it was written elsewhere
+        monkeypatch.setattr(notify, "ring", lambda *_: None)  # as if it was written elsewhere
         await in_thread(say, session, 2)
         for page in pages:
             await page.until(3)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sessions.terminal import Paint, Transcript, clean
+from sessions.cli.transcript import Paint, Transcript, clean
 
 
 def event(kind: str, text: str = "", run: int | None = 1, **data: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from groups.choices import Scope
 from groups.models import AgentGroup, ApiToken, AuditEntry, Membership
-from sessions import bearer
+from sessions.api import token_auth
 from sessions.models import AgentSession
 
 
@@ -88,7 +88,7 @@ def test_the_last_use_is_noted_once_a_minute(people: dict[str, Any], django_asse
 
 def test_a_stream_ends_with_its_token(people: dict[str, Any], session: AgentSession) -> None:
     token = ApiToken.issue(people["viewer"])
-    may_see = bearer.may_see(token, session.pk)
+    may_see = token_auth.may_see(token, session.pk)
     assert may_see()
     people["viewer"].memberships.all().delete()
     assert not may_see()

@@ -11,8 +11,8 @@ import pytest
 
 from k8s_adapter.diagnose import diagnose
 from runtimes.base import Cause, Observed, Phase
-from sessions.states import Intent
-from sessions.verdicts import ADVICE, Report, judge
+from sessions.choices import Intent
+from sessions.lifecycle.end_reasons import ADVICE, Report, judge
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "kubernetes"
 LATE = Intent.START_TIMEOUT

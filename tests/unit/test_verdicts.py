@@ -3,8 +3,8 @@
 import pytest
 
 from runtimes.base import Cause, Observed, Phase
-from sessions.states import Intent
-from sessions.verdicts import ADVICE, Report, judge, say
+from sessions.choices import Intent
+from sessions.lifecycle.end_reasons import ADVICE, Report, judge, say
 
 
 def over(cause: Cause | None = None, code: int | None = None, words: str = "") -> Observed:

@@ -13,12 +13,13 @@ from django.utils import timezone
 
 from groups.models import AgentProfile
 from runtimes.base import Cause, Description, Observed, Phase, RunRef, RunSpec, Sighting, Trace
-from sessions import leases, lifecycle, observation, runtimes, secrets, tasks, workqueue
+from sessions import leases, tasks, work_queue
+from sessions.choices import Intent, RunState
+from sessions.lifecycle import observation, runtime_factory, secrets, transitions
 from sessions.models import AgentSession, Lease, Run, WorkItem
 from sessions.signals import swept
-from sessions.states import Intent, RunState
-from sessions.watcher import Watcher
-from sessions.workqueue import FIRST, LOOK
+from sessions.work_queue import FIRST, LOOK
+from sessions.workers.watcher import Watcher
 
 
 class Quiet:
@@ -63,7 +64,7 @@ class Quiet:
 def asked(session: AgentSession) -> Any:
     """What is asked for from here on, as (task, argument); but for the look for orphans, for which each asks."""
     WorkItem.objects.all().delete()
-    keys = WorkItem.objects.exclude(key=workqueue.ORPHANS).values_list("key", flat=True)
+    keys = WorkItem.objects.exclude(key=work_queue.ORPHANS).values_list("key", flat=True)
     return lambda: [tuple(key.rpartition("sessions.tasks.")[2].split()) for key in keys.all()]
 
 
@@ -71,7 +72,7 @@ def asked(session: AgentSession) -> Any:
 def on_cluster(session: AgentSession, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run that works on a cluster."""
     leases.beat(leases.WEB)
-    run = lifecycle.claim(session.pk, "kubernetes")
+    run = transitions.claim(session.pk, "kubernetes")
     assert run
     now = timezone.now()
     Run.objects.update(state=RunState.WORKING, made_at=now, started_at=now, seen_at=now, heard_at=now)
@@ -134,11 +135,11 @@ STRANGER = RunRef("11111111-1111-4111-8111-111111111111", "s", "g", "slug")
 
 def removed(runtime: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a worker do what the watcher asks for about orphans."""
-    monkeypatch.setattr(runtimes, "get", lambda name: runtime)
+    monkeypatch.setattr(runtime_factory, "get", lambda name: runtime)
     Watcher(runtime, "a").sweep()
-    for key, token in workqueue.take(10):
-        if key == workqueue.ORPHANS:
-            workqueue.do(key, token)
+    for key, token in work_queue.take(10):
+        if key == work_queue.ORPHANS:
+            work_queue.do(key, token)
 
 
 def test_an_orphan_is_left_alone_by_a_worker_whose_turn_is_over(
@@ -170,7 +171,7 @@ def test_orphans_are_removed_for_some_seconds_at_a_time_and_never_by_the_watcher
     assert runtime.destroyed == []
     removed(runtime, monkeypatch)
     assert len(runtime.destroyed) == 5
-    assert WorkItem.objects.get(key=workqueue.ORPHANS).taken_until is None, "the rest is asked for"
+    assert WorkItem.objects.get(key=work_queue.ORPHANS).taken_until is None, "the rest is asked for"
 
 
 @pytest.mark.django_db(transaction=True)
@@ -198,14 +199,14 @@ def test_a_session_whose_next_try_is_not_due_brings_nothing(session: AgentSessio
 
 
 def test_a_start_whose_task_was_lost_is_taken_up(session: AgentSession, asked: Any) -> None:
-    run = lifecycle.claim(session.pk, "local")
+    run = transitions.claim(session.pk, "local")
     Run.objects.update(claimed_at=timezone.now() - timedelta(seconds=10))
     Watcher(Quiet(), "a").sweep()
     assert run and asked() == [("reconcile", str(session.pk))]
 
 
 def test_an_end_that_was_not_cleaned_up_is_taken_up(session: AgentSession, asked: Any) -> None:
-    lifecycle.claim(session.pk, "local")
+    transitions.claim(session.pk, "local")
     past = timezone.now() - timedelta(seconds=60)
     Run.objects.update(state=RunState.ENDED, ended_at=past, verdict="completed")
     Watcher(Quiet(), "a").sweep()
@@ -213,7 +214,7 @@ def test_an_end_that_was_not_cleaned_up_is_taken_up(session: AgentSession, asked
 
 
 def test_what_the_database_does_not_want_is_removed(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = lifecycle.claim(session.pk, "local")
+    run = transitions.claim(session.pk, "local")
     assert run
     runtime = Quiet(run.ref, STRANGER)
     removed(runtime, monkeypatch)
@@ -234,7 +235,7 @@ def test_no_label_ends_the_watch(on_cluster: Run) -> None:
 
     watcher = Watcher(Odd(), "a")
     watcher._follow()
-    assert [item.key for item in WorkItem.objects.all()] == [f"{workqueue.RECONCILE} {on_cluster.session_id}"]
+    assert [item.key for item in WorkItem.objects.all()] == [f"{work_queue.RECONCILE} {on_cluster.session_id}"]
 
 
 def test_a_part_of_the_sweep_that_fails_hinders_no_other_and_is_tried_again(
@@ -242,7 +243,7 @@ def test_a_part_of_the_sweep_that_fails_hinders_no_other_and_is_tried_again(
 ) -> None:
     AgentSession.objects.update(queued_at=timezone.now() - timedelta(seconds=5))
     clock = [1000.0]
-    monkeypatch.setattr("sessions.watcher.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("sessions.workers.watcher.time.monotonic", lambda: clock[0])
     tried = []
     monkeypatch.setattr(leases, "alive_since", lambda _: tried.append(clock[0]) or 1 / 0)
     watcher = Watcher(Quiet(), "a")
@@ -256,7 +257,7 @@ def test_a_part_of_the_sweep_that_fails_hinders_no_other_and_is_tried_again(
 
 def test_a_part_that_never_works_ends_the_process(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr("sessions.watcher.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("sessions.workers.watcher.time.monotonic", lambda: clock[0])
     monkeypatch.setattr(leases, "alive_since", lambda _: 1 / 0)
     watcher = Watcher(Quiet(), "a")
 
@@ -368,10 +369,10 @@ def test_time_that_passes_by_itself_does_not_count(on_cluster: Run, asked: Any) 
 
 def worked(observed: Observed | None, run: Run, runtime: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a worker take what a watcher saw."""
-    monkeypatch.setattr(runtimes, "get", lambda name: runtime)
+    monkeypatch.setattr(runtime_factory, "get", lambda name: runtime)
     Watcher(runtime, "a")._take(Sighting(run.ref, observed))
-    for key, token in workqueue.take(10):
-        workqueue.do(key, token)
+    for key, token in work_queue.take(10):
+        work_queue.do(key, token)
 
 
 def test_a_worker_goes_by_what_was_seen_and_asks_nobody(on_cluster: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +406,7 @@ def test_what_was_seen_of_another_run_of_the_session_counts_for_nothing(
     on_cluster: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = Quiet()
-    monkeypatch.setattr(runtimes, "get", lambda name: runtime)
+    monkeypatch.setattr(runtime_factory, "get", lambda name: runtime)
     other = observation.pack(uuid.uuid4(), ALIVE)
     tasks.reconcile(str(on_cluster.session_id), other)
     assert runtime.observed == 1 and Run.objects.get().state == RunState.ENDED

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from sessions.waterfall import SCALE, bars
+from sessions.admin.start_timeline import SCALE, bars
 
 BEGIN = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

@@ -9,9 +9,9 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from sessions import tasks, workqueue
+from sessions import tasks, work_queue
 from sessions.models import WorkItem
-from sessions.workqueue import ADMIT, FIRST, KEEP, LOOK, NORMAL, RECONCILE
+from sessions.work_queue import ADMIT, FIRST, KEEP, LOOK, NORMAL, RECONCILE
 
 ONE, TWO, THREE = f"{KEEP} one", f"{KEEP} two", f"{KEEP} three"
 
@@ -31,9 +31,9 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def work(count: int = 10) -> list[str]:
     """Take what is due and do it, one after the other; the keys."""
-    taken = workqueue.take(count)
+    taken = work_queue.take(count)
     for key, token in taken:
-        workqueue.do(key, token)
+        work_queue.do(key, token)
     return [key for key, _ in taken]
 
 
@@ -54,71 +54,71 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 def test_asked_twice_while_it_waits_is_once(done: list[str]) -> None:
     for _ in range(5):
-        workqueue.request(KEEP, "one")
+        work_queue.request(KEEP, "one")
     assert work() == [ONE]
     assert work() == [] and not WorkItem.objects.exists()
     assert done == ["one"]
 
 
 def test_asked_while_at_work_is_once_more(done: list[str]) -> None:
-    workqueue.request(KEEP, "one")
-    ((key, token),) = workqueue.take(10)
+    work_queue.request(KEEP, "one")
+    ((key, token),) = work_queue.take(10)
     for _ in range(3):
-        workqueue.request(KEEP, "one")
-    assert workqueue.take(10) == [], "it is at work"
-    workqueue.do(key, token)
+        work_queue.request(KEEP, "one")
+    assert work_queue.take(10) == [], "it is at work"
+    work_queue.do(key, token)
     assert work() == [ONE]
     assert work() == [] and not WorkItem.objects.exists()
 
 
 def test_asked_from_within_is_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "keep", lambda _: workqueue.request(KEEP, "one"))
-    workqueue.request(KEEP, "one")
+    monkeypatch.setattr(tasks, "keep", lambda _: work_queue.request(KEEP, "one"))
+    work_queue.request(KEEP, "one")
     assert work() == [ONE]
     assert work() == [ONE]
 
 
 def test_the_earliest_time_and_the_best_priority_count() -> None:
     now = timezone.now()
-    workqueue.request(KEEP, "one", priority=LOOK, due_at=now + timedelta(hours=1))
-    workqueue.request(KEEP, "one", priority=FIRST, due_at=now + timedelta(hours=2))
+    work_queue.request(KEEP, "one", priority=LOOK, due_at=now + timedelta(hours=1))
+    work_queue.request(KEEP, "one", priority=FIRST, due_at=now + timedelta(hours=2))
     item = WorkItem.objects.get()
     assert (item.priority, item.due_at) == (FIRST, now + timedelta(hours=1))
-    workqueue.request(KEEP, "one", priority=NORMAL, due_at=now)
+    work_queue.request(KEEP, "one", priority=NORMAL, due_at=now)
     item.refresh_from_db()
     assert (item.priority, item.due_at) == (FIRST, now)
 
 
 def test_what_comes_first_goes_first_and_what_is_not_due_not_at_all(done: list[str]) -> None:
-    workqueue.request(KEEP, "look", priority=LOOK)
-    workqueue.request(KEEP, "one")
-    workqueue.request(KEEP, "two")
-    workqueue.request(KEEP, "start", priority=FIRST)
-    workqueue.request(KEEP, "tomorrow", priority=FIRST, due_at=timezone.now() + timedelta(days=1))
+    work_queue.request(KEEP, "look", priority=LOOK)
+    work_queue.request(KEEP, "one")
+    work_queue.request(KEEP, "two")
+    work_queue.request(KEEP, "start", priority=FIRST)
+    work_queue.request(KEEP, "tomorrow", priority=FIRST, due_at=timezone.now() + timedelta(days=1))
     work()
     assert done == ["start", "one", "two", "look"]
 
 
 def test_what_was_seen_is_handed_on_and_the_newest_counts(done: list[str]) -> None:
-    workqueue.request(KEEP, "one", observed="old")
-    workqueue.request(KEEP, "one", observed="new")
-    workqueue.request(KEEP, "one")
+    work_queue.request(KEEP, "one", observed="old")
+    work_queue.request(KEEP, "one", observed="new")
+    work_queue.request(KEEP, "one")
     work()
     assert done == ["one new"]
 
 
 def test_what_was_seen_before_it_was_taken_is_not_handed_on_again(done: list[str]) -> None:
-    workqueue.request(KEEP, "one", observed="old")
-    ((key, token),) = workqueue.take(1)
-    workqueue.request(KEEP, "one")
-    workqueue.do(key, token)
+    work_queue.request(KEEP, "one", observed="old")
+    ((key, token),) = work_queue.take(1)
+    work_queue.request(KEEP, "one")
+    work_queue.do(key, token)
     work()
     assert done == ["one", "one"]
 
 
 def test_a_failure_comes_back_after_pauses_that_grow(monkeypatch: pytest.MonkeyPatch, done: list[str]) -> None:
     failing(monkeypatch, ValueError("no"))
-    workqueue.request(KEEP, "one")
+    work_queue.request(KEEP, "one")
     pauses = []
     for number in range(1, 9):
         with pytest.raises(ValueError, match="no"):
@@ -141,10 +141,10 @@ def test_one_that_fails_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(tasks, "keep", keep)
     for name in ("bad", "good"):
-        workqueue.request(KEEP, name)
-    for key, token in workqueue.take(10):
+        work_queue.request(KEEP, name)
+    for key, token in work_queue.take(10):
         try:
-            workqueue.do(key, token)
+            work_queue.do(key, token)
         except ValueError:
             continue
     assert called == ["bad", "good"]
@@ -156,34 +156,34 @@ def test_a_look_does_not_shorten_the_pause_after_a_failure_but_a_start_or_stop_d
 ) -> None:
     with monkeypatch.context() as patch:
         failing(patch, ValueError("no"))
-        workqueue.request(KEEP, "one", priority=LOOK)
+        work_queue.request(KEEP, "one", priority=LOOK)
         with pytest.raises(ValueError, match="no"):
             work()
-    workqueue.request(KEEP, "one", priority=LOOK)
+    work_queue.request(KEEP, "one", priority=LOOK)
     assert work() == []
-    workqueue.request(KEEP, "one", priority=FIRST)
+    work_queue.request(KEEP, "one", priority=FIRST)
     assert work() == [ONE]
     assert not WorkItem.objects.exists(), "a success makes good for all failures"
 
 
 def test_a_task_may_ask_to_come_back_without_having_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "keep", lambda _: workqueue.retry(7.0))
-    workqueue.request(KEEP, "one")
+    monkeypatch.setattr(tasks, "keep", lambda _: work_queue.retry(7.0))
+    work_queue.request(KEEP, "one")
     work()
     item = WorkItem.objects.get()
     assert 6 < (item.due_at - timezone.now()).total_seconds() <= 7
 
 
 def test_what_a_dead_worker_had_is_taken_by_another_once_its_time_is_over(done: list[str]) -> None:
-    workqueue.request(KEEP, "one")
-    ((key, token),) = workqueue.take(1)
-    assert workqueue.take(1) == []
-    later(workqueue.LONGEST.total_seconds() + 1)
-    ((again, newer),) = workqueue.take(1)
+    work_queue.request(KEEP, "one")
+    ((key, token),) = work_queue.take(1)
+    assert work_queue.take(1) == []
+    later(work_queue.LONGEST.total_seconds() + 1)
+    ((again, newer),) = work_queue.take(1)
     assert again == key and newer > token
-    workqueue.do(key, token)
+    work_queue.do(key, token)
     assert done == [], "the first one comes too late"
-    workqueue.do(key, newer)
+    work_queue.do(key, newer)
     assert done == ["one"] and not WorkItem.objects.exists()
 
 
@@ -191,34 +191,35 @@ def test_one_that_lost_its_turn_does_not_take_a_newer_request_away(monkeypatch: 
     held: list[bool] = []
 
     def keep(_: str) -> None:
-        held.append(workqueue.holds())
+        held.append(work_queue.holds())
         later(1000)
-        assert workqueue.take(1)
-        held.append(workqueue.holds())
+        assert work_queue.take(1)
+        held.append(work_queue.holds())
         WorkItem.objects.all().delete()  # the second one is done
-        workqueue.request(KEEP, "one")
+        work_queue.request(KEEP, "one")
 
     monkeypatch.setattr(tasks, "keep", keep)
-    workqueue.request(KEEP, "one")
+    work_queue.request(KEEP, "one")
     work()
     assert held == [True, False]
     assert WorkItem.objects.filter(taken_until=None).count() == 1
 
 
 @pytest.mark.parametrize(
-    "name", ["os.system", "sessions.tasks._admitted", "sessions.tasks.nothing", "sessions.gc.step"]
+    "name",
+    ["os.system", "sessions.tasks._admitted", "sessions.tasks.nothing", "sessions.cleanup.engine.step"],
 )
 def test_a_row_names_a_task_and_nothing_else(name: str) -> None:
-    workqueue.request(name, "one")
+    work_queue.request(name, "one")
     with pytest.raises(LookupError, match="there is no task"):
         work()
 
 
 def test_many_are_asked_for_at_once(done: list[str]) -> None:
-    workqueue.request_all(KEEP, {f"{number}": "" for number in range(500)})
-    workqueue.request_all(KEEP, {f"{number}": "" for number in range(600)})
+    work_queue.request_all(KEEP, {f"{number}": "" for number in range(500)})
+    work_queue.request_all(KEEP, {f"{number}": "" for number in range(600)})
     assert WorkItem.objects.count() == 600
-    assert len(workqueue.take(1000)) == 600
+    assert len(work_queue.take(1000)) == 600
 
 
 def in_threads(count: int, do: Callable[[int], None]) -> None:
@@ -252,11 +253,11 @@ def test_of_many_takers_one_has_a_key_and_no_request_is_lost(done: list[str], _:
 
     def ask_and_take(number: int) -> None:
         for _ in range(15):
-            workqueue.request(KEEP, str(number % 2))
+            work_queue.request(KEEP, str(number % 2))
             asked.append(number)
-            for key, token in workqueue.take(2):
+            for key, token in work_queue.take(2):
                 taken.append((key, token))
-                workqueue.do(key, token)
+                work_queue.do(key, token)
 
     in_threads(4, ask_and_take)
     while work():
@@ -268,7 +269,7 @@ def test_of_many_takers_one_has_a_key_and_no_request_is_lost(done: list[str], _:
 
 
 def test_the_queue_knows_what_has_waited_longest() -> None:
-    assert workqueue.oldest() is None
-    workqueue.request(ADMIT)
-    workqueue.request(RECONCILE, "x", due_at=timezone.now() + timedelta(hours=1))
-    assert WorkItem.objects.get(key=ADMIT).due_at == workqueue.oldest()
+    assert work_queue.oldest() is None
+    work_queue.request(ADMIT)
+    work_queue.request(RECONCILE, "x", due_at=timezone.now() + timedelta(hours=1))
+    assert WorkItem.objects.get(key=ADMIT).due_at == work_queue.oldest()

@@ -15,10 +15,11 @@ from groups.models import AgentGroup
 from runtimes.base import RunRef, RunSpec
 from runtimes.local.paths import Folders
 from runtimes.local.runtime import LocalRuntime
-from sessions import events, lifecycle, runtimes
-from sessions.events import NewEvent
+from sessions.choices import EventKind, RunState
+from sessions.events import event_log
+from sessions.events.event_log import NewEvent
+from sessions.lifecycle import runtime_factory, transitions
 from sessions.models import AgentSession, Run
-from sessions.states import EventKind, RunState
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -26,10 +27,10 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 @pytest.fixture
 def runtime(settings: Any) -> Any:
     """The local runtime of this test."""
-    runtimes.get.cache_clear()
+    runtime_factory.get.cache_clear()
     settings.DATA_DIR = settings.DATA_DIR.resolve()
-    yield runtimes.get("local")
-    runtimes.get.cache_clear()
+    yield runtime_factory.get("local")
+    runtime_factory.get.cache_clear()
 
 
 def stranger(slug: str = "strangers") -> RunRef:
@@ -49,8 +50,8 @@ def make(runtime: LocalRuntime, ref: RunRef) -> Path:
 
 def run_of(session: AgentSession, ended: timedelta | None = None, removed: timedelta | None = None) -> Run:
     """A run of a session: active, or ended so long ago; said to be removed so long ago."""
-    lifecycle.queue(session)
-    found = lifecycle.claim(session.pk, "local")
+    transitions.queue(session)
+    found = transitions.claim(session.pk, "local")
     assert found
     now = timezone.now()
     Run.objects.filter(pk=found.pk).update(claimed_at=now - HOUR - (ended or timedelta()))
@@ -67,7 +68,7 @@ def say(session: AgentSession, count: int, ago: timedelta, run: Run | None = Non
     """Let a session have so many more events of that age; return the last number."""
     at = timezone.now() - ago
     found = [NewEvent(EventKind.STDOUT, f"line {number}", at=at) for number in range(count)]
-    return events.append(events.locked(session.pk), found, run)
+    return event_log.append(event_log.locked(session.pk), found, run)
 
 
 def gc(*words: str) -> tuple[int, str]:

@@ -10,8 +10,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from groups.models import AgentGroup
-from sessions import gc
-from sessions.deeds import Action, Deed, Scope
+from sessions.cleanup import engine
+from sessions.cleanup.actions import Action, Deed, Scope
 
 MOST_DAYS = 36500  # a hundred years: what was finished before can't be
 
@@ -44,7 +44,7 @@ class Command(BaseCommand):
         scope = Scope(dry_run=dry_run, days=options["days"], group=options["group"], by_hand=True)
         known = not scope.group or AgentGroup.objects.filter(slug=scope.group).exists()
         done: list[Deed] = []
-        for deed in gc.collect(scope):
+        for deed in engine.collect(scope):
             done.append(deed)
             if not options["json"]:
                 self.stdout.write(deed.line(dry_run))

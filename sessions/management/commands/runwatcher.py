@@ -9,8 +9,8 @@ import structlog
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from sessions import runtimes
-from sessions.watcher import Watcher, holder_name
+from sessions.lifecycle import runtime_factory
+from sessions.workers.watcher import Watcher, holder_name
 
 log = structlog.get_logger(__name__)
 
@@ -25,7 +25,7 @@ class Command(BaseCommand):
         asked = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: asked.set())
-        watcher = Watcher(runtimes.get(settings.RUNTIME), holder_name())
+        watcher = Watcher(runtime_factory.get(settings.RUNTIME), holder_name())
         log.info("watcher starts", runtime=settings.RUNTIME, holder=watcher.holder)
         failures = 0
         try:

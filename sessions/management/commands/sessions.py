@@ -18,11 +18,12 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import InterfaceError, OperationalError, connection
 
 from groups.models import AgentGroup
-from sessions import intake, sheets, terminal
-from sessions.intake import Refused
+from sessions.choices import SessionState
+from sessions.cli import tables, transcript
+from sessions.cli.transcript import Paint, Transcript
+from sessions.lifecycle import intake
+from sessions.lifecycle.intake import Refused
 from sessions.models import AgentSession
-from sessions.states import SessionState
-from sessions.terminal import Paint, Transcript
 
 
 class Command(BaseCommand):
@@ -96,13 +97,13 @@ class Command(BaseCommand):
         limit = max(0, options["limit"])
         page = list(found[:limit] if limit else found)
         if options["json"]:
-            self._json([sheets.told(session) for session in page])
+            self._json([tables.told(session) for session in page])
             return
         if not page:
             self.stdout.write("No sessions.")
             return
         width = shutil.get_terminal_size().columns if self.stdout.isatty() else None
-        for line in sheets.table(page, self.paint, width):
+        for line in tables.table(page, self.paint, width):
             self.stdout.write(line)
         more = found.count() - len(page)
         if more:
@@ -112,9 +113,9 @@ class Command(BaseCommand):
         """All about one."""
         session = find(options["id"])
         if options["json"]:
-            self._json(sheets.all_told(session))
+            self._json(tables.all_told(session))
             return
-        for line in sheets.sheet(session, self.paint):
+        for line in tables.sheet(session, self.paint):
             self.stdout.write(line)
 
     def do_follow(self, options: dict[str, Any]) -> None:
@@ -126,11 +127,11 @@ class Command(BaseCommand):
         self._follow(session, after, options["until_idle"])
 
     def _follow(self, session: AgentSession, after: int, until_idle: bool) -> None:
-        transcript, away = Transcript(self.paint), False
+        lines, away = Transcript(self.paint), False
         while True:
             try:
-                for page in terminal.pages(session.pk, after, until_idle=until_idle):
-                    self.stdout.write("".join(map(transcript.put, page)), ending="")
+                for page in transcript.pages(session.pk, after, until_idle=until_idle):
+                    self.stdout.write("".join(map(lines.put, page)), ending="")
                     self.stdout.flush()
                     after, away = page[-1]["seq"] if page else after, False
                 break
@@ -141,11 +142,11 @@ class Command(BaseCommand):
                 if not away:
                     self._aside(f"The database is away; still trying. ({str(error).strip()})")
                 away = True
-                terminal.pause()
-        self.stdout.write(transcript.end(), ending="")
+                transcript.pause()
+        self.stdout.write(lines.end(), ending="")
         failed = AgentSession.objects.filter(pk=session.pk, state=SessionState.FAILED).first() if until_idle else None
         if failed:
-            self._aside(f"Failed: {sheets.one_line(failed.reason)}")
+            self._aside(f"Failed: {tables.one_line(failed.reason)}")
             sys.exit(1)
 
     def do_send(self, options: dict[str, Any]) -> None:
@@ -158,7 +159,7 @@ class Command(BaseCommand):
         if options["sender"] and sender is None:
             raise CommandError(f"There is no active user {name!r}.")
         message = intake.post_message(session, text, sender=sender)
-        self.stdout.write(f"{sheets.short(session)}  message {message.number} is accepted")
+        self.stdout.write(f"{tables.short(session)}  message {message.number} is accepted")
         if options["follow"]:
             self._follow(session, session.last_seq, until_idle=True)
 
@@ -188,7 +189,7 @@ class Command(BaseCommand):
         """Take back, or discard."""
         session = find(options["id"])
         message = intake.cancel(session, options["number"], by=person())
-        self.stdout.write(f"{sheets.short(session)}  {sheets.one_line(message.reason)}")
+        self.stdout.write(f"{tables.short(session)}  {tables.one_line(message.reason)}")
 
     def _each(
         self,
@@ -203,7 +204,7 @@ class Command(BaseCommand):
             try:
                 session = find(start)
                 words = done(session) if do(session) else nothing
-                self.stdout.write(f"{sheets.short(session)}  {words}")
+                self.stdout.write(f"{tables.short(session)}  {words}")
             except (CommandError, Refused) as error:
                 failed = True
                 self.stderr.write(f"{start}  {error}")

@@ -1,0 +1,117 @@
+"""How much of what agents say is stored: RUN_EVENTS_MIB for a run, GROUP_EVENTS_MIB for all sessions of a group.
+
+Beyond that raw output, text and tools are left out, and a `gap` says so; results, usage and changes of state are still
+stored, up to twice as much. What is stored is counted on the rows of session and run, which ingest holds locked anyway:
+one counter for a group would let its runs wait for each other's commits. A group's is the sum over its sessions, asked
+for once in a while.
+"""
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Count, Func, IntegerField, QuerySet, Sum, TextField
+from django.db.models.functions import Cast
+
+from sessions.choices import EventKind
+from sessions.events.event_log import ROW, NewEvent, size
+from sessions.models import AgentSession
+
+MIB = 1024 * 1024
+BULK = frozenset({EventKind.TEXT, EventKind.STDOUT, EventKind.STDERR, EventKind.TOOL})
+VITAL = frozenset({EventKind.DELIVERED, EventKind.EXIT})  # few, and what becomes of messages follows from them
+FRESH = 10.0  # seconds for which a group's sum is used again
+MOST = 10_000  # groups that are remembered
+_sums: dict[uuid.UUID, tuple[float, int]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is stored and left out of a run, and what is stored of its group, in bytes, with their limits."""
+
+    run: int
+    run_limit: int
+    group: int
+    group_limit: int
+    left_out: int = 0
+
+
+@dataclass(slots=True)
+class Kept:
+    """What of a batch is to be stored, its size, and how much is left out, in bytes."""
+
+    events: list[NewEvent]
+    size: int = 0
+    left_out: int = 0
+
+
+def keep(batch: Sequence[NewEvent], room: Room) -> Kept:
+    """Leave out what there is no room for; a gap stands where that begins, and one before the exit sums it up."""
+    kept = Kept([])
+    for event in batch:
+        more = size(event)
+        taken = room.run + kept.size + more
+        full = max(taken / room.run_limit, room.group / room.group_limit)
+        if (full > 1 and event.kind in BULK) or (full > 2 and event.kind not in VITAL):
+            if not room.left_out + kept.left_out:
+                kept.events.append(_gap(room, taken > room.run_limit, event))
+            kept.left_out += more
+            continue
+        if event.kind == EventKind.EXIT and (left_out := room.left_out + kept.left_out):
+            words = f"In all, about {left_out / MIB:,.1f} MiB of this run's output were not stored."
+            kept.events.append(NewEvent(EventKind.GAP, words, {"bytes": left_out}, event.at))
+        kept.events.append(event)
+        kept.size += more
+    return kept
+
+
+def _gap(room: Room, own: bool, event: NewEvent) -> NewEvent:
+    still = "Results, usage and changes of state still are, up to twice as much."
+    if own:
+        words = f"This run's output beyond {room.run_limit / MIB:,.0f} MiB is not stored (RUN_EVENTS_MIB). {still}"
+    else:
+        words = (
+            f"The group's sessions hold {room.group / MIB:,.0f} MiB of events, which is its limit (GROUP_EVENTS_MIB): "
+            f"this run's output is not stored until older events go after their retention. {still}"
+        )
+    return NewEvent(EventKind.GAP, words, {"limit": "run" if own else "group"}, event.at)
+
+
+def room(group: uuid.UUID, run_bytes: int, left_out: int) -> Room:
+    """What a run may still store, as the settings are now."""
+    limits = settings.RUN_EVENTS_MIB * MIB, settings.GROUP_EVENTS_MIB * MIB
+    return Room(run_bytes, limits[0], held_by(group), limits[1], left_out)
+
+
+def held_by(group: uuid.UUID, now: float | None = None) -> int:
+    """Bytes that a group's sessions hold, as of some seconds ago."""
+    now = time.monotonic() if now is None else now
+    until, known = _sums.get(group, (0.0, 0))
+    if now < until:
+        return known
+    if len(_sums) >= MOST:
+        _sums.clear()
+    found = AgentSession.objects.filter(group=group).order_by().aggregate(total=Sum("event_bytes"))["total"] or 0
+    _sums[group] = now + FRESH, found
+    return int(found)
+
+
+class Bytes(Func):
+    """The bytes of a text in the database."""
+
+    function = "OCTET_LENGTH"
+    output_field = IntegerField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        """SQLite counts characters, but for a blob."""
+        return self.as_sql(compiler, connection, template="LENGTH(CAST(%(expressions)s AS BLOB))", **context)
+
+
+def size_of(events: "QuerySet[Any]") -> int:
+    """Bytes that stored events take, about as `size` counted them."""
+    rows = events.order_by().annotate(text_bytes=Bytes("text"), data_bytes=Bytes(Cast("data", TextField())))
+    sums = rows.aggregate(texts=Sum("text_bytes"), data=Sum("data_bytes"), count=Count("pk"))
+    return int(sums["texts"] or 0) + int(sums["data"] or 0) + ROW * sums["count"]

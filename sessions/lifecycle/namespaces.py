@@ -1,0 +1,71 @@
+"""Groups' berths are kept right while something of theirs runs: a rule that somebody changes is put back.
+
+A start looks by itself, at most once a minute. So this is for groups whose runs last.
+"""
+
+import time
+import uuid
+
+import structlog
+from django.conf import settings
+
+from groups.models import AgentGroup
+from runtimes.base import GroupRef, GroupSpec, Quota, RuntimeFault
+from sessions import work_queue
+from sessions.choices import RunState
+from sessions.lifecycle import runtime_factory
+from sessions.models import Run, RunQuerySet
+
+log = structlog.get_logger(__name__)
+EVERY = 30.0  # seconds between two looks at a group
+
+
+def quota(group: AgentGroup) -> Quota:
+    """What the group's runs may use together."""
+    return Quota(
+        cpu_millis=group.quota_cpu_millis or settings.GROUP_CPU_MILLIS,
+        memory_mib=group.quota_memory_mib or settings.GROUP_MEMORY_MIB,
+        pods=group.quota_pods or settings.GROUP_PODS,
+        storage_gib=settings.GROUP_STORAGE_GIB,
+    )
+
+
+def keep(group_id: uuid.UUID) -> bool:
+    """Look at a group's berth, and put right what is not as it should be; whether it is now.
+
+    A group without runs has nothing to hold, and may just be removed: its berth must not come back.
+    """
+    group = AgentGroup.objects.filter(pk=group_id).first()
+    if group is None or not _started().filter(session__group=group).exists():
+        return False
+    spec = GroupSpec(GroupRef(str(group.pk), group.slug), group.storage_gib, quota(group))
+    try:
+        runtime_factory.get(settings.RUNTIME).keep(spec)
+    except RuntimeFault as fault:
+        log.error("a berth can't be kept right", group=group.slug, cause=fault.cause, words=str(fault))
+        return False
+    return True
+
+
+def _started() -> RunQuerySet:
+    return Run.objects.active().filter(runtime="kubernetes").exclude(state=RunState.CLAIMED)
+
+
+class Rounds:
+    """Asks for a look at each group that has something running, every 30 s."""
+
+    def __init__(self) -> None:
+        self._looked: dict[uuid.UUID, float] = {}  # group → when (monotonic)
+
+    def step(self) -> None:
+        """Queue the looks that are due. Where nothing can be changed from outside, there is nothing to look at."""
+        if settings.RUNTIME != "kubernetes":
+            return
+        now = time.monotonic()
+        groups = set(_started().order_by().values_list("session__group", flat=True).distinct())
+        self._looked = {group: at for group, at in self._looked.items() if group in groups}
+        for group in groups:
+            # The start has just looked.
+            if now - self._looked.setdefault(group, now) >= EVERY:
+                self._looked[group] = now
+                work_queue.request(work_queue.KEEP, group)

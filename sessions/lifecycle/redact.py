@@ -1,0 +1,53 @@
+"""Taking out of texts about a run, before they are stored, what is known here to be secret.
+
+That is keys of well-known kinds, and what was made for the run itself: its token, its credential at the egress proxy,
+its stand-in for models' keys. The values of its secrets are known to its courier alone.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from redaction.known import redact_known, redact_known_data, strings, suspicious
+from redaction.spans import label
+from sessions.lifecycle import run_tokens
+
+SHORTEST = 64  # characters of what is made for a run: hex digits of SHA-256
+
+
+def clean(run_id: uuid.UUID, text: str) -> str:
+    """The text without them."""
+    return redact_known(_without(run_tokens.secrets_of(run_id), text)) if text else text
+
+
+def of_run(run_id: uuid.UUID, text: str, data: Any) -> tuple[str, Any]:
+    """An event's text and data without them; the same objects if there is nothing."""
+    made = run_tokens.secrets_of(run_id)
+    texts = [text, *strings(data)]
+    if holds(made, text, data):
+        text, data = _without(made, text), _without_data(made, data)
+    if suspicious(texts):
+        text, data = redact_known(text), redact_known_data(data)
+    return text, data
+
+
+def holds(made: Iterable[str], text: str, data: Any) -> bool:
+    """Whether any of these texts stands in an event's text or data."""
+    texts = [text, *strings(data)] if data else [text]
+    return any(secret in each for each in texts if len(each) >= SHORTEST for secret in made)
+
+
+def _without(made: Mapping[str, str], text: str) -> str:
+    for secret, name in made.items():
+        text = text.replace(secret, label(name))
+    return text
+
+
+def _without_data(made: Mapping[str, str], value: Any) -> Any:
+    if isinstance(value, str):
+        return _without(made, value)
+    if isinstance(value, list):
+        return [_without_data(made, item) for item in value]
+    if isinstance(value, dict):
+        return {_without(made, key): _without_data(made, item) for key, item in value.items()}
+    return value
