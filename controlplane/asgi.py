@@ -26,7 +26,7 @@ from django.urls import path  # noqa: E402
 
 from broker import door as broker  # noqa: E402
 from controlplane.origins import OwnPagesOnly  # noqa: E402
-from reach import door as proxies  # noqa: E402
+from egress_policy import proxy_api as proxies  # noqa: E402
 from sessions.courier_api import endpoints  # noqa: E402
 from sessions.stream.consumers import SessionConsumer  # noqa: E402
 from sessions.workers import heartbeat  # noqa: E402

@@ -209,7 +209,7 @@ INSTALLED_APPS = [
     "groups",
     "sessions",
     "schedules",
-    "reach",
+    "egress_policy",
     "isolation",
     "controlplane",
 ]

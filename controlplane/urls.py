@@ -7,7 +7,7 @@ from django.views.generic import RedirectView
 
 from controlplane import health
 from controlplane.signin import SignIn, throttled
-from reach.api import router as egress
+from egress_policy.api import router as egress
 from schedules.api import router as tasks
 from sessions.api.endpoints import api, no_such_address
 

@@ -11,12 +11,12 @@ from datetime import timedelta
 from django.conf import settings
 from django.utils import timezone
 
+from egress_policy import rules
+from egress_policy.models import EgressRequest, EgressRule
 from groups.choices import Contract, MountKind, MountState, Provider, SecretKind
 from groups.models import AgentGroup, AgentProfile, BrokeredKey, GroupMount, MountRoot, SecretReference
 from isolation.look import Cluster
 from k8s_adapter.client import Conflict, NotFound
-from reach import rules
-from reach.models import EgressRequest, EgressRule
 from runtimes.base import GroupRef, GroupSpec, Runtime
 from sessions.cleanup import deleted_groups
 from sessions.lifecycle import namespaces

@@ -9,8 +9,8 @@ from typing import Any
 from asgiref.testing import ApplicationCommunicator
 
 from controlplane.asgi import application
-from reach import version
-from reach.models import EgressRule
+from egress_policy import policy_revision
+from egress_policy.models import EgressRule
 from sessions.lifecycle import run_tokens
 from sessions.models import Run
 
@@ -56,7 +56,7 @@ def decided(run: Run, host: str = "api.example.com", port: int = 443) -> Any:
 def allow(host: str, ports: list[int] | None = None, **fields: Any) -> EgressRule:
     """A rule that was there before."""
     rule = EgressRule.objects.create(host=host, ports=ports or [443], **fields)
-    version.bump()
+    policy_revision.bump()
     return rule
 
 

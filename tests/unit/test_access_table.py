@@ -26,6 +26,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from controlplane import asgi
+from egress_policy.models import EgressRequest, EgressRule
 from groups.choices import MountKind, SecretKind
 from groups.models import (
     AgentGroup,
@@ -40,7 +41,6 @@ from groups.models import (
     SecretReference,
 )
 from isolation.models import Proof
-from reach.models import EgressRequest, EgressRule
 from schedules import changes
 from schedules.models import ScheduledTask
 from sessions.lifecycle import transitions

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controlplane.asgi import application
-from reach import reports
+from egress_policy import reports
 from sessions import machine_api
 from sessions.choices import COURIERS
 from sessions.courier_api import ingest

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.accounts import SecondFactor
-from reach import answers
+from egress_policy import decision_service
 from runtimes.names import fits, spec_hash
 from sessions.lifecycle import run_spec, run_tokens, transitions
 from sessions.models import AgentSession, Run
@@ -72,7 +72,8 @@ def test_a_living_run_is_the_same_after_a_rotation(session: AgentSession, settin
     before = run_spec.build(run)
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = NEW, [OLD]
     after = run_spec.build(run)
-    assert before.token != after.token and before.egress and answers.whose(str(run.pk), before.egress.credential) == run
+    assert before.token != after.token and before.egress
+    assert decision_service.whose(str(run.pk), before.egress.credential) == run
     assert fits(after, spec_hash(before))
 
 

@@ -14,9 +14,9 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from controlplane import checks
+from egress_policy.models import EgressRule
 from groups import times
 from groups.models import AgentGroup, AgentProfile
-from reach.models import EgressRule
 from schedules import fire, tasks
 from schedules.models import ScheduledTask, TaskRequest
 from sessions.lifecycle import transitions
@@ -117,7 +117,7 @@ def test_other_pages_bear_it_too(operator: Client, session: AgentSession, at: da
     message = session.messages.get()
     for page in ("agent_sessions/agentsession", "agent_sessions/message", "agent_sessions/run", "agent_sessions/event",
                  f"agent_sessions/agentsession/{session.pk}/change", f"agent_sessions/message/{message.pk}/change",
-                 f"agent_sessions/run/{run.pk}/change", "reach/egressrule"):  # fmt: skip
+                 f"agent_sessions/run/{run.pk}/change", "egress_policy/egressrule"):  # fmt: skip
         assert operator.get(f"/admin/{page}/").status_code == 200, page
 
 

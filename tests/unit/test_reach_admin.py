@@ -9,10 +9,10 @@ from django.contrib.messages import get_messages
 from django.test import Client
 from django.utils import timezone
 
+from egress_policy import access_requests, policy_revision
+from egress_policy.models import EgressDenial, EgressRequest, EgressRule, EgressUse
 from groups.choices import Role, Scope
 from groups.models import AgentGroup, AgentProfile, ApiToken, AuditEntry, OperatorScope
-from reach import requests, version
-from reach.models import EgressDenial, EgressRequest, EgressRule, EgressUse
 from sessions.lifecycle import transitions
 from sessions.models import AgentSession, Run
 from tests.unit.test_admin import address, client, person
@@ -34,7 +34,7 @@ def run(session: AgentSession) -> Run:
 
 @pytest.fixture
 def row(run: Run) -> EgressRequest:
-    requests.asked(run, "api.example.com", 443, 3, timezone.now())
+    access_requests.asked(run, "api.example.com", 443, 3, timezone.now())
     return EgressRequest.objects.get()
 
 
@@ -71,7 +71,7 @@ def shown(who: Client, model: Any) -> str:
 
 
 def test_an_operator_writes_changes_and_withdraws_a_rule(operator: Client) -> None:
-    before = version.current()
+    before = policy_revision.current()
     assert operator.get(address(EgressRule, "add")).status_code == 200
     assert operator.post(address(EgressRule, "add"), form(reason="the model")).status_code == 302
     rule = EgressRule.objects.get()
@@ -82,7 +82,7 @@ def test_an_operator_writes_changes_and_withdraws_a_rule(operator: Client) -> No
     rule.refresh_from_db()
     assert (rule.host, rule.ports) == ("*.example.com", [443])
     operator.post(address(EgressRule, "delete", rule.pk), {"post": "yes"})
-    assert not EgressRule.objects.exists() and version.current() == before + 3
+    assert not EgressRule.objects.exists() and policy_revision.current() == before + 3
     actions = list(AuditEntry.objects.order_by("pk").values_list("action", "by"))
     assert actions[-3:] == [("egress.allow", "chief"), ("egress.change", "chief"), ("egress.withdraw", "chief")]
 
@@ -194,7 +194,7 @@ def test_somebody_from_outside_sees_nothing(row: EgressRequest) -> None:
 
 def test_operators_approve_many_at_once(operator: Client, run: Run) -> None:
     for name in "abc":
-        requests.asked(run, f"{name}.test", 443, 1, timezone.now())
+        access_requests.asked(run, f"{name}.test", 443, 1, timezone.now())
     rows = list(EgressRequest.objects.order_by("host"))
     page = act(operator, EgressRequest, "approve_selected", rows[:2]).content.decode()
     assert "Allow these?" in page and "For a week" in page and "b.test:443" in page
@@ -299,6 +299,6 @@ def test_the_api_lists_what_is_asked_for_and_takes_proposals(
     assert api(people["owner"], "post", propose, {"reason": " "}).status_code == 422
     assert api(people["owner"], "post", propose, {"reason": "The model"}).json()["state"] == "proposed"
     assert api(people["owner"], "post", propose, {"reason": "again"}).status_code == 422
-    requests.refuse(row, by="operator")
+    access_requests.refuse(row, by="operator")
     assert api(people["viewer"], "get", path).json() == []
     assert len(api(people["viewer"], "get", f"{path}?undecided=false").json()) == 1

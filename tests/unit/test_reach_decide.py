@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reach import patterns
-from reach.decide import Rule, decide
+from egress_policy import host_patterns
+from egress_policy.decision import Rule, decide
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 LATER, BEFORE = NOW + timedelta(hours=1), NOW - timedelta(hours=1)
@@ -80,7 +80,7 @@ def test_a_refusal_says_what_is_missing(rules: list[Rule], words: str) -> None:
     ],
 )
 def test_a_host_is_stored_as_it_is_compared(written: str, stored: str) -> None:
-    assert patterns.normal(written) == stored == patterns.normal(stored)
+    assert host_patterns.normal(written) == stored == host_patterns.normal(stored)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_host_is_stored_as_it_is_compared(written: str, stored: str) -> None:
 )
 def test_what_is_no_name_is_refused_with_words(written: str, words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("*", r"\*")):
-        patterns.normal(written)
+        host_patterns.normal(written)
 
 
 LABEL = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
@@ -123,7 +123,7 @@ NAME = st.lists(LABEL, min_size=1, max_size=6).map(".".join)
 
 @given(NAME, NAME)
 def test_a_suffix_allows_the_names_below_it_and_no_others(suffix: str, other: str) -> None:
-    rules = [rule(patterns.normal(f"*.{suffix}"))]
+    rules = [rule(host_patterns.normal(f"*.{suffix}"))]
     assert decide(rules, f"{other}.{suffix}", 443, NOW).allowed
     assert decide(rules, other, 443, NOW).allowed == other.endswith(f".{suffix}")
 
@@ -133,14 +133,14 @@ def test_a_suffix_allows_the_names_below_it_and_no_others(suffix: str, other: st
     [("*.com", 1), ("*.github.io", 1), ("*.example.com", 0), ("github.io", 0), ("*.me.github.io", 0)],
 )
 def test_a_rule_that_allows_nearly_anything_has_a_warning(pattern: str, count: int) -> None:
-    assert len(patterns.warnings(pattern)) == count
+    assert len(host_patterns.warnings(pattern)) == count
 
 
 @pytest.mark.parametrize("ports", [[], [0], [65536], ["443"], [True], "443", None, list(range(1, 22))])
 def test_ports_are_numbers(ports: object) -> None:
     with pytest.raises(ValueError, match="Use 1 to 20 ports"):
-        patterns.check_ports(ports)
+        host_patterns.check_ports(ports)
 
 
 def test_ports_are_stored_in_order_once_each() -> None:
-    assert patterns.check_ports([8443, 443, 443]) == [443, 8443]
+    assert host_patterns.check_ports([8443, 443, 443]) == [443, 8443]

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from egress_policy import access_requests, denials
+from egress_policy.choices import RequestState, Term, Whose
+from egress_policy.models import EgressDenial, EgressRequest, EgressRule
+from egress_policy.reports import parse
 from groups.models import AgentGroup, AgentProfile, AuditEntry
-from reach import denials, requests
-from reach.choices import RequestState, Term, Whose
-from reach.models import EgressDenial, EgressRequest, EgressRule
-from reach.reports import parse
 from sessions.lifecycle import intake, transitions
 from sessions.lifecycle.intake import Refused
 from sessions.models import AgentSession, Event, Run
@@ -97,7 +97,7 @@ def test_a_flood_of_hosts_is_bounded(session: AgentSession, run: Run) -> None:
 def test_what_a_group_asks_for_is_bounded(
     monkeypatch: Any, session: AgentSession, run: Run, group: AgentGroup, profile: AgentProfile, people: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(requests, "MOST", 3)
+    monkeypatch.setattr(access_requests, "MOST", 3)
     report(denials=[denial(run, f"h{number}.test") for number in range(5)])
     assert EgressRequest.objects.count() == 3 and len(told(session)) == 5
 
@@ -127,9 +127,9 @@ def test_an_owner_proposes_and_an_operator_approves_and_the_next_try_goes_throug
     run: Run, people: dict[str, Any]
 ) -> None:
     report(denials=[denial(run)])
-    requests.propose(asked(), "The model's API", by="owner", actor=people["owner"])
+    access_requests.propose(asked(), "The model's API", by="owner", actor=people["owner"])
     assert (asked().state, asked().proposed_by, asked().reason) == ("proposed", "owner", "The model's API")
-    rule = requests.approve(asked(), Term.WEEK, Whose.GROUP, by="operator", actor=people["operator"])
+    rule = access_requests.approve(asked(), Term.WEEK, Whose.GROUP, by="operator", actor=people["operator"])
     assert decided(run)["allowed"] and decided(run)["rule"] == str(rule.pk)
     assert (rule.group, rule.profile, rule.run, rule.reason) == (run.session.group, None, None, "The model's API")
     assert rule.until and (asked().state, asked().rule) == ("approved", rule)
@@ -150,7 +150,7 @@ def test_an_approval_is_for_whom_and_how_long_it_says(
     run: Run, term: Term, whose: Whose, group_named: bool, profile_named: bool, run_named: bool, ends: bool
 ) -> None:
     report(denials=[denial(run)])
-    rule = requests.approve(asked(), term, whose, by="operator")
+    rule = access_requests.approve(asked(), term, whose, by="operator")
     made = (bool(rule.group), bool(rule.profile), bool(rule.run), rule.until is not None)
     assert made == (group_named, profile_named, run_named, ends)
     assert decided(run)["allowed"]
@@ -160,25 +160,25 @@ def test_once_needs_a_run_that_lives(run: Run) -> None:
     report(denials=[denial(run)])
     Run.objects.filter(pk=run.pk).update(state="ended", ended_at=run.claimed_at)
     with pytest.raises(Refused, match="is over"):
-        requests.approve(asked(), Term.ONCE, Whose.GROUP, by="operator")
+        access_requests.approve(asked(), Term.ONCE, Whose.GROUP, by="operator")
     assert asked().state == RequestState.OPEN and not EgressRule.objects.exists()
 
 
 def test_what_was_refused_stays_so_until_it_is_reopened(run: Run) -> None:
     report(denials=[denial(run)])
-    requests.refuse(asked(), "never", by="operator")
+    access_requests.refuse(asked(), "never", by="operator")
     report(denials=[denial(run)])
     assert (asked().state, asked().count) == ("refused", 2)
     with pytest.raises(Refused, match="is refused already"):
-        requests.propose(asked(), "please", by="owner")
-    requests.reopen(asked(), by="operator")
-    requests.propose(asked(), "please", by="owner")
+        access_requests.propose(asked(), "please", by="owner")
+    access_requests.reopen(asked(), by="operator")
+    access_requests.propose(asked(), "please", by="owner")
     assert asked().state == "proposed"
 
 
 def test_what_was_approved_is_asked_for_anew_once_nothing_allows_it(run: Run) -> None:
     report(denials=[denial(run)])
-    rule = requests.approve(asked(), Term.GOOD, Whose.GROUP, by="operator")
+    rule = access_requests.approve(asked(), Term.GOOD, Whose.GROUP, by="operator")
     report(denials=[denial(run)])  # on its way while it was approved
     assert asked().state == "approved"
     rule.delete()
@@ -189,18 +189,18 @@ def test_what_was_approved_is_asked_for_anew_once_nothing_allows_it(run: Run) ->
 def test_two_who_decide_at_once_do_not_both(run: Run) -> None:
     report(denials=[denial(run)])
     first, second = asked(), asked()
-    requests.approve(first, Term.GOOD, Whose.GROUP, by="one")
+    access_requests.approve(first, Term.GOOD, Whose.GROUP, by="one")
     with pytest.raises(Refused, match="is approved already"):
-        requests.approve(second, Term.GOOD, Whose.GROUP, by="two")
+        access_requests.approve(second, Term.GOOD, Whose.GROUP, by="two")
     with pytest.raises(Refused, match="is approved already"):
-        requests.refuse(second, by="two")
+        access_requests.refuse(second, by="two")
     assert EgressRule.objects.count() == 1
 
 
 def test_a_proposal_says_why(run: Run) -> None:
     report(denials=[denial(run)])
     with pytest.raises(Refused, match="Say what it is needed for"):
-        requests.propose(asked(), "  ", by="owner")
+        access_requests.propose(asked(), "  ", by="owner")
 
 
 def test_a_rule_for_others_leaves_a_request_open(run: Run) -> None:

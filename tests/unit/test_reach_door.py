@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from egress_policy import access_requests, policy_revision, rules, traffic
+from egress_policy.models import EgressRequest, EgressRule, EgressUse
 from groups.models import AgentGroup, AgentProfile
-from reach import requests, rules, uses, version
-from reach.models import EgressRequest, EgressRule, EgressUse
 from runtimes.base import Observed, Phase
 from sessions.choices import RunState
 from sessions.lifecycle import egress_access, run_tokens, transitions
@@ -170,9 +170,9 @@ def test_a_refusal_says_how_far_the_request_came(run: Run, people: dict[str, Any
     report(denials=[denial(run)])
     row = EgressRequest.objects.get()
     assert "can propose it" in decided(run)["reason"]
-    requests.propose(row, "the model", by="owner")
+    access_requests.propose(row, "the model", by="owner")
     assert "was proposed and waits for an operator" in decided(run)["reason"]
-    requests.refuse(row, "use the mirror", by="operator")
+    access_requests.refuse(row, "use the mirror", by="operator")
     assert decided(run)["reason"].endswith("An operator refused it: use the mirror")
 
 
@@ -208,7 +208,7 @@ def test_a_change_answers_who_waits_for_it(run: Run) -> None:
     async def both() -> tuple[int, Any]:
         waiting = asyncio.ensure_future(call("GET", f"version?after={now}&wait=20"))
         await asyncio.sleep(0)
-        await asyncio.get_running_loop().run_in_executor(None, version.bump)
+        await asyncio.get_running_loop().run_in_executor(None, policy_revision.bump)
         return await waiting
 
     assert asyncio.run(both()) == (200, {"version": now + 1})
@@ -254,7 +254,7 @@ def test_uses_are_kept_as_totals_however_often_they_are_told(run: Run) -> None:
     report(tunnels=[tunnel(run, sent=1, received=2), tunnel(run, "b.test", 8443)])
     use = EgressUse.objects.get(pk=first["id"])
     assert (use.sent, use.received, use.cause, use.ended_at is not None) == (30, 300, "client", True)
-    told = [(row.host, row.port, row.connections, row.open, row.sent, row.received) for row in uses.reached(run.pk)]
+    told = [(row.host, row.port, row.connections, row.open, row.sent, row.received) for row in traffic.reached(run.pk)]
     assert told == [("api.example.com", 443, 2, 1, 31, 302), ("b.test", 8443, 1, 1, 0, 0)]
 
 

@@ -13,13 +13,13 @@ from unfold.contrib.filters.admin import ChoicesCheckboxFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from egress_policy import access_requests
+from egress_policy.choices import REQUEST_COLOURS, Term, Whose
+from egress_policy.models import EgressRequest
 from groups.admin import ReadOnlyAdmin, VisibleSelectFilter, confirm
 from groups.admin.confirm import Question
 from groups.models import AgentGroup
 from groups.permissions import scoped
-from reach import requests
-from reach.choices import REQUEST_COLOURS, Term, Whose
-from reach.models import EgressRequest
 from sessions.lifecycle.intake import Refused
 
 
@@ -97,7 +97,7 @@ class EgressRequestAdmin(ReadOnlyAdmin):
             words = "Operators see your words next to what the agents tried to reach, and allow it or not."
             return self._ask(request, queryset, Question("propose_selected", "Propose these?", words, "Propose"), form)
         rows = EgressRequest.objects.ownable_by(request.user)
-        self._each(request, queryset, rows, "proposed", requests.propose, form.cleaned_data["reason"])
+        self._each(request, queryset, rows, "proposed", access_requests.propose, form.cleaned_data["reason"])
         return None
 
     @action(description="Approve", permissions=["decide"])
@@ -110,7 +110,7 @@ class EgressRequestAdmin(ReadOnlyAdmin):
         said = form.cleaned_data
         rows = EgressRequest.objects.operable_by(request.user)
         terms = (Term(said["term"]), Whose(said["whose"]), said["answer"])
-        self._each(request, queryset, rows, "approved", requests.approve, *terms)
+        self._each(request, queryset, rows, "approved", access_requests.approve, *terms)
         return None
 
     @action(description="Refuse: they are not asked for again", permissions=["decide"])
@@ -122,14 +122,14 @@ class EgressRequestAdmin(ReadOnlyAdmin):
             question = Question("refuse_selected", "Refuse these?", words, "Refuse", danger=True)
             return self._ask(request, queryset, question, form)
         rows = EgressRequest.objects.operable_by(request.user)
-        self._each(request, queryset, rows, "refused", requests.refuse, form.cleaned_data["answer"])
+        self._each(request, queryset, rows, "refused", access_requests.refuse, form.cleaned_data["answer"])
         return None
 
     @action(description="Reopen what was refused", permissions=["decide"])
     def reopen_selected(self, request: HttpRequest, queryset: QuerySet[EgressRequest]) -> None:
         """No question: nothing is allowed by it."""
         rows = EgressRequest.objects.operable_by(request.user)
-        self._each(request, queryset, rows, "reopened", requests.reopen)
+        self._each(request, queryset, rows, "reopened", access_requests.reopen)
 
     def _ask(
         self, request: HttpRequest, queryset: QuerySet[EgressRequest], question: Question, form: forms.Form

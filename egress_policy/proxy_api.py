@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import DataError, InterfaceError, OperationalError
 from django.utils.crypto import constant_time_compare
 
-from reach import answers, denials, reports, uses, version
+from egress_policy import decision_service, denials, policy_revision, reports, traffic
 from sessions import machine_api
 from sessions.db_executor import in_thread
 from sessions.events import notify
@@ -104,7 +104,7 @@ async def _decide(body: Any) -> dict[str, Any]:
         raise Answer(422, "run, credential and host are texts, port is a number")
     if not 0 <= port <= 65535 or not all(text.isprintable() for text in (run, credential, host)):
         raise Answer(422, "run, credential and host have no control characters or halves of one, port is 0 to 65535")
-    told = await in_thread(answers.answer, run, credential, host, port)
+    told = await in_thread(decision_service.answer, run, credential, host, port)
     if told is None:
         raise Answer(401, "this run is over, or the credential is not its own")
     return told
@@ -122,11 +122,11 @@ async def _version(scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
     end = time.monotonic() + max(0.0, min(wait, WAIT_MAX))
     gone = asyncio.ensure_future(receive())  # what comes after the body says that the proxy hung up
     try:
-        async with notify.hub().listen(version.BELL, notify.INBOX) as bell:
+        async with notify.hub().listen(policy_revision.BELL, notify.INBOX) as bell:
             gone.add_done_callback(lambda _: bell.set())
             while True:
                 bell.clear()
-                number, left = await in_thread(version.current), end - time.monotonic()
+                number, left = await in_thread(policy_revision.current), end - time.monotonic()
                 if number != after or left <= 0 or gone.done():
                     return {"version": number}
                 await notify.rung(bell, min(left, TICK))
@@ -138,7 +138,7 @@ async def _report(body: Any) -> dict[str, Any]:
     """Keep what a proxy tells. All of it may be told again."""
     report = reports.parse(body)
     if report.uses:
-        await in_thread(uses.store, report.uses)
+        await in_thread(traffic.store, report.uses)
     if report.denials:
         await in_thread(denials.store, report.denials)
     return {}

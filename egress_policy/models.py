@@ -11,11 +11,11 @@ from django.db.models import Q
 from django.utils import timezone
 from simple_history.models import HistoricalRecords
 
+from egress_policy import host_patterns
+from egress_policy.choices import RequestState
 from groups import times
 from groups.models import AgentGroup, AgentProfile
 from groups.permissions import Narrowed, Right, condition, scoped
-from reach import patterns
-from reach.choices import RequestState
 from sessions.models import AgentSession, Run
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def https() -> list[int]:
 def validate_pattern(value: str) -> None:
     """A rule's host is a name, or `*.` and a name."""
     try:
-        patterns.normal(value)
+        host_patterns.normal(value)
     except ValueError as error:
         raise ValidationError(str(error)) from None
 
@@ -42,7 +42,7 @@ def validate_pattern(value: str) -> None:
 def validate_ports(value: Any) -> None:
     """A rule's ports are a list of numbers."""
     try:
-        patterns.check_ports(value)
+        host_patterns.check_ports(value)
     except ValueError as error:
         raise ValidationError(str(error)) from None
 
@@ -76,7 +76,7 @@ class RuleQuerySet(Narrowed["EgressRule"]):
 class EgressRule(models.Model):
     """Agents may reach a host. It counts where all of group, profile and run that it names are the agent's own.
 
-    It is changed by `reach.rules` alone, which tells the proxies.
+    It is changed by `egress_policy.rules` alone, which tells the proxies.
     """
 
     host = models.CharField(
@@ -130,7 +130,7 @@ class EgressRule(models.Model):
             except ValueError as error:
                 raise ValidationError({"until": str(error)}) from None
         try:
-            self.host, self.ports = patterns.normal(self.host), patterns.check_ports(self.ports)
+            self.host, self.ports = host_patterns.normal(self.host), host_patterns.check_ports(self.ports)
         except ValueError:
             return  # their own validators say it
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from django.db import transaction
 
-from reach import requests
-from reach.models import EgressDenial
-from reach.reports import ToldDenial
+from egress_policy import access_requests
+from egress_policy.models import EgressDenial
+from egress_policy.reports import ToldDenial
 from sessions.choices import EventKind
 from sessions.events import event_log, notify
 from sessions.events.event_log import NewEvent
@@ -47,7 +47,7 @@ def _store(run: Run, told: list[ToldDenial]) -> None:
         if worth_telling(before, row.count):
             said.append(_event(row))
         if row.code == "rule" and row.host != OTHERS:
-            requests.asked(run, row.host, row.port, row.count - before, row.last_at)
+            access_requests.asked(run, row.host, row.port, row.count - before, row.last_at)
     if said:
         event_log.append(session, said, run)
         notify.ring_on_commit(session.pk, notify.EVENTS)

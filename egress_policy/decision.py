@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from reach.patterns import candidates
+from egress_policy.host_patterns import candidates
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 
+from egress_policy import policy_revision
+from egress_policy.models import EgressRule
 from groups import audit
-from reach import version
-from reach.models import EgressRule
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
@@ -21,7 +21,7 @@ def store(rule: EgressRule, *, by: str, actor: "Person | None" = None) -> Egress
         new = rule._state.adding
         rule.save()
         _note("egress.allow" if new else "egress.change", rule, by, actor, until=_told(rule), reason=rule.reason)
-        version.bump()
+        policy_revision.bump()
     return rule
 
 
@@ -30,7 +30,7 @@ def withdraw(rule: EgressRule, *, by: str, actor: "Person | None" = None) -> Non
     with transaction.atomic():
         _note("egress.withdraw", rule, by, actor)
         EgressRule.objects.filter(pk=rule.pk).delete()
-        version.bump()
+        policy_revision.bump()
 
 
 def _told(rule: EgressRule) -> str:

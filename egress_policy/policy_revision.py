@@ -3,7 +3,7 @@
 from django.db import transaction
 from django.db.models import F
 
-from reach.models import EgressVersion
+from egress_policy.models import EgressVersion
 from sessions.events import notify
 
 BELL = "egress"  # stands where other bells have a session's id

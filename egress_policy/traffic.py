@@ -8,9 +8,9 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import Count, Max, Min, Q, Sum
 
-from reach import version
-from reach.models import EgressUse
-from reach.reports import ToldUse
+from egress_policy import policy_revision
+from egress_policy.models import EgressUse
+from egress_policy.reports import ToldUse
 from sessions.choices import RunState
 from sessions.models import Run
 
@@ -34,7 +34,7 @@ def store(told: Sequence[ToldUse]) -> None:
 def _cut_late(runs: set[uuid.UUID]) -> None:
     """What was opened in the moment in which its run ended: each side commits first, and then looks at the other."""
     if Run.objects.filter(pk__in=runs, state=RunState.ENDED).exists():
-        version.bump()
+        policy_revision.bump()
 
 
 def _begun(told: ToldUse) -> EgressUse:

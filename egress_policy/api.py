@@ -8,10 +8,10 @@ from django.http import HttpRequest
 from ninja import Field, Router, Schema
 from ninja.errors import HttpError
 
+from egress_policy import access_requests, traffic
+from egress_policy.choices import UNDECIDED
+from egress_policy.models import EgressDenial, EgressRequest
 from groups.models import AgentGroup
-from reach import requests, uses
-from reach.choices import UNDECIDED
-from reach.models import EgressDenial, EgressRequest
 from sessions.models import AgentSession, Run
 
 router = Router()
@@ -85,7 +85,7 @@ def run_egress(request: HttpRequest, session_id: uuid.UUID, number: int) -> dict
     run = Run.objects.filter(session=session, number=number).first() if session else None
     if run is None:
         raise HttpError(404, "There is no such run, or it is not yours.")
-    return {"reached": uses.reached(run.pk), "denied": list(EgressDenial.objects.filter(run=run))}
+    return {"reached": traffic.reached(run.pk), "denied": list(EgressDenial.objects.filter(run=run))}
 
 
 @router.get("/groups/{slug}/egress", response=list[AskedOut], summary="What a group's agents asked for")
@@ -108,5 +108,5 @@ def propose(request: HttpRequest, asked_id: int, body: Proposal) -> dict[str, An
         raise HttpError(404, "There is no such request, or it is not yours.")
     if not EgressRequest.objects.ownable_by(user).filter(pk=asked_id).exists():
         raise HttpError(403, "You may read this request. Ask an owner of the group to propose it.")
-    requests.propose(row, body.reason, actor=user, by=user.get_username())
+    access_requests.propose(row, body.reason, actor=user, by=user.get_username())
     return _asked(row)

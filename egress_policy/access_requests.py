@@ -8,10 +8,10 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
+from egress_policy import decision_service, rules
+from egress_policy.choices import HOURS, UNDECIDED, RequestState, Term, Whose
+from egress_policy.models import EgressRequest, EgressRule
 from groups import audit
-from reach import answers, rules
-from reach.choices import HOURS, UNDECIDED, RequestState, Term, Whose
-from reach.models import EgressRequest, EgressRule
 from sessions.lifecycle.intake import Refused
 from sessions.models import Run
 
@@ -39,7 +39,7 @@ def asked(run: Run, host: str, port: int, count: int, at: datetime) -> None:
         row, _ = EgressRequest.objects.get_or_create(**same, defaults={"first_at": at, "last_at": at})
     rows = EgressRequest.objects.filter(pk=row.pk)
     rows.update(count=F("count") + count, last_at=at, last_session=session, last_run=run)
-    if row.state == RequestState.APPROVED and not answers.judge(run, host, port, timezone.now()).allowed:
+    if row.state == RequestState.APPROVED and not decision_service.judge(run, host, port, timezone.now()).allowed:
         rows.filter(state=RequestState.APPROVED).update(state=RequestState.OPEN, decided_at=None, rule=None)
 
 

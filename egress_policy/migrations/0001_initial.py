@@ -2,7 +2,7 @@
 
 import django.db.models.deletion
 import django.utils.timezone
-import reach.models
+import egress_policy.models
 import simple_history.models
 import uuid
 from django.conf import settings
@@ -24,8 +24,8 @@ class Migration(migrations.Migration):
             name='EgressRule',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('host', models.CharField(help_text='A name such as api.example.com, or *.example.com for all names below it (but not example.com).', max_length=255, validators=[reach.models.validate_pattern])),
-                ('ports', models.JSONField(default=reach.models.https, help_text='443 is HTTPS.', validators=[reach.models.validate_ports])),
+                ('host', models.CharField(help_text='A name such as api.example.com, or *.example.com for all names below it (but not example.com).', max_length=255, validators=[egress_policy.models.validate_pattern])),
+                ('ports', models.JSONField(default=egress_policy.models.https, help_text='443 is HTTPS.', validators=[egress_policy.models.validate_ports])),
                 ('until', models.DateTimeField(blank=True, help_text='In UTC. Empty: for good.', null=True)),
                 ('reason', models.CharField(blank=True, help_text='Why it is allowed, for those who will ask.', max_length=200)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
@@ -97,8 +97,8 @@ class Migration(migrations.Migration):
             name='HistoricalEgressRule',
             fields=[
                 ('id', models.BigIntegerField(auto_created=True, blank=True, db_index=True, verbose_name='ID')),
-                ('host', models.CharField(help_text='A name such as api.example.com, or *.example.com for all names below it (but not example.com).', max_length=255, validators=[reach.models.validate_pattern])),
-                ('ports', models.JSONField(default=reach.models.https, help_text='443 is HTTPS.', validators=[reach.models.validate_ports])),
+                ('host', models.CharField(help_text='A name such as api.example.com, or *.example.com for all names below it (but not example.com).', max_length=255, validators=[egress_policy.models.validate_pattern])),
+                ('ports', models.JSONField(default=egress_policy.models.https, help_text='443 is HTTPS.', validators=[egress_policy.models.validate_ports])),
                 ('until', models.DateTimeField(blank=True, help_text='In UTC. Empty: for good.', null=True)),
                 ('reason', models.CharField(blank=True, help_text='Why it is allowed, for those who will ask.', max_length=200)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),

@@ -11,11 +11,11 @@ from unfold.contrib.filters.admin import RadioFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from egress_policy import host_patterns, rules
+from egress_policy.models import EgressRule
 from groups.admin import HistoryAdmin, VisibleAdmin
 from groups.models import AgentGroup, AgentProfile
 from groups.permissions import scoped
-from reach import patterns, rules
-from reach.models import EgressRule
 
 
 class Ports(forms.CharField):
@@ -33,7 +33,7 @@ class Ports(forms.CharField):
         """Text as a list of numbers."""
         words = str(super().clean(value)).replace(",", " ").split()
         try:
-            return patterns.check_ports([int(word) if word.isdecimal() else word for word in words])
+            return host_patterns.check_ports([int(word) if word.isdecimal() else word for word in words])
         except ValueError as error:
             raise forms.ValidationError(str(error)) from None
 
@@ -137,7 +137,7 @@ class EgressRuleAdmin(HistoryAdmin, VisibleAdmin):
         if not change:
             obj.created_by = request.user
         rules.store(obj, actor=request.user, by=request.user.get_username())
-        for warning in patterns.warnings(obj.host):
+        for warning in host_patterns.warnings(obj.host):
             messages.warning(request, warning)
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:

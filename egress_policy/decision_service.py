@@ -7,12 +7,12 @@ from typing import Any
 from django.utils import timezone
 
 from egress import hosts
+from egress_policy import policy_revision
+from egress_policy.choices import RequestState
+from egress_policy.decision import Decision, Rule, decide
+from egress_policy.host_patterns import candidates
+from egress_policy.models import EgressRequest, EgressRule
 from groups.texts import storable
-from reach import version
-from reach.choices import RequestState
-from reach.decide import Decision, Rule, decide
-from reach.models import EgressRequest, EgressRule
-from reach.patterns import candidates
 from sessions.lifecycle import run_tokens
 from sessions.models import Run
 
@@ -30,7 +30,7 @@ def answer(run: str, credential: str, host: str, port: int) -> dict[str, Any] | 
     found = whose(run, credential)
     if found is None:
         return None
-    number = version.current()  # before the rules: an answer may be newer than its number, but never older
+    number = policy_revision.current()  # before the rules: an answer may be newer than its number, but never older
     decision = judge(found, host, port, timezone.now())
     reason = decision.reason if decision.allowed else f"{decision.reason} {_advice(found, host, port)}".strip()
     return {

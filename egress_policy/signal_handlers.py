@@ -7,8 +7,8 @@ from django.conf import settings
 from django.db import transaction
 from django.dispatch import receiver
 
-from reach import version
-from reach.models import EgressUse
+from egress_policy import policy_revision
+from egress_policy.models import EgressUse
 from sessions.signals import run_ended
 
 
@@ -22,4 +22,4 @@ def cut(run_id: uuid.UUID, **_: Any) -> None:
 
 def _cut(run_id: uuid.UUID) -> None:
     if EgressUse.objects.filter(run=run_id, ended_at=None).exists():
-        version.bump()
+        policy_revision.bump()

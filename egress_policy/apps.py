@@ -3,12 +3,13 @@
 from django.apps import AppConfig
 
 
-class ReachConfig(AppConfig):
+class EgressPolicyConfig(AppConfig):
     """Django's handle on the app."""
 
-    name = "reach"
+    name = "egress_policy"
+    label = "reach"
     verbose_name = "Egress"
 
     def ready(self) -> None:
         """Listen to what sessions tell, and add to the run's page."""
-        from reach import receivers  # noqa: F401 (they register themselves)
+        from egress_policy import signal_handlers  # noqa: F401 (they register themselves)
