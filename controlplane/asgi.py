@@ -24,7 +24,7 @@ from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.urls import path  # noqa: E402
 
-from broker import door as broker  # noqa: E402
+from broker import views as broker  # noqa: E402
 from controlplane.origins import OwnPagesOnly  # noqa: E402
 from egress_policy import proxy_api as proxies  # noqa: E402
 from sessions.courier_api import endpoints  # noqa: E402

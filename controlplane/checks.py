@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
-from broker import allowed
+from broker import allowlist
 from controlplane import datafolder
 from k8s_adapter.config import pod_selector
 from runtimes.local import bwrap as confining
@@ -96,9 +96,9 @@ def secrets_sources(**_: Any) -> list[CheckMessage]:
 
 def broker_allowed(**_: Any) -> list[CheckMessage]:
     """berth.E022: what operators let pass the credential broker is spelled as its refusals name it."""
-    if not (wrong := allowed.wrong(settings.BROKER_ALLOWED)):
+    if not (wrong := allowlist.wrong(settings.BROKER_ALLOWED)):
         return []
-    hint = f"Use KIND:NAME, such as tool:web_search_20250305; kinds are {', '.join(allowed.KINDS)}."
+    hint = f"Use KIND:NAME, such as tool:web_search_20250305; kinds are {', '.join(allowlist.KINDS)}."
     return [Error(f"BROKER_ALLOWED has {', '.join(map(repr, wrong))}.", hint=hint, id="berth.E022")]
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from isolation import checks_broker, checks_egress, checks_inside
 from isolation.choices import Expected
-from isolation.surroundings import Place, Surroundings
+from isolation.environment import Place, Surroundings
 
 METADATA = Place("169.254.169.254", 80)  # of every large cloud: https://datatracker.ietf.org/doc/html/rfc3927
 RESOLVERS = ("8.8.8.8", "1.1.1.1")  # public ones, which get a single packet each

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from isolation.surroundings import Surroundings
+from isolation.environment import Surroundings
 
 Fields = dict[str, Any]
 AWAY = "https://stranger.invalid/"  # nobody's (RFC 2606)

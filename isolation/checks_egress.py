@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from isolation.choices import Expected
-from isolation.surroundings import Surroundings
+from isolation.environment import Surroundings
 
 Fields = dict[str, Any]
 NO_PROXY = "there is no egress proxy (EGRESS_PROXY_URL)"

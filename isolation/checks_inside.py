@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from isolation.choices import Expected
-from isolation.surroundings import Surroundings
+from isolation.environment import Surroundings
 
 Fields = dict[str, Any]
 TOKEN, JOURNAL = "/var/lib/berth/token", "/var/lib/berth/journal"  # where the courier has them, in its container

@@ -22,7 +22,7 @@ class Proof(models.Model):
     beside = models.CharField("neighbour in", max_length=40, editable=False)
     session = models.UUIDField(null=True, editable=False, help_text="Of the attacker.")
     verdict = models.CharField(max_length=10, choices=Verdict, editable=False)
-    rows = models.JSONField(default=list, editable=False, help_text="As `isolation.judge.Row` has them.")
+    rows = models.JSONField(default=list, editable=False, help_text="As `isolation.evaluate.Row` has them.")
     versions = models.JSONField(default=dict, editable=False, help_text="Of what was tested: name → version.")
     unknown = models.JSONField(default=list, editable=False, help_text="What could not be found out, in words.")
 

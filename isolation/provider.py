@@ -6,8 +6,8 @@ import threading
 from typing import Self
 
 from agents.attacks.broker import MARK
-from isolation.canary import own_address
-from isolation.surroundings import Place
+from isolation.environment import Place
+from isolation.listener import own_address
 
 BODY_MAX = 1 << 20
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from groups.models import AgentGroup, AgentProfile
-from isolation.furnish import BY
-from isolation.look import Cluster
-from isolation.surroundings import Neighbour
+from isolation.discovery import Cluster
+from isolation.environment import Neighbour
+from isolation.fixtures import BY
 from sessions.choices import EventKind, SessionState
 from sessions.events import event_log
 from sessions.lifecycle import intake

@@ -15,7 +15,7 @@ from unfold.decorators import display
 
 from groups.admin import VisibleAdmin
 from groups.models import AgentGroup, AgentProfile
-from schedules import changes, fire
+from schedules import execute, service
 from schedules.choices import OUTCOME_COLOURS, STATE_COLOURS, Context, Kind
 from schedules.models import ScheduledTask
 from sessions.admin.shared import shortened
@@ -45,13 +45,13 @@ class TaskForm(forms.ModelForm):
         super()._post_clean()  # type: ignore[misc]
         if not self.errors and self.instance._state.adding:
             try:
-                changes.room(self.instance)
+                service.room(self.instance)
             except Refused as refused:
                 self.add_error("group", str(refused))
 
     class Meta:
         model = ScheduledTask
-        fields = ["group", *changes.EDITABLE]
+        fields = ["group", *service.EDITABLE]
 
 
 @admin.register(ScheduledTask)
@@ -113,11 +113,11 @@ class ScheduledTaskAdmin(VisibleAdmin):
         """As any other change: its next time is counted anew, and the audit log knows."""
         if not change:
             obj.created_by = request.user
-        changes.store(obj, actor=request.user, by=request.user.get_username())
+        service.store(obj, actor=request.user, by=request.user.get_username())
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         """As any other removal."""
-        changes.remove(obj, actor=request.user, by=request.user.get_username())
+        service.remove(obj, actor=request.user, by=request.user.get_username())
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """As any other removal."""
@@ -139,17 +139,17 @@ class ScheduledTaskAdmin(VisibleAdmin):
     @admin.action(description="Pause")
     def pause_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """They are not due until they are resumed."""
-        self._each(request, queryset, changes.pause, "paused")
+        self._each(request, queryset, service.pause, "paused")
 
     @admin.action(description="Resume")
     def resume_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """They are due again, from now on."""
-        self._each(request, queryset, changes.resume, "resumed")
+        self._each(request, queryset, service.resume, "resumed")
 
     @admin.action(description="Run now")
     def run_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """Each once, whatever its state."""
-        self._each(request, queryset, fire.run_now, "run")
+        self._each(request, queryset, execute.run_now, "run")
 
     def _each(self, request: HttpRequest, queryset: QuerySet[Any], do: Callable[..., Any], done: str) -> None:
         """Do it to those that the person may change, and tell what happened."""

@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from groups import times
 from groups.models import AgentGroup, AgentProfile
-from schedules import changes, cron, fire
+from schedules import cron, execute, service
 from schedules.choices import Context, Kind
 from schedules.models import BY_KIND, ScheduledTask
 from sessions.api.endpoints import cut, once
@@ -173,7 +173,7 @@ def create_task(request: HttpRequest, slug: str, body: NewTask) -> Status[Any]:
     def make() -> str:
         task = ScheduledTask(group=group, created_by=user)
         _apply(request, task, body.dict(exclude_unset=True))
-        return str(changes.store(task, **_by(request)).pk)
+        return str(service.store(task, **_by(request)).pk)
 
     return Status(201, _detail(_task(request, uuid.UUID(once(request, body, make)))))
 
@@ -189,28 +189,28 @@ def change_task(request: HttpRequest, task_id: uuid.UUID, body: TaskChange) -> d
     """Only what is said changes. A new schedule counts from now."""
     task = _task(request, task_id, write=True)
     _apply(request, task, body.dict(exclude_unset=True))
-    changes.store(task, **_by(request))
+    service.store(task, **_by(request))
     return _detail(_task(request, task_id))
 
 
 @router.delete("/tasks/{uuid:task_id}", response={204: None}, summary="Remove a task")
 def remove_task(request: HttpRequest, task_id: uuid.UUID) -> Status[Any]:
     """Its sessions stay."""
-    changes.remove(_task(request, task_id, write=True), **_by(request))
+    service.remove(_task(request, task_id, write=True), **_by(request))
     return Status(204, None)
 
 
 @router.post("/tasks/{uuid:task_id}/pause", response=TaskDetail, summary="Pause a task")
 def pause_task(request: HttpRequest, task_id: uuid.UUID) -> dict[str, Any]:
     """It is not due until it is resumed."""
-    changes.pause(_task(request, task_id, write=True), **_by(request))
+    service.pause(_task(request, task_id, write=True), **_by(request))
     return _detail(_task(request, task_id))
 
 
 @router.post("/tasks/{uuid:task_id}/resume", response=TaskDetail, summary="Resume a task")
 def resume_task(request: HttpRequest, task_id: uuid.UUID) -> dict[str, Any]:
     """It is due again, from now on; failures are forgiven."""
-    changes.resume(_task(request, task_id, write=True), **_by(request))
+    service.resume(_task(request, task_id, write=True), **_by(request))
     return _detail(_task(request, task_id))
 
 
@@ -218,5 +218,5 @@ def resume_task(request: HttpRequest, task_id: uuid.UUID) -> dict[str, Any]:
 def run_task(request: HttpRequest, task_id: uuid.UUID) -> Status[Any]:
     """Whatever its state; its next time stays. It runs once per `Idempotency-Key`."""
     task = _task(request, task_id, write=True)
-    once(request, None, lambda: str(fire.run_now(task, **_by(request)).pk))
+    once(request, None, lambda: str(execute.run_now(task, **_by(request)).pk))
     return Status(202, _detail(_task(request, task_id)))

@@ -11,4 +11,4 @@ class SchedulesConfig(AppConfig):
 
     def ready(self) -> None:
         """Listen to what sessions tell."""
-        from schedules import sweep  # noqa: F401 (its receivers register themselves)
+        from schedules import due_tasks  # noqa: F401 (its receivers register themselves)

@@ -23,7 +23,7 @@ class Migration(migrations.Migration):
                 ('beside', models.CharField(editable=False, max_length=40, verbose_name='neighbour in')),
                 ('session', models.UUIDField(editable=False, help_text='Of the attacker.', null=True)),
                 ('verdict', models.CharField(choices=[('passed', 'Passed'), ('failed', 'Failed'), ('untested', 'Not tested'), ('open', 'Not isolated')], editable=False, max_length=10)),
-                ('rows', models.JSONField(default=list, editable=False, help_text='As `isolation.judge.Row` has them.')),
+                ('rows', models.JSONField(default=list, editable=False, help_text='As `isolation.evaluate.Row` has them.')),
                 ('versions', models.JSONField(default=dict, editable=False, help_text='Of what was tested: name → version.')),
                 ('unknown', models.JSONField(default=list, editable=False, help_text='What could not be found out, in words.')),
             ],

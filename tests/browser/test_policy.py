@@ -12,7 +12,7 @@ from django.urls import reverse
 from playwright.sync_api import Browser, Page, expect
 
 from groups.models import ApiToken, OperatorScope
-from schedules import changes
+from schedules import service
 from schedules.models import ScheduledTask
 from sessions.models import AgentSession
 from tests.browser.conftest import Server, Talk
@@ -53,7 +53,7 @@ def rows(talk: Talk) -> None:
     ApiToken.issue(talk.people["owner"], "laptop")
     OperatorScope.objects.create(user=talk.people["viewer"], group=group)
     task = ScheduledTask(group=group, profile=profile, name="Count", prompt="Count", cron="0 9 * * *")
-    changes.store(task, actor=talk.people["owner"], by="owner")
+    service.store(task, actor=talk.people["owner"], by="owner")
 
 
 def addresses() -> list[str]:

@@ -41,7 +41,7 @@ from groups.models import (
     SecretReference,
 )
 from isolation.models import Proof
-from schedules import changes
+from schedules import service
 from schedules.models import ScheduledTask
 from sessions.lifecycle import transitions
 from sessions.models import AgentSession
@@ -113,7 +113,7 @@ def values(
     run = transitions.claim(session.pk, "local")
     assert run
     task = ScheduledTask(group=group, profile=profile, name="Count", prompt="Count", cron="0 9 * * *")
-    changes.store(task, actor=crew["owner"], by="owner")
+    service.store(task, actor=crew["owner"], by="owner")
     Limits().save()
     root = MountRoot.objects.create(name="shared", kind=MountKind.FOLDER, place="/srv/shared")
     GroupMount.objects.create(group=group, root=root, path="data", name="data")

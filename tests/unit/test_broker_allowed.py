@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import allowed
+from broker import allowlist
 from groups.choices import Provider
 
 TEXT = {"type": "text", "text": "hello, [world]: {}", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
@@ -107,7 +107,7 @@ MOST = {id(CLAUDE_CODE): 32000, id(CHAT): 200}
     ],
 )
 def test_what_clients_send_passes(provider: Provider, asked: dict[str, Any]) -> None:
-    sent, most = allowed.body(provider, json.dumps(asked).encode())
+    sent, most = allowlist.body(provider, json.dumps(asked).encode())
     assert json.loads(sent) == asked and most == MOST.get(id(asked), 0)
 
 
@@ -167,12 +167,12 @@ def test_what_the_provider_would_fetch_needs_an_entry(
     provider: Provider, asked: dict[str, Any], missing: list[str]
 ) -> None:
     data = json.dumps(asked).encode()
-    with pytest.raises(allowed.NotAllowed) as refused:
-        allowed.body(provider, data)
+    with pytest.raises(allowlist.NotAllowed) as refused:
+        allowlist.body(provider, data)
     assert refused.value.entries == missing
     assert all(entry in str(refused.value) for entry in missing)
-    if not allowed.wrong(missing):
-        assert json.loads(allowed.body(provider, data, missing)[0]) == asked
+    if not allowlist.wrong(missing):
+        assert json.loads(allowlist.body(provider, data, missing)[0]) == asked
 
 
 NAMES = st.sampled_from(
@@ -190,8 +190,8 @@ JSON = st.recursive(
 @given(st.sampled_from(list(Provider)), st.dictionaries(NAMES, JSON, max_size=5))
 def test_any_body_is_passed_or_refused_and_never_with_an_address(provider: Provider, asked: dict[str, Any]) -> None:
     try:
-        sent, _ = allowed.body(provider, json.dumps(asked).encode())
-    except (allowed.NotAllowed, allowed.Unreadable):
+        sent, _ = allowlist.body(provider, json.dumps(asked).encode())
+    except (allowlist.NotAllowed, allowlist.Unreadable):
         return
     for name in ("messages", "system"):
         assert '"url": "http' not in json.dumps(json.loads(sent).get(name))
@@ -201,12 +201,12 @@ def test_any_body_is_passed_or_refused_and_never_with_an_address(provider: Provi
 def test_no_bytes_break_it(provider: Provider, data: bytes) -> None:
     for each in (data, b'{"messages": ' + data + b"}"):
         try:
-            allowed.body(provider, each)
-        except (allowed.NotAllowed, allowed.Unreadable):
+            allowlist.body(provider, each)
+        except (allowlist.NotAllowed, allowlist.Unreadable):
             continue
 
 
 def test_a_refusal_is_short_whatever_was_asked() -> None:
-    with pytest.raises(allowed.NotAllowed) as refused:
-        allowed.body(Provider.ANTHROPIC, json.dumps({f"x{'y' * 5000}{number}\n": 1 for number in range(99)}).encode())
+    with pytest.raises(allowlist.NotAllowed) as refused:
+        allowlist.body(Provider.ANTHROPIC, json.dumps({f"x{'y' * 5000}{number}\n": 1 for number in range(99)}).encode())
     assert len(str(refused.value)) < 1200 and "\n" not in str(refused.value)

@@ -17,7 +17,7 @@ from asgiref.testing import ApplicationCommunicator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import allowed, door, keys, providers, scrub
+from broker import allowlist, authorization, key_filter, providers, views
 from broker.usage import Meter
 from controlplane.asgi import application
 from groups.choices import Provider
@@ -233,7 +233,7 @@ def provided() -> Iterator[Provided]:
 def key(transactional_db: None, group: AgentGroup, provided: Provided, monkeypatch: pytest.MonkeyPatch) -> BrokeredKey:
     monkeypatch.setenv("BERTH_SECRET_MODEL", f"{KEY}\n")
     runtime_factory.get.cache_clear()
-    keys._kept.clear()
+    authorization._kept.clear()
     reference = SecretReference.objects.create(name="model-key", kind="env", place="BERTH_SECRET_MODEL")
     reference.groups.add(group)
     return BrokeredKey.objects.create(provider="anthropic", group=group, reference=reference, base_url=provided.url)
@@ -286,7 +286,7 @@ class Talk:
 
 async def hang_up() -> None:
     """Close the client of this loop, which ends with the test."""
-    if client := door._clients.pop(asyncio.get_running_loop(), None):
+    if client := views._clients.pop(asyncio.get_running_loop(), None):
         await client.close()
 
 
@@ -364,10 +364,10 @@ def test_addresses_beside_the_list_are_not_passed_on(run: Run, provided: Provide
 
 
 def test_a_body_is_limited_and_has_its_length(run: Run, provided: Provided, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "BODY_MAX", 10)
+    monkeypatch.setattr(views, "BODY_MAX", 10)
     assert ask(run, body=b"x" * 11)[0] == 413 and not provided.asked
-    with pytest.raises(keys.Refused) as refused:
-        door._size({"headers": [(b"transfer-encoding", b"chunked")]})
+    with pytest.raises(authorization.Refused) as refused:
+        views._size({"headers": [(b"transfer-encoding", b"chunked")]})
     assert refused.value.status == 411
 
 
@@ -391,7 +391,7 @@ def test_a_days_budget_ends(
 
 
 def test_budgets_are_renewed_at_midnight() -> None:
-    assert keys.until_midnight(datetime(2026, 1, 31, 23, 59, 0, tzinfo=UTC)) == 61
+    assert authorization.until_midnight(datetime(2026, 1, 31, 23, 59, 0, tzinfo=UTC)) == 61
 
 
 @pytest.mark.parametrize(
@@ -464,11 +464,11 @@ def test_an_agent_that_hangs_up_ends_the_providers_work_and_pays_for_it(
     asyncio.run(talk())
     provided.hold.set()
     assert used(group) == (1, 100, 100)
-    assert not door._under_way
+    assert not views._under_way
 
 
 def test_a_run_asks_a_few_things_at_a_time(run: Run, provided: Provided, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "AT_A_TIME", 1)
+    monkeypatch.setattr(views, "AT_A_TIME", 1)
     provided.hold.clear()
 
     async def talk() -> tuple[int, int]:
@@ -553,16 +553,16 @@ def test_what_was_looked_at_is_what_is_sent(run: Run, provided: Provided) -> Non
     ):
         status, _, told = ask(run, body=bad)
         assert status == 400 and told["error"]["message"].startswith("The body ")
-    monkey = b'{"stop_sequences": [' + b"[]," * (allowed.ITEMS_MAX // 2) + b"0]}"
+    monkey = b'{"stop_sequences": [' + b"[]," * (allowlist.ITEMS_MAX // 2) + b"0]}"
     assert "too many items" in ask(run, body=monkey)[2]["error"]["message"]
     assert len(provided.asked) == 1
 
 
 def test_bodies_are_held_up_to_a_limit(run: Run, provided: Provided, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HELD_OF_RUN", 10)
+    monkeypatch.setattr(views, "HELD_OF_RUN", 10)
     status, headers, _ = ask(run, body=b'{"system": ""}')
     assert status == 429 and headers[b"retry-after"] == b"1" and not provided.asked
-    assert ask(run)[0] == 200 and not door._held
+    assert ask(run)[0] == 200 and not views._held
 
 
 # --- the key in answers ---
@@ -598,7 +598,7 @@ def test_one_that_cannot_be_read_is_refused(run: Run, provided: Provided) -> Non
     assert status == 502 and "can't read" in told["error"]["message"]
 
 
-NEEDLES = scrub.needles(KEY)
+NEEDLES = key_filter.needles(KEY)
 KEY_FORMS = sorted(NEEDLES.exact.strings)
 
 
@@ -607,7 +607,7 @@ KEY_FORMS = sorted(NEEDLES.exact.strings)
     st.lists(st.integers(0, 400), max_size=30),
 )
 def test_no_cut_of_an_answer_lets_the_key_through(parts: list[bytes], cuts: list[int]) -> None:
-    text, cleaner, out, last = b"".join(parts), scrub.Scrub(NEEDLES), b"", 0
+    text, cleaner, out, last = b"".join(parts), key_filter.Scrub(NEEDLES), b"", 0
     for cut in [*sorted({min(each, len(text)) for each in cuts}), len(text)]:
         out += cleaner.feed(text[last:cut])
         last = cut

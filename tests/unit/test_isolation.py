@@ -13,15 +13,15 @@ from django.test import Client
 
 from agents.attacks import ATTACKS, broker
 from agents.attacks.base import outcome
-from isolation import judge, prove, sheet
+from isolation import evaluate, report_text, runner
 from isolation.checks import Check, catalogue
 from isolation.checks_egress import spellings
 from isolation.choices import Expected, Verdict
-from isolation.judge import Outside
+from isolation.environment import Neighbour, Place, Surroundings
+from isolation.evaluate import Outside
 from isolation.models import Proof
-from isolation.outside import longest_gap
+from isolation.observations import longest_gap
 from isolation.provider import Provider
-from isolation.surroundings import Neighbour, Place, Surroundings
 
 NEIGHBOUR = Neighbour("10.0.0.9", 8741, "proof-1.txt", "s", "r", "/srv/b")
 AROUND = Surroundings(
@@ -129,18 +129,18 @@ def test_addresses_are_spelled_in_many_ways() -> None:
     ],
 )
 def test_verdicts(check: Check, attempt: Any, outside: Outside, verdict: str, words: str) -> None:
-    row = judge.judge(check, attempt, outside)
+    row = evaluate.judge(check, attempt, outside)
     assert row.verdict == verdict and words in row.detail
 
 
 def test_one_failure_fails_all_and_what_is_not_tested_does_not() -> None:
     passed, failed, untested = (
-        judge.judge(CHECK, {"outcome": outcome, "detail": "", "untested": outcome == "error"}, Outside())
+        evaluate.judge(CHECK, {"outcome": outcome, "detail": "", "untested": outcome == "error"}, Outside())
         for outcome in ("refused", "succeeded", "error")
     )
-    assert judge.whole([passed, untested]) is Verdict.PASSED
-    assert judge.whole([passed, failed, untested]) is Verdict.FAILED
-    assert judge.whole([untested]) is Verdict.UNTESTED
+    assert evaluate.whole([passed, untested]) is Verdict.PASSED
+    assert evaluate.whole([passed, failed, untested]) is Verdict.FAILED
+    assert evaluate.whole([untested]) is Verdict.UNTESTED
 
 
 def test_the_longest_time_without_a_sign_of_life() -> None:
@@ -181,7 +181,7 @@ def test_what_the_command_refuses(words: list[str], told: str) -> None:
 
 
 def report() -> Proof:
-    row = judge.judge(CHECK, {"outcome": "refused", "detail": "no\x1b[31m <b>answer</b>"}, Outside())
+    row = evaluate.judge(CHECK, {"outcome": "refused", "detail": "no\x1b[31m <b>answer</b>"}, Outside())
     return Proof.objects.create(runtime="kubernetes", group="a", beside="b", verdict="passed", rows=[row.told()])
 
 
@@ -202,13 +202,13 @@ def test_operators_see_reports_and_nobody_else_does(client: Client, people: dict
 
 @pytest.mark.django_db
 def test_a_table_for_the_terminal() -> None:
-    lines = list(sheet.lines(report()))
+    lines = list(report_text.lines(report()))
     assert any("The API server" in line and "passed" in line and "\x1b" not in line for line in lines)
     assert "1 passed" in lines
 
 
 def test_all_checks_are_listed_where_none_is_made() -> None:
-    assert {check.name for check in prove.untried()} == {check.name for check in catalogue(AROUND)}
+    assert {check.name for check in runner.untried()} == {check.name for check in catalogue(AROUND)}
 
 
 class Relaying(http.server.BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ from egress_policy import decision_service
 from egress_policy.models import EgressRequest
 from groups.models import AgentGroup, AgentProfile
 from groups.texts import storable
-from schedules import requests, tasks
+from schedules import agent_requests, tasks
 from schedules.models import ScheduledTask, TaskRequest
 from sessions.lifecycle import run_tokens, transitions
 from sessions.models import AgentSession, Message
@@ -171,7 +171,7 @@ def test_what_an_agent_asks_for_is_kept(session: AgentSession) -> None:
     run = transitions.claim(session.pk, "local")
     said = {"type": "schedule_task", "prompt": ODD, "schedule_type": "interval", "schedule_value": "60000"}
     request = TaskRequest.objects.create(session=session, run=run, text=json.dumps(said | {"taskId": ODD}))
-    assert requests.handle(request.pk)
+    assert agent_requests.handle(request.pk)
     row = ScheduledTask.objects.get()
     assert (row.prompt, row.name, row.agents_id) == (KEPT, KEPT, KEPT)
 

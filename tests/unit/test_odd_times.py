@@ -17,7 +17,7 @@ from controlplane import checks
 from egress_policy.models import EgressRule
 from groups import times
 from groups.models import AgentGroup, AgentProfile
-from schedules import fire, tasks
+from schedules import execute, tasks
 from schedules.models import ScheduledTask, TaskRequest
 from sessions.lifecycle import transitions
 from sessions.models import AgentSession
@@ -100,7 +100,7 @@ def test_a_page_bears_any_stored_time(
     assert operator.get("/admin/schedules/scheduledtask/").status_code == 200
     assert operator.get(f"/admin/schedules/scheduledtask/{row.pk}/change/").status_code == 200
     assert member.read("groups/harbour/tasks").status_code == member.read(f"tasks/{row.pk}").status_code == 200
-    fire.fire_due()
+    execute.fire_due()
     assert operator.get(f"/admin/schedules/scheduledtask/{row.pk}/change/").status_code == 200
 
 

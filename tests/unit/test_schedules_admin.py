@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, AuditEntry, Membership
-from schedules import changes, fire
+from schedules import execute, service
 from schedules.models import ScheduledTask
 from sessions.lifecycle import intake
 from sessions.models import AgentSession, Message
@@ -48,7 +48,7 @@ def wanted(group: AgentGroup, profile: AgentProfile) -> dict[str, Any]:
 def task(group: AgentGroup, profile: AgentProfile) -> ScheduledTask:
     made = ScheduledTask(group=group, prompt="Count the boats", cron="30 2 * * *", profile=profile)
     made.time_zone = "Europe/Berlin"
-    return changes.store(made, by="ada")
+    return service.store(made, by="ada")
 
 
 def page(task: ScheduledTask, name: str = "change") -> str:
@@ -131,10 +131,10 @@ def test_a_task_that_was_edited_counts_from_now_and_stays_in_its_group(
 
 
 def test_the_list_shows_state_outcome_and_reason(member: Client, task: ScheduledTask) -> None:
-    fire.run_now(task, by="ada")
+    execute.run_now(task, by="ada")
     Message.objects.update(state="failed", reason="The agent ran out of memory.")
     ScheduledTask.objects.update(max_failures=1)
-    fire.settle(task.pk)
+    execute.settle(task.pk)
     text = member.get(reverse(LIST)).content.decode()
     for words in ("Count the boats", "30 2 * * * (Europe/Berlin)", "Paused", "Failed", "ran out of memory"):
         assert words in text

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from groups.choices import Hold
 from groups.models import AgentGroup, AgentProfile, AuditEntry
-from schedules import changes, fire, sweep
+from schedules import due_tasks, execute, service
 from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.models import ScheduledTask
 from sessions.choices import MessageState, SessionState
@@ -29,7 +29,7 @@ def make(group: AgentGroup, profile: AgentProfile) -> Make:
 
     def made(due: timedelta | None = timedelta(seconds=1), **more: Any) -> ScheduledTask:
         wanted: dict[str, Any] = {"kind": Kind.INTERVAL, "every_seconds": 3600, "profile": profile} | more
-        task = changes.store(ScheduledTask(group=group, prompt="Look at the moorings", **wanted), by="ada")
+        task = service.store(ScheduledTask(group=group, prompt="Look at the moorings", **wanted), by="ada")
         return overdue(task, due) if due else task
 
     return made
@@ -51,7 +51,7 @@ def end(task: ScheduledTask, state: MessageState, reason: str = "") -> None:
 
 def test_a_task_that_is_due_starts_a_fresh_session(make: Make, group: AgentGroup) -> None:
     task = make()
-    assert fire.fire_due() == 1
+    assert execute.fire_due() == 1
 
     session, task = AgentSession.objects.get(), again(task)
     assert (session.group, session.profile, session.title) == (group, task.profile, "Look at the moorings")
@@ -63,7 +63,7 @@ def test_a_task_that_is_due_starts_a_fresh_session(make: Make, group: AgentGroup
 
 def test_a_task_can_continue_a_session(make: Make, session: AgentSession) -> None:
     task = make(context=Context.SESSION, session=session)
-    fire.fire_due()
+    execute.fire_due()
 
     assert AgentSession.objects.count() == 1
     assert [message.text for message in session.messages.all()] == ["Hello", "Look at the moorings"]
@@ -72,13 +72,13 @@ def test_a_task_can_continue_a_session(make: Make, session: AgentSession) -> Non
 
 def test_what_is_not_due_does_not_run(make: Make) -> None:
     task = make(due=None)
-    assert fire.fire_due() == 0 and not fire.fire(task.pk)
+    assert execute.fire_due() == 0 and not execute.fire(task.pk)
     assert not AgentSession.objects.exists()
 
 
 def test_a_time_runs_once_whoever_looks_again(make: Make) -> None:
     task = make()
-    assert [fire.fire(task.pk), fire.fire(task.pk), fire.fire_due()] == [True, False, 0]
+    assert [execute.fire(task.pk), execute.fire(task.pk), execute.fire_due()] == [True, False, 0]
     assert Message.objects.count() == 1
 
 
@@ -90,7 +90,7 @@ def test_a_time_runs_once_with_many_workers(make: Make) -> None:
 
     def work() -> None:
         together.wait()
-        ran.append(fire.fire(task.pk))
+        ran.append(execute.fire(task.pk))
         connection.close()
 
     workers = [threading.Thread(target=work) for _ in range(4)]
@@ -107,7 +107,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "place", ["sessions.lifecycle.intake.post_message", "schedules.fire._begun", "django.db.models.Model.save"]
+    "place", ["sessions.lifecycle.intake.post_message", "schedules.execute._begun", "django.db.models.Model.save"]
 )
 def test_a_worker_killed_in_the_middle_has_done_nothing(
     make: Make, monkeypatch: pytest.MonkeyPatch, place: str
@@ -120,44 +120,44 @@ def test_a_worker_killed_in_the_middle_has_done_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(place, die)
         with pytest.raises(Killed):
-            fire.fire_due()
+            execute.fire_due()
     assert not Message.objects.exists() and again(task).next_at == task.next_at
-    assert fire.fire_due() == 1 and Message.objects.count() == 1
+    assert execute.fire_due() == 1 and Message.objects.count() == 1
 
 
 @pytest.mark.parametrize("schedule", [{}, {"kind": Kind.CRON, "cron": "*/5 * * * *"}], ids=["interval", "cron"])
 def test_times_missed_in_a_long_outage_run_once(make: Make, schedule: dict[str, Any]) -> None:
     task = make(due=timedelta(days=30), **schedule)
-    assert [fire.fire_due(), fire.fire_due()] == [1, 0]
+    assert [execute.fire_due(), execute.fire_due()] == [1, 0]
     assert Message.objects.count() == 1
     assert again(task).next_at > timezone.now()  # type: ignore[operator]
 
 
 def test_once_is_done_after_its_time(make: Make) -> None:
     task = make(kind=Kind.ONCE, once_at=timezone.now() + timedelta(days=1))
-    fire.fire_due()
+    execute.fire_due()
 
     task = again(task)
     assert (task.state, task.next_at, task.outcome) == (TaskState.DONE, None, Outcome.PENDING)
     end(task, MessageState.ANSWERED)
-    fire.fire_due()
+    execute.fire_due()
     assert again(task).outcome == Outcome.ANSWERED
 
 
 def test_a_time_is_passed_over_while_the_last_run_is_not_over(make: Make) -> None:
     task = make()
-    fire.fire_due()
+    execute.fire_due()
     for state in (MessageState.QUEUED, MessageState.DELIVERED):
         end(task, state)
         overdue(task)
-        fire.fire_due()
+        execute.fire_due()
     assert Message.objects.count() == 1
     assert (again(task).skipped, again(task).outcome) == (2, Outcome.PENDING)
     assert again(task).next_at > timezone.now()  # type: ignore[operator]
 
     end(task, MessageState.ANSWERED)
     overdue(task)
-    fire.fire_due()
+    execute.fire_due()
     assert Message.objects.count() == 2
 
 
@@ -173,28 +173,28 @@ def test_the_end_of_its_message_is_its_outcome(
     make: Make, state: MessageState, outcome: Outcome, failures: int
 ) -> None:
     task = make()
-    fire.fire_due()
+    execute.fire_due()
     ScheduledTask.objects.update(failures=2)
     end(task, state, "for a reason" if failures else "")
     assert ScheduledTask.objects.settled().count() == 1
-    fire.fire_due()
+    execute.fire_due()
 
     task = again(task)
     assert (task.outcome, task.failures, task.state) == (outcome, failures, TaskState.ACTIVE)
     assert task.outcome_words == ("for a reason" if failures else "")
-    fire.fire_due()
+    execute.fire_due()
     assert again(task).failures == failures
 
 
 def test_a_message_that_waits_in_a_failed_session_is_a_failure_and_the_next_time_tries_again(make: Make) -> None:
     task = make()
-    fire.fire_due()
+    execute.fire_due()
     AgentSession.objects.update(state=SessionState.FAILED, reason="The image can't be pulled.")
-    fire.fire_due()
+    execute.fire_due()
     assert (again(task).outcome, again(task).outcome_words) == (Outcome.FAILED, "The image can't be pulled.")
 
     overdue(task)
-    fire.fire_due()
+    execute.fire_due()
     assert Message.objects.count() == 2
 
 
@@ -202,7 +202,7 @@ def test_what_intake_refuses_is_a_failure_with_its_words(make: Make, profile: Ag
     task = make()
     profile.active = False
     profile.save()
-    fire.fire_due()
+    execute.fire_due()
 
     task = again(task)
     assert (task.outcome, task.failures, task.last_message) == (Outcome.FAILED, 1, None)
@@ -214,10 +214,10 @@ def test_too_many_failures_in_a_row_pause_it_and_it_says_so(make: Make, session:
     task = make(context=Context.SESSION, session=session, max_failures=3)
     for _ in range(3):
         overdue(task)
-        fire.fire_due()
+        execute.fire_due()
         assert again(task).state == TaskState.ACTIVE
         end(task, MessageState.FAILED, "The agent ran out of memory.")
-    fire.fire_due()
+    execute.fire_due()
 
     task = again(task)
     assert (task.state, task.next_at, task.failures) == (TaskState.PAUSED, None, 3)
@@ -231,71 +231,71 @@ def test_too_many_failures_in_a_row_pause_it_and_it_says_so(make: Make, session:
 def test_a_resumed_task_begins_its_count_anew(make: Make, people: dict[str, Any]) -> None:
     task = make(due=None)
     ScheduledTask.objects.update(state=TaskState.PAUSED, next_at=None, failures=5, reason="Paused itself.")
-    assert changes.resume(task, by="owner", actor=people["owner"])
+    assert service.resume(task, by="owner", actor=people["owner"])
 
     task = again(task)
     assert (task.state, task.failures, task.reason) == (TaskState.ACTIVE, 0, "")
     assert task.next_at and task.next_at > timezone.now()
-    assert not changes.resume(task, by="owner")
+    assert not service.resume(task, by="owner")
     assert AuditEntry.objects.get(action="task.resume").actor == people["owner"]
 
 
 def test_a_paused_task_is_not_due(make: Make) -> None:
     task = make()
-    assert changes.pause(task, by="ada") and not changes.pause(task, by="ada")
-    assert fire.fire_due() == 0
+    assert service.pause(task, by="ada") and not service.pause(task, by="ada")
+    assert execute.fire_due() == 0
     assert again(task).reason == "Paused by ada."
 
 
 def test_a_time_that_is_over_is_not_resumed(make: Make) -> None:
     task = make(kind=Kind.ONCE, once_at=timezone.now() + timedelta(days=1), due=None)
-    changes.pause(task, by="ada")
+    service.pause(task, by="ada")
     ScheduledTask.objects.update(once_at=timezone.now() - timedelta(days=1))
     with pytest.raises(Refused, match="is over") as refused:
-        changes.resume(task, by="ada")
+        service.resume(task, by="ada")
     assert refused.value.field == "once_at" and again(task).state == TaskState.PAUSED
 
 
 def test_a_session_that_is_gone_is_said(make: Make, session: AgentSession) -> None:
     task = make(context=Context.SESSION, session=session)
     session.delete()
-    fire.fire_due()
+    execute.fire_due()
     assert again(task).outcome_words == "The session that it continues was removed."
 
 
 def test_a_paused_groups_task_is_queued_and_a_deleted_groups_does_not_run(make: Make, group: AgentGroup) -> None:
     task = make()
     AgentGroup.objects.update(hold=Hold.PAUSED)
-    assert fire.fire_due() == 1
+    assert execute.fire_due() == 1
     assert again(task).last_message.state == MessageState.QUEUED  # type: ignore[union-attr]
 
     end(task, MessageState.ANSWERED)
     overdue(task)
     AgentGroup.objects.update(deleted_at=timezone.now())
-    assert fire.fire_due() == 0 and Message.objects.count() == 1
+    assert execute.fire_due() == 0 and Message.objects.count() == 1
     with pytest.raises(Refused):
-        fire.run_now(again(task), by="ada")
+        execute.run_now(again(task), by="ada")
 
 
 def test_run_now_leaves_the_next_time(make: Make, people: dict[str, Any]) -> None:
     task = make(due=None)
-    message = fire.run_now(task, by="member", actor=people["member"])
+    message = execute.run_now(task, by="member", actor=people["member"])
 
     assert message.text == "Look at the moorings"
     assert (again(task).next_at, again(task).outcome) == (task.next_at, Outcome.PENDING)
     with pytest.raises(Refused, match="is queued"):
-        fire.run_now(task, by="member")
+        execute.run_now(task, by="member")
     assert AuditEntry.objects.filter(action="task.run").count() == 1
     end(task, MessageState.ANSWERED)
-    changes.pause(task, by="ada")
-    fire.run_now(task, by="member")
+    service.pause(task, by="ada")
+    execute.run_now(task, by="member")
     assert Message.objects.count() == 2 and again(task).state == TaskState.PAUSED
 
 
 def test_a_task_that_cannot_be_run_at_all_is_paused_and_holds_up_no_other(make: Make) -> None:
     broken, good = make(due=timedelta(minutes=1)), make()
     ScheduledTask.objects.filter(pk=broken.pk).update(time_zone="Atlantis/Capital")
-    assert fire.fire_due() == 1
+    assert execute.fire_due() == 1
     assert again(broken).state == TaskState.PAUSED and "Atlantis/Capital" in again(broken).reason
     assert again(good).outcome == Outcome.PENDING
 
@@ -306,7 +306,7 @@ def test_a_task_that_cannot_be_run_at_all_is_paused_and_holds_up_no_other(make: 
 @pytest.fixture
 def queued(db: None) -> Callable[[], list[str]]:
     """The tasks of this app that are queued."""
-    sweep.asked.clear()
+    due_tasks.asked.clear()
     return lambda: [row.key for row in WorkItem.objects.filter(key__startswith="schedules.")]
 
 
@@ -323,7 +323,7 @@ def test_the_sweep_queues_a_task_only_when_something_is_due(make: Make, queued: 
 
 def test_the_sweep_finds_outcomes_to_count(make: Make, queued: Callable[[], list[str]]) -> None:
     task = make()
-    fire.fire_due()
+    execute.fire_due()
     swept.send(None)
     assert queued() == []
 
@@ -341,7 +341,7 @@ def test_a_sweep_costs_three_queries(make: Make, queued: Any, django_assert_num_
 
 def test_a_message_of_a_schedule_is_berths(make: Make) -> None:
     make()
-    fire.fire_due()
+    execute.fire_due()
     message = Message.objects.get()
     assert message.sender is None
     assert message.session.events.get(kind="message").data == {"number": 1, "sender": "Berth"}

@@ -14,7 +14,7 @@ from django.db import connection
 from django.utils import timezone
 
 from groups.models import AgentGroup, AgentProfile, AuditEntry
-from schedules import requests, sweep, tasks
+from schedules import agent_requests, due_tasks, tasks
 from schedules.choices import Context, Kind, TaskState
 from schedules.models import ScheduledTask, TaskRequest
 from sessions.courier_api import ingest
@@ -274,7 +274,7 @@ def test_a_request_is_stored_with_its_event_and_answered_once(session: AgentSess
 def test_a_request_whose_task_was_lost_is_found_by_the_sweep(session: AgentSession, run: Run) -> None:
     task_asked.send(None, session_id=session.pk, run_id=run.pk, text=json.dumps(NINE))
     WorkItem.objects.all().delete()
-    sweep.asked.clear()
+    due_tasks.asked.clear()
     swept.send(None)
     assert not WorkItem.objects.exists()
 
@@ -297,9 +297,9 @@ def test_a_worker_killed_while_it_answers_has_done_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(ingest, "record", die)
         with pytest.raises(Killed):
-            requests.handle(request.pk)
+            agent_requests.handle(request.pk)
     assert not ScheduledTask.objects.exists()
-    assert requests.handle(request.pk) and not requests.handle(request.pk)
+    assert agent_requests.handle(request.pk) and not agent_requests.handle(request.pk)
     assert ScheduledTask.objects.count() == 1
 
 
@@ -309,7 +309,7 @@ def test_a_request_that_cannot_be_handled_is_refused_and_gone(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(requests, "_do", fail)
+    monkeypatch.setattr(agent_requests, "_do", fail)
     ask(NINE)
     assert "Berth failed to handle it" in said(session) and not TaskRequest.objects.exists()
 

@@ -12,13 +12,13 @@ from django.db import transaction
 
 from groups import audit
 from groups.models import AgentGroup
-from isolation import judge, prove, sheet
+from isolation import evaluate, report_text, runner
 from isolation.checks_egress import TRICKS
 from isolation.choices import Verdict
-from isolation.furnish import BY
+from isolation.environment import Place
+from isolation.fixtures import BY
 from isolation.models import Proof
 from isolation.runs import Impossible
-from isolation.surroundings import Place
 from runtimes.base import RuntimeFault
 
 LOCAL = (
@@ -84,20 +84,20 @@ class Command(BaseCommand):
             raise CommandError(f"Nothing is proved. The cluster: {fault}") from fault
         with transaction.atomic():
             proof.save()
-            audit.record("isolation.prove", by=BY, target=proof.pk, verdict=proof.verdict, group_a=proof.group)
+            audit.record("isolation.runner", by=BY, target=proof.pk, verdict=proof.verdict, group_a=proof.group)
         if options["json"]:
             self.stdout.write(json.dumps(told(proof), indent=2))
         else:
             if local:
                 self.stdout.write(LOCAL + (BWRAP if settings.LOCAL_BWRAP else ""))
-            for line in sheet.lines(proof):
+            for line in report_text.lines(proof):
                 self.stdout.write(line)
             self.stdout.write(f"Stored as {proof.pk}; operators find it in the admin under Proofs of isolation.")
         passed = options["allow_local"] if local else proof.verdict == Verdict.PASSED
         if not passed:
             sys.exit(1)
 
-    def _options(self, options: dict[str, Any]) -> prove.Options:
+    def _options(self, options: dict[str, Any]) -> runner.Options:
         slugs = options["groups"]
         if len(slugs) not in (0, 2) or len(set(slugs)) != len(slugs):
             raise CommandError("Give --group twice, for two groups, or not at all: then two are made.")
@@ -110,7 +110,7 @@ class Command(BaseCommand):
         if unknown := [name for name in stores if name not in ("PostgreSQL", "Redis", "S3")]:
             raise CommandError(f"There is no store {unknown[0]!r}. Use PostgreSQL, Redis or S3.")
         host = options["allowed_host"]
-        return prove.Options(
+        return runner.Options(
             groups=slugs,
             keep=options["keep"],
             allowed=(host.address, host.port) if host else None,
@@ -119,27 +119,27 @@ class Command(BaseCommand):
             say=(lambda words: None) if options["json"] else self.stderr.write,
         )
 
-    def _prove(self, options: prove.Options) -> Proof:
-        made = prove.prove(options)
+    def _prove(self, options: runner.Options) -> Proof:
+        made = runner.prove(options)
         return Proof(
             runtime=settings.RUNTIME,
             group=made.groups[0].slug,
             beside=made.groups[1].slug,
             session=made.sessions[0].pk,
-            verdict=judge.whole(made.rows),
+            verdict=evaluate.whole(made.rows),
             rows=[row.told() for row in made.rows],
             versions={"berth": berth_version(), **made.versions},
             unknown=made.unknown,
         )
 
-    def _local(self, options: prove.Options) -> Proof:
-        rows = [judge.local(check) for check in prove.untried()]
+    def _local(self, options: runner.Options) -> Proof:
+        rows = [evaluate.local(check) for check in runner.untried()]
         first, second = options.groups or ("", "")
         return Proof(
             runtime="local",
             group=first,
             beside=second,
-            verdict=judge.whole(rows),
+            verdict=evaluate.whole(rows),
             rows=[row.told() for row in rows],
             versions={"berth": berth_version()},
         )

@@ -8,8 +8,8 @@ from urllib.request import Request, urlopen
 
 from django.conf import settings
 
-from isolation.canary import Canary
-from isolation.judge import Outside
+from isolation.evaluate import Outside
+from isolation.listener import Canary
 from isolation.runs import Beside, Heard, wait_for
 from sessions.lifecycle import run_tokens
 

@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from isolation.surroundings import Place
+from isolation.environment import Place
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\ncanary"
 

@@ -14,7 +14,7 @@ from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from groups import audit
-from schedules import changes, cron
+from schedules import cron, service
 from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.models import UNSETTLED, ScheduledTask
 from sessions.choices import EventKind, MessageState, SessionState
@@ -76,7 +76,7 @@ def settle(task_id: uuid.UUID) -> bool:
 def run_now(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> Message:
     """Run a task now, whatever its state; its next time stays. Raises Refused."""
     with transaction.atomic():
-        row = changes.locked(task)
+        row = service.locked(task)
         if row is None or row.group.deleted_at:
             raise Refused("task", "The task is gone.")
         _settle(row)

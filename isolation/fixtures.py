@@ -15,7 +15,7 @@ from egress_policy import rules
 from egress_policy.models import EgressRequest, EgressRule
 from groups.choices import Contract, MountKind, MountState, Provider, SecretKind
 from groups.models import AgentGroup, AgentProfile, BrokeredKey, GroupMount, MountRoot, SecretReference
-from isolation.look import Cluster
+from isolation.discovery import Cluster
 from k8s_adapter.client import Conflict, NotFound
 from runtimes.base import GroupRef, GroupSpec, Runtime
 from sessions.cleanup import deleted_groups

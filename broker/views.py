@@ -20,8 +20,8 @@ import yarl
 from django.conf import settings
 from django.db import OperationalError
 
-from broker import allowed, keys, providers, scrub
-from broker.keys import Errand, Refused
+from broker import allowlist, authorization, key_filter, providers
+from broker.authorization import Errand, Refused
 from broker.providers import Route
 from broker.usage import Meter
 from groups.models import AgentGroup, BrokerUsage
@@ -87,7 +87,7 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: "_Started") -> N
     try:
         request = _Request(scope, receive, route, size)
         await _look_through(request)
-        errand = await on(_pool, keys.errand, run_id, route)
+        errand = await on(_pool, authorization.errand, run_id, route)
         await _relay(request, errand, send)
     finally:
         for counter, count in ((_under_way, 1), (_held, size)):
@@ -100,12 +100,12 @@ async def _look_through(request: "_Request") -> None:
     """Read the body, and refuse what is not to be passed on, with the entries that would let it pass."""
     provider, more = request.route.provider, settings.BROKER_ALLOWED
     try:
-        allowed.query(provider, request.query, more)
-        allowed.betas(provider, request.headers, more)
+        allowlist.query(provider, request.query, more)
+        allowlist.betas(provider, request.headers, more)
         data = await request.read()
         if request.size:
-            request.data, request.most = await on(_readers, allowed.body, provider, data, more)
-    except (allowed.NotAllowed, allowed.Unreadable) as error:
+            request.data, request.most = await on(_readers, allowlist.body, provider, data, more)
+    except (allowlist.NotAllowed, allowlist.Unreadable) as error:
         raise Refused(400, "invalid_request_error", str(error)) from None
 
 
@@ -115,7 +115,7 @@ async def _relay(request: "_Request", errand: Errand, send: "_Started") -> None:
     meter = Meter("", request.size, request.most) if request.route.costs else None
     begin, work = time.monotonic(), asyncio.current_task()
     gone = request.watch(work)
-    more = allowed.extra_headers(settings.BROKER_ALLOWED)
+    more = allowlist.extra_headers(settings.BROKER_ALLOWED)
     typed = [("content-type", "application/json")] if request.data else []
     try:
         async with _client().request(
@@ -128,17 +128,18 @@ async def _relay(request: "_Request", errand: Errand, send: "_Started") -> None:
             meter = None
             _must_be_good(answer.status, answer.headers.get("content-encoding", ""))
             headers = [
-                (name, scrub.whole(errand.needles, value)) for name, value in providers.told(answer.headers.items())
+                (name, key_filter.whole(errand.needles, value))
+                for name, value in providers.told(answer.headers.items())
             ]
             if answer.status >= 400:
-                body = scrub.error(errand.needles, await _all(answer))
+                body = key_filter.error(errand.needles, await _all(answer))
                 await send.start(answer.status, [*headers, (b"content-length", str(len(body)).encode())])
                 await send.body(body)
             else:
                 if request.route.costs:
                     meter = Meter(answer.headers.get("content-type", ""), request.size, request.most)
                 await send.start(answer.status, headers)
-                clean = scrub.Scrub(errand.needles)
+                clean = key_filter.Scrub(errand.needles)
                 async for chunk in answer.content.iter_any():
                     if meter:
                         meter.feed(chunk)
@@ -170,7 +171,7 @@ async def _all(answer: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     async for chunk in answer.content.iter_any():
         body += chunk
-        if len(body) > scrub.ERROR_MAX:
+        if len(body) > key_filter.ERROR_MAX:
             raise Refused(502, "api_error", f"The provider answered {answer.status}, and more than is passed on.")
     return bytes(body)
 

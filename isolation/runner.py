@@ -15,13 +15,13 @@ from typing import Any
 from django.conf import settings
 
 from groups.models import AgentGroup, AgentProfile
-from isolation import checks, furnish, look, outside, surroundings
-from isolation.canary import Canary
+from isolation import checks, discovery, environment, fixtures, observations
 from isolation.checks import Check
-from isolation.judge import Row, judge
+from isolation.environment import Place, Surroundings
+from isolation.evaluate import Row, judge
+from isolation.listener import Canary
 from isolation.provider import Provider
 from isolation.runs import START_SECONDS, Beside, Impossible, opened, wait_for
-from isolation.surroundings import Place, Surroundings
 from k8s_adapter.runtime import KubernetesRuntime
 from sessions.lifecycle import runtime_factory
 from sessions.models import AgentSession
@@ -56,14 +56,14 @@ def prove(options: Options) -> Proof:
     """Make the proof on the cluster. Raises Impossible, and the runtime's faults."""
     runtime = runtime_factory.get("kubernetes")
     assert isinstance(runtime, KubernetesRuntime)
-    cluster = look.Cluster(runtime.config)
+    cluster = discovery.Cluster(runtime.config)
     with ExitStack() as stack:
-        pair = stack.enter_context(furnish.groups(options.groups, options.keep))
-        canary = stack.enter_context(Canary(look.control_plane()))
-        provider = stack.enter_context(Provider(look.control_plane()))
-        attacker = stack.enter_context(furnish.profile("hostile", secret=True))
-        bystander = stack.enter_context(furnish.profile("hostile-neighbour", secret=False))
-        furniture = stack.enter_context(furnish.Furniture(runtime, cluster, pair[0], options.keep))
+        pair = stack.enter_context(fixtures.groups(options.groups, options.keep))
+        canary = stack.enter_context(Canary(discovery.control_plane()))
+        provider = stack.enter_context(Provider(discovery.control_plane()))
+        attacker = stack.enter_context(fixtures.profile("hostile", secret=True))
+        bystander = stack.enter_context(fixtures.profile("hostile-neighbour", secret=False))
+        furniture = stack.enter_context(fixtures.Furniture(runtime, cluster, pair[0], options.keep))
         given = _given(furniture, attacker, options, canary.place, provider.url)
         options.say(f"Starting the neighbour in {pair[1].slug}.")
         beside = stack.enter_context(Beside(pair[1], bystander, cluster))
@@ -74,7 +74,7 @@ def prove(options: Options) -> Proof:
         if "attempt" not in heard.told:
             raise Impossible(f"The hostile agent did not start: {heard.why}")
         wait_for([heard, beside.heard], lambda: heard.result is not None, PROOF_SECONDS)
-        seen = outside.look(canary, beside, heard)
+        seen = observations.look(canary, beside, heard)
         reports = {told["check"]: told for _, told in heard.told.get("attempt", [])}
         rows = [judge(check, reports.get(check.name), seen) for check in asked]
         sessions = (heard.session, beside.heard.session)
@@ -84,7 +84,7 @@ def prove(options: Options) -> Proof:
 def untried() -> list[Check]:
     """All checks by their titles, where no agent is to make them."""
     nowhere = Place("", 0)
-    other = surroundings.Neighbour("", 0, "", "", "")
+    other = environment.Neighbour("", 0, "", "", "")
     # Every place is named, so that no check is left out as one that is not there.
     around = Surroundings(
         control_plane=settings.COURIER_URL,
@@ -92,7 +92,7 @@ def untried() -> list[Check]:
         neighbour=other,
         dns=("127.0.0.1",),
         provider_key="key",
-        stores=dict.fromkeys(look.DEFAULT_PORTS, (nowhere,)),
+        stores=dict.fromkeys(discovery.DEFAULT_PORTS, (nowhere,)),
         api_service=(nowhere,),
         api_servers=(nowhere,),
         kubelets=(nowhere,),
@@ -101,7 +101,7 @@ def untried() -> list[Check]:
 
 
 def _given(
-    furniture: furnish.Furniture, attacker: AgentProfile, options: Options, canary: Place, provider: str
+    furniture: fixtures.Furniture, attacker: AgentProfile, options: Options, canary: Place, provider: str
 ) -> dict[str, Any]:
     """What the agent may have, as fields of Surroundings."""
     furniture.ground()
@@ -114,7 +114,7 @@ def _given(
 
 
 def _around(
-    cluster: look.Cluster,
+    cluster: discovery.Cluster,
     canary: Place,
     beside: Beside,
     given: dict[str, Any],
@@ -122,7 +122,7 @@ def _around(
     group: AgentGroup,
 ) -> Surroundings:
     facts = cluster.facts()
-    stores, closed = look.stores(options.stores, look.machines(facts["kubelets"]))
+    stores, closed = discovery.stores(options.stores, discovery.machines(facts["kubelets"]))
     return Surroundings(
         control_plane=settings.COURIER_URL,
         canary=canary,
@@ -132,7 +132,7 @@ def _around(
         proxy=bool(settings.EGRESS_PROXY_URL),
         allowed=options.allowed,
         tricks=options.tricks,
-        memory_mib=furnish.MEMORY_MIB,
+        memory_mib=fixtures.MEMORY_MIB,
         storage_gib=group.storage_gib,
         **facts,
         **given,

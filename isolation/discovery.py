@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from groups.models import AgentGroup
-from isolation.canary import answers, own_address
-from isolation.surroundings import Place
+from isolation.environment import Place
+from isolation.listener import answers, own_address
 from k8s_adapter import names
 from k8s_adapter.client import Api, Object
 from k8s_adapter.config import KubernetesConfig

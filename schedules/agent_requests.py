@@ -18,7 +18,7 @@ from django.utils import timezone
 from groups import times
 from groups.models import AgentGroup
 from groups.texts import storable_data
-from schedules import changes, cron
+from schedules import cron, service
 from schedules.choices import Context, Kind
 from schedules.models import ScheduledTask, TaskRequest
 from sessions.choices import EventKind
@@ -125,16 +125,16 @@ def _do(request: TaskRequest) -> tuple[str, dict[str, Any]]:
     if not isinstance(kind, str) or kind not in TITLES:
         raise Refused("type", f"there is no {repr(kind)[:50]} here. Use {', '.join(TITLES)}.")
     if kind == "schedule_task":
-        task = changes.store(_task(asked, session), by=by)
+        task = service.store(_task(asked, session), by=by)
         words = f"Scheduled “{task}”: {task.told}, next at {task.next_at:%Y-%m-%d %H:%M:%S} UTC. Its id is {task.pk}."
         return words, {"task": str(task.pk), "next_at": task.next_at.isoformat() if task.next_at else None}
     task = _named(asked.get("taskId"), session)
     data = {"task": str(task.pk)}
     if kind == "pause_task":
-        return f"{'Paused' if changes.pause(task, by=by) else 'Paused already:'} the task “{task}”.", data
+        return f"{'Paused' if service.pause(task, by=by) else 'Paused already:'} the task “{task}”.", data
     if kind == "resume_task":
-        return f"{'Resumed' if changes.resume(task, by=by) else 'Active already:'} the task “{task}”.", data
-    changes.remove(task, by=by)
+        return f"{'Resumed' if service.resume(task, by=by) else 'Active already:'} the task “{task}”.", data
+    service.remove(task, by=by)
     return f"Cancelled the task “{task}”.", data
 
 

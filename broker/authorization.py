@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from broker import scrub
+from broker import key_filter
+from broker.key_filter import Needles
 from broker.providers import APIS, Route
-from broker.scrub import Needles
 from groups.choices import Provider
 from groups.models import BrokeredKey, BrokerUsage
 from runtimes.base import PermanentFault, TransientFault
@@ -83,6 +83,6 @@ def _value(key: BrokeredKey, run: Run) -> tuple[str, Needles]:
         raise Refused(502, "api_error", "The key can't be read. Tell an operator.")
     for old in [each for each, (end, *_) in list(_kept.items()) if end <= time.monotonic()]:
         _kept.pop(old, None)
-    forms = scrub.needles(value)
+    forms = key_filter.needles(value)
     _kept[which] = (time.monotonic() + KEPT_SECONDS, value, forms)
     return value, forms
