@@ -3,8 +3,8 @@
 import re
 from typing import NamedTuple
 
-from redaction.exact import Exact
-from redaction.forms import pieces
+from redaction.encodings import pieces
+from redaction.multi_search import Exact
 from redaction.spans import Span, replace
 
 NAME = "key"

@@ -6,10 +6,10 @@ import time
 from collections import deque
 from contextlib import suppress
 
-from courier import claim
+from courier import journal_lock
 from courier.contracts.base import Handover, Message
+from courier.control_plane import Home
 from courier.events import Event
-from courier.home import Home
 from courier.ipc import Ipc
 from courier.journal import FULL, set_aside
 from courier.log import log
@@ -44,7 +44,7 @@ class Courier:
 
     def __init__(self, settings: Settings, pipes: Pipes) -> None:
         self.settings, self.pipes = settings, pipes
-        self.lock = claim.insist(settings.folder)
+        self.lock = journal_lock.insist(settings.folder)
         self.lost = 0  # bytes of a journal that can't be read: then the control plane alone knows where numbers go on
         self.transcript = self._open()
         self.contract = self.transcript.contract
@@ -261,7 +261,7 @@ class Courier:
         """End the threads, and delete the journal if nobody needs it any more."""
         self.home.end()
         if self._all_stored() and (self.transcript.code is not None or not self.seen):
-            claim.remove(self.settings.folder)
+            journal_lock.remove(self.settings.folder)
         log("courier ends", last=self.transcript.journal.last, stored=self.home.stored)
 
     # What the threads of `home` ask of the loop.

@@ -17,8 +17,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from courier.events import Event, raw
 from courier.log import log
-from redaction.forms import LONGEST
-from redaction.known import strings
+from redaction.encodings import LONGEST
+from redaction.pattern_search import strings
 from redaction.scanner import Scanner, checksum
 from redaction.stream import Stream
 

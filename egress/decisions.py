@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import NamedTuple, TypeVar
 
-from egress.control import Away, ControlPlane
+from egress.control_plane_client import Away, ControlPlane
 
 ALLOWED_SECONDS, DENIED_SECONDS = 10.0, 1.0  # how long an answer is kept
 GOOD_SECONDS = 60.0  # how long a credential counts as known, for limits only
@@ -46,7 +46,8 @@ class WrongCredential(Exception):
 
 
 class Decisions:
-    """Asks and remembers. `version` is the highest that the control plane has announced (egress/watch.py sets it)."""
+    """Asks and remembers. `version` is the highest that the control plane has announced (egress/policy_sync.py sets
+    it)."""
 
     def __init__(self, control: ControlPlane, seconds: float) -> None:
         """`seconds` is the time for one question."""

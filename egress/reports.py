@@ -8,7 +8,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from egress.control import Away, ControlPlane
+from egress.control_plane_client import Away, ControlPlane
 from egress.decisions import Key
 from egress.log import log
 from egress.tunnel import Table, Tunnel

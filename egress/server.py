@@ -5,14 +5,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 from egress.channel import Channel
-from egress.control import ControlPlane
-from egress.dial import Resolver
+from egress.connection_handler import Desk, Visit
+from egress.control_plane_client import ControlPlane
+from egress.dialer import Resolver
 from egress.health import Health
 from egress.log import log
+from egress.policy_sync import Watch
 from egress.settings import Settings
 from egress.tunnel import Cause
-from egress.visit import Desk, Visit
-from egress.watch import Watch
 
 SWEEP = 0.5  # seconds between two looks at what is overdue
 REPORT = 1.0  # seconds between two reports

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from egress import hosts
-from egress.refusal import Refusal
+from egress.responses import Refusal
 
 AUTHORITY = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\[\]:@%\\/?#\s]*)(:(?P<port>[0-9]{0,5}))?")
 ABSOLUTE = re.compile(r"(?i:http)://(?P<authority>[^/?#\\]*)(?P<path>(/[^?#]*)?(\?[^#]*)?)")

@@ -8,9 +8,9 @@ from enum import StrEnum
 from functools import partial
 
 from egress.channel import Channel
-from egress.clienthello import Gate, HelloError
 from egress.decisions import Key
 from egress.limits import Limits
+from egress.sni_filter import Gate, HelloError
 
 
 class Cause(StrEnum):

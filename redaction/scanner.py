@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from zlib import crc32
 
-from redaction import hidden, known
-from redaction.exact import Begun, Exact, earliest
-from redaction.forms import pieces
-from redaction.hidden import View
-from redaction.kinds import HEADS
+from redaction import invisible, pattern_search
+from redaction.encodings import pieces
+from redaction.invisible import View
+from redaction.key_patterns import HEADS
+from redaction.multi_search import Begun, Exact, earliest
 from redaction.spans import Span, replace
 
 NEAR, NEAR_KINDS = 512, 2048  # bytes around what nobody sees, within which a value, or a key, may hold it
@@ -41,10 +41,10 @@ class Scanner:
 
     def clean(self, data: bytes) -> bool:
         """Tell, quickly, that there is nothing in `data`; it may be wrong only in saying that there is."""
-        if self._values(data, 0) or known.suspicious([data.decode("latin-1")]):
+        if self._values(data, 0) or pattern_search.suspicious([data.decode("latin-1")]):
             return False
-        marked = hidden.around(data, 0, NEAR_KINDS, line_ends=False)
-        return not any(known.suspicious([view.data.decode("latin-1")]) for view in marked)
+        marked = invisible.around(data, 0, NEAR_KINDS, line_ends=False)
+        return not any(pattern_search.suspicious([view.data.decode("latin-1")]) for view in marked)
 
     def beginning(self, name: str, length: int, check: int) -> bytes:
         """Return the bytes with which the secret `name` began, by their number and checksum, b"" if they are not known.
@@ -69,15 +69,17 @@ class Scanner:
         return replace(data, spans) if spans else data
 
     def _values(self, data: bytes, start: int) -> list[Span]:
-        views = [hidden.plain(data, start), *hidden.around(data, start, NEAR)]
+        views = [invisible.plain(data, start), *invisible.around(data, start, NEAR)]
         return [span for view in views if (found := list(self.exact.find(view.data))) for span in _placed(view, found)]
 
     def _begun(self, data: bytes, start: int) -> Begun | None:
         """What the end may become, also once what nobody sees, and has only begun, is left out of it."""
         start = max(start, len(data) - TAIL)
         found = []
-        for end in {len(data), len(data) - hidden.cut(data)}:
-            views = [hidden.plain(data[:end], start), *hidden.around(data[:end], start, TAIL)] if end > start else []
+        for end in {len(data), len(data) - invisible.cut(data)}:
+            views = (
+                [invisible.plain(data[:end], start), *invisible.around(data[:end], start, TAIL)] if end > start else []
+            )
             found += [_begun_in(view, begun) for view in views if (begun := self.exact.begun(view.data))]
         return earliest(found)
 
@@ -85,8 +87,8 @@ class Scanner:
 def _whole(data: bytes, begun: Begun | None) -> Begun | None:
     """What has begun, with all of a sequence within which it seems to: the rest of one by itself would be letters."""
     if begun:
-        before = max(0, begun.place - hidden.CUT_MAX)
-        for run in hidden.unseen(data[before:]):
+        before = max(0, begun.place - invisible.CUT_MAX)
+        for run in invisible.unseen(data[before:]):
             if run.start < begun.place - before < run.end:
                 return begun._replace(place=before + run.start)
     return begun
@@ -104,23 +106,27 @@ def _begun_in(view: View, begun: Begun) -> Begun:
 
 def _kinds(data: bytes, start: int) -> list[Span]:
     """Keys of well-known kinds, also where a part of one is marked in a way that nobody sees."""
-    spans = list(known.find(data.decode("latin-1"), start))  # places stay the same; all that matters to them is ASCII
-    before = max(0, start - hidden.SHORT_CUT_MAX)  # a sequence may have begun there
-    for view in hidden.around(data, before, NEAR_KINDS, line_ends=False):
-        found = _placed(view, known.find(view.data.decode("latin-1")))
+    spans = list(
+        pattern_search.find(data.decode("latin-1"), start)
+    )  # places stay the same; all that matters to them is ASCII
+    before = max(0, start - invisible.SHORT_CUT_MAX)  # a sequence may have begun there
+    for view in invisible.around(data, before, NEAR_KINDS, line_ends=False):
+        found = _placed(view, pattern_search.find(view.data.decode("latin-1")))
         spans += [span for span in found if span.start >= start]
     return spans
 
 
 def _kinds_begun(data: bytes, start: int) -> Begun | None:
-    found = [known.begun(data.decode("latin-1"), start)]
-    end = len(data) - hidden.cut(data)
+    found = [pattern_search.begun(data.decode("latin-1"), start)]
+    end = len(data) - invisible.cut(data)
     if start <= end < len(data):
-        found.append(known.begun(data[:end].decode("latin-1"), start))
+        found.append(pattern_search.begun(data[:end].decode("latin-1"), start))
         # A sequence that comes in two parts would seem to be letters before a key.
         found.append(Begun(end, None, "") if data[end] == 0x1B else None)
-    for view in hidden.around(data[:end], max(start, end - known.LOOKED_BACK), known.LOOKED_BACK, line_ends=False):
-        begun = known.begun(view.data.decode("latin-1"))
+    for view in invisible.around(
+        data[:end], max(start, end - pattern_search.LOOKED_BACK), pattern_search.LOOKED_BACK, line_ends=False
+    ):
+        begun = pattern_search.begun(view.data.decode("latin-1"))
         found.append(begun and _begun_in(view, begun))
     return earliest([each for each in found if each])
 

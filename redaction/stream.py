@@ -7,7 +7,7 @@ Either way it is remembered (the `ghost`), so that the rest is replaced too, sho
 
 from typing import Any
 
-from redaction.hidden import LINE_ENDS, squeeze, unseen
+from redaction.invisible import LINE_ENDS, squeeze, unseen
 from redaction.scanner import Scanner, checksum
 from redaction.spans import Span, label, merged
 

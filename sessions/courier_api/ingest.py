@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from courier.bounds import fit, shorten, storable
-from redaction.known import redact_known, redact_known_data, strings, suspicious
+from redaction.pattern_search import redact_known, redact_known_data, strings, suspicious
 from sessions import signals
 from sessions.choices import COURIERS, OUTPUT, EventKind, RunState
 from sessions.events import event_log, notify, stored_bytes

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from redaction.known import redact_known, redact_known_data, strings, suspicious
+from redaction.pattern_search import redact_known, redact_known_data, strings, suspicious
 from redaction.spans import label
 from sessions.lifecycle import run_tokens
 

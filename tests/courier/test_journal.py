@@ -11,7 +11,7 @@ import pytest
 
 from courier.events import Event
 from courier.journal import Journal, segments
-from courier.reader import Reader
+from courier.journal_reader import Reader
 from courier.spool import Spool
 from courier.transcript import Transcript
 from tests.courier.test_contracts_recorded import settings

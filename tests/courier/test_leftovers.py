@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from courier import home
-from courier.claim import claim, insist, remove
+from courier import control_plane
 from courier.contracts.base import Message
+from courier.journal_lock import claim, insist, remove
 from courier.settings import read_settings
 from tests.courier.conftest import Bench, Make
 from tests.courier.server import Desk
@@ -193,16 +193,16 @@ class Ears:
     def refused(self) -> None: ...
 
 
-def listen(bench: Bench) -> tuple[home.Home, Ears]:
+def listen(bench: Bench) -> tuple[control_plane.Home, Ears]:
     """The threads of a courier that has just been greeted, without the courier."""
     ears = Ears()
-    threads = home.Home(read_settings(bench.environment), ears)
+    threads = control_plane.Home(read_settings(bench.environment), ears)
     threads.start_leftovers()
     threads.start_inbox(0, None)
     return threads, ears
 
 
-def heard(threads: home.Home, ears: Ears) -> list[str]:
+def heard(threads: control_plane.Home, ears: Ears) -> list[str]:
     threads.run_tasks()
     return ears.messages
 
@@ -210,19 +210,19 @@ def heard(threads: home.Home, ears: Ears) -> list[str]:
 def test_leftovers_that_nobody_takes_hold_messages_back_for_a_while_only(
     bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(home, "LOOK", 0.01)
+    monkeypatch.setattr(control_plane, "LOOK", 0.01)
     desk = Desk(own="second", busy={"first"})
     leave_behind(bench, "first", desk)
     desk.say("hello")
     threads, ears = listen(bench("jsonl", run="second", desk=desk))
     wait_for(lambda: heard(threads, ears) == ["hello"])
     threads.end()
-    assert desk.heard.count("inbox 0") == home.LOOKS
+    assert desk.heard.count("inbox 0") == control_plane.LOOKS
     assert "exit" not in desk.kinds("first")
 
 
 def test_a_journal_that_a_living_courier_holds_delays_nothing(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home, "LOOKS", 10**9)  # who waits for it, waits for ever
+    monkeypatch.setattr(control_plane, "LOOKS", 10**9)  # who waits for it, waits for ever
     first = bench("jsonl", run="first")
     first.start_courier()
     first.start_agent("sh", "-c", "echo one; read line")

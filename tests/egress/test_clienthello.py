@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress import clienthello
-from egress.clienthello import Gate, HelloError
+from egress import sni_filter
+from egress.sni_filter import Gate, HelloError
 
 HOST = "site.example"
 
@@ -29,7 +29,7 @@ def hello(name: str | None = HOST, version: ssl.TLSVersion = ssl.TLSVersion.TLSv
     return outgoing.read()
 
 
-def records(content: bytes, sizes: list[int], kind: int = clienthello.HANDSHAKE) -> bytes:
+def records(content: bytes, sizes: list[int], kind: int = sni_filter.HANDSHAKE) -> bytes:
     """The content in records of these sizes, the rest in one more."""
     made, start = b"", 0
     for size in [*sizes, len(content)]:
@@ -161,7 +161,7 @@ def test_a_hello_without_end_is_an_error_and_never_held_without_bound() -> None:
     with pytest.raises(HelloError):
         for _ in range(100):
             gate.feed(records(b"\x01\x00\xff\xff" + bytes(16_000), []))
-    assert len(gate.hello) + len(gate.held) + len(gate.waiting) < 3 * clienthello.LONGEST_HELLO
+    assert len(gate.hello) + len(gate.held) + len(gate.waiting) < 3 * sni_filter.LONGEST_HELLO
 
 
 CIPHER, ALERT = b"\x14\x03\x03\x00\x01\x01", b"\x15\x03\x03\x00\x02\x01\x00"

@@ -5,8 +5,8 @@ import socket
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egress.connection_handler import NEWCOMERS
 from egress.limits import Limits, Rate
-from egress.visit import NEWCOMERS
 from tests.egress import sites
 from tests.egress.conftest import HOST, Make, Proxy, read_all
 from tests.egress.sites import Site

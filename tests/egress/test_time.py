@@ -161,7 +161,7 @@ def test_a_short_absence_costs_no_tunnel(make: Make) -> None:
 def test_tunnels_are_judged_anew_after_a_long_silence_even_if_the_number_is_the_same(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("egress.watch.SILENCE", 0.1)
+    monkeypatch.setattr("egress.policy_sync.SILENCE", 0.1)
     proxy = make(away_seconds=60)
     site = proxy.site()
     secure = open_tunnel(proxy, site)

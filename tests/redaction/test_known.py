@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from redaction.kinds import HEADS
-from redaction.known import redact_known, redact_known_data, suspicious
+from redaction.key_patterns import HEADS
+from redaction.pattern_search import redact_known, redact_known_data, suspicious
 from redaction.scanner import Scanner
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redaction import assigned
-from redaction.exact import shown
-from redaction.forms import forms, pieces
-from redaction.hidden import squeeze, unseen
-from redaction.known import STUBS, redact_known
+from redaction import assignments
+from redaction.encodings import forms, pieces
+from redaction.invisible import squeeze, unseen
+from redaction.multi_search import shown
+from redaction.pattern_search import STUBS, redact_known
 from redaction.scanner import Scanner
 from redaction.stream import Stream
 
@@ -186,12 +186,12 @@ def test_what_a_value_assigns_is_found_by_itself(value: bytes, secret: bytes) ->
 )
 def test_what_is_no_secret_is_not_taken_for_one(value: bytes) -> None:
     lines = {line.strip() for line in value.splitlines()}
-    assert not [word for word in assigned.values(value) if word not in lines]
+    assert not [word for word in assignments.values(value) if word not in lines]
 
 
 @given(st.binary(max_size=300) | st.text("{}[]\":=;,-# \npasword\\:/@'1", max_size=300).map(str.encode))
 def test_no_value_breaks_the_search_for_what_it_assigns(value: bytes) -> None:
-    assert all(len(word) >= assigned.SHORTEST_NAMED for word in assigned.values(value))
+    assert all(len(word) >= assignments.SHORTEST_NAMED for word in assignments.values(value))
 
 
 @pytest.mark.timeout(20)
@@ -199,7 +199,7 @@ def test_no_value_breaks_the_search_for_what_it_assigns(value: bytes) -> None:
     "part", ["a", "a=", 'a="', "a: ", " ", "://a:", "password ", 'password "', "\\", ";a", "{", '{"a":', "- ", "a:1:"]
 )
 def test_no_value_makes_it_slow(part: str) -> None:
-    assigned.values((part * 65536)[:65536].encode())
+    assignments.values((part * 65536)[:65536].encode())
 
 
 @given(st.binary(max_size=200))

@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from courier.claim import claim, remove
 from courier.client import Client, Ended, Over, Signal
 from courier.events import Event
 from courier.journal import ASIDE, segments, set_aside
+from courier.journal_lock import claim, remove
 from courier.log import log
 from courier.settings import Settings
-from courier.ship import Shipper
 from courier.transcript import Transcript
+from courier.uploader import Shipper
 
 SETTLED = 600.0  # seconds after which a courier will not come back: a kubelet's longest pause is 300
 KEPT_ASIDE = 7 * 24 * 3600.0  # seconds for which what was set aside stays on the volume, for a person who looks

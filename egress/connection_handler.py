@@ -6,17 +6,17 @@ from collections import Counter
 
 from egress import targets
 from egress.channel import Channel
-from egress.clienthello import Gate, HelloError
-from egress.control import Away, ControlPlane
+from egress.control_plane_client import Away, ControlPlane
 from egress.decisions import Decision, Decisions, Key, WrongCredential
-from egress.dial import Dialler, Resolver
-from egress.head import NOT_ASKED, Head, credential, read_head
+from egress.dialer import Dialler, Resolver
+from egress.http_forward import Exchange
 from egress.limits import Limits, Rate
 from egress.log import log
-from egress.plain import Exchange
-from egress.refusal import PLACE, Refusal, denied
 from egress.reports import Reports
+from egress.request_head import NOT_ASKED, Head, credential, read_head
+from egress.responses import PLACE, Refusal, denied
 from egress.settings import Settings
+from egress.sni_filter import Gate, HelloError
 from egress.targets import Target
 from egress.tunnel import Cause, Relay, Table, Tunnel
 

@@ -10,11 +10,11 @@ import asyncio
 import random
 import time
 
-from egress.control import Away
+from egress.connection_handler import Desk
+from egress.control_plane_client import Away
 from egress.decisions import Key, WrongCredential
 from egress.log import log
 from egress.tunnel import Cause
-from egress.visit import Desk
 
 LONGEST_WAIT = 20.0  # seconds that the control plane may hold an answer back
 SILENCE = 5.0  # seconds without an answer, after which tunnels are judged anew

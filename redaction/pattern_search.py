@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
-from redaction import hidden
-from redaction.exact import SHOWN, Begun, earliest
-from redaction.kinds import ARMOUR_LIMIT, KEY_LIMIT, PRIVATE_KEY, TRIGGERS, Trigger
+from redaction import invisible
+from redaction.key_patterns import ARMOUR_LIMIT, KEY_LIMIT, PRIVATE_KEY, TRIGGERS, Trigger
+from redaction.multi_search import SHOWN, Begun, earliest
 from redaction.spans import Span, label, merged
 
 LOOKED_BACK = ARMOUR_LIMIT + 256  # characters before the end of a text in which something may have begun
@@ -45,8 +45,10 @@ def suspicious(texts: Iterable[str]) -> bool:
     if next(_at_work(text, 0), None) is not None:
         return True
     data = text.encode(errors="surrogatepass")
-    runs = hidden.unseen(data)
-    return bool(runs) and next(_at_work(hidden.without(data, runs).decode(errors="surrogatepass"), 0), None) is not None
+    runs = invisible.unseen(data)
+    return (
+        bool(runs) and next(_at_work(invisible.without(data, runs).decode(errors="surrogatepass"), 0), None) is not None
+    )
 
 
 def redact_known(text: str) -> str:
@@ -64,10 +66,10 @@ def redact_known(text: str) -> str:
 def _marked(text: str) -> Iterator[Span]:
     """Yield the keys that are there once what nobody sees is left out."""
     data = text.encode(errors="surrogatepass")
-    runs = hidden.unseen(data)
+    runs = invisible.unseen(data)
     if not runs:
         return
-    bare, places = hidden.without(data, runs).decode(errors="surrogatepass"), hidden.Places(runs, 0)
+    bare, places = invisible.without(data, runs).decode(errors="surrogatepass"), invisible.Places(runs, 0)
     for span in find(bare):
         first, last = (len(bare[:place].encode(errors="surrogatepass")) for place in (span.start, span.end - 1))
         start, end = places.of(first), places.of(last) + len(bare[span.end - 1].encode(errors="surrogatepass"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from egress import addresses
 from egress.channel import RECEIVE, Channel
-from egress.refusal import Refusal, denied
+from egress.responses import Refusal, denied
 from egress.settings import Settings
 
 Resolver = Callable[..., Awaitable[Sequence[Any]]]  # as loop.getaddrinfo

@@ -93,7 +93,7 @@ class Home:
 
     def _ship(self, journal: Journal) -> None:
         from courier.client import Client
-        from courier.ship import Shipper
+        from courier.uploader import Shipper
 
         client = Client(self.settings.url, self.settings.token_file)
         self.slowed = lambda: client.slowed_at
@@ -124,7 +124,7 @@ class Home:
             inbox.step(message, command)
 
     def _ship_leftovers(self) -> None:
-        from courier.leftovers import ship_leftovers
+        from courier.orphan_journals import ship_leftovers
 
         ship_leftovers(self.settings, self.ended)
         self.cleared.set()

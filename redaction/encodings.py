@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from redaction import assigned
-from redaction.hidden import squeeze
+from redaction import assignments
+from redaction.invisible import squeeze
 
 SHORTEST = 6  # bytes; a shorter value would be found everywhere
 SHORTEST_LINE = 8  # bytes of a line of a value, to be looked for by itself
@@ -39,7 +39,7 @@ def parts(value: bytes) -> set[bytes]:
     for line in map(bytes.strip, value.splitlines()):
         if len(line) >= SHORTEST_LINE and not line.startswith(b"-----"):
             found.add(line)
-    found.update(assigned.values(value))
+    found.update(assignments.values(value))
     return {part for part in found if len(part) >= SHORTEST}
 
 

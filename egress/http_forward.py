@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import h11
 
 from egress.channel import Channel
-from egress.head import Head
-from egress.refusal import Refusal
+from egress.request_head import Head
+from egress.responses import Refusal
 from egress.targets import Target
 
 HOP_BY_HOP = {

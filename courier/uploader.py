@@ -5,8 +5,8 @@ from pathlib import Path
 
 from courier.client import Answer, Client, Signal, persist
 from courier.events import Event, dump, encode
+from courier.journal_reader import Reader
 from courier.log import log
-from courier.reader import Reader
 
 LONGEST_PAUSE = 0.1  # seconds between two posts
 AT_REST = 1.0  # seconds without a post after which the next few go at once: what a turn begins with is many small posts

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import h11
 
 from egress.channel import Channel
-from egress.refusal import Refusal
+from egress.responses import Refusal
 
 LONGEST = 16 * 1024  # bytes of a head
 LONGEST_CREDENTIAL = 1024  # characters, decoded
