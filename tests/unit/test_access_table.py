@@ -45,7 +45,7 @@ from schedules import service
 from schedules.models import ScheduledTask
 from sessions.lifecycle import transitions
 from sessions.models import AgentSession
-from tests.unit.test_door import ask
+from tests.unit.test_courier_api import ask
 
 PEOPLE = ("anonymous", "outsider", "viewer", "member", "owner", "operator", "elsewhere", "superuser")
 TABLE = Path(__file__).with_name("access_table.txt")

@@ -128,7 +128,7 @@ def test_addresses_are_spelled_in_many_ways() -> None:
         (Check("flood", "", "", "flood"), None, Outside(), "failed", "could not be tried"),
     ],
 )
-def test_verdicts(check: Check, attempt: Any, outside: Outside, verdict: str, words: str) -> None:
+def test_end_reasons(check: Check, attempt: Any, outside: Outside, verdict: str, words: str) -> None:
     row = evaluate.judge(check, attempt, outside)
     assert row.verdict == verdict and words in row.detail
 

@@ -12,7 +12,7 @@ from sessions.choices import Intent, RunState
 from sessions.courier_api import endpoints
 from sessions.lifecycle import intake, run_tokens, transitions
 from sessions.models import AgentSession, Run
-from tests.unit.test_door import ask, event
+from tests.unit.test_courier_api import ask, event
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
