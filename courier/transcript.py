@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from courier.contracts.base import Contract, make
+from courier.contracts import make_contract
+from courier.contracts.base import Contract
 from courier.events import Event, dump
 from courier.journal import Journal
 from courier.log import log
@@ -27,7 +28,7 @@ class Transcript:
         self.journal = Journal(folder, settings.journal_max, {"name": settings.contract})
         state = self.journal.state
         self.name = state["name"]
-        self.contract: Contract = make(self.name, settings, state.get("contract"))
+        self.contract: Contract = make_contract(self.name, settings, state.get("contract"))
         self.code: int | None = state.get("exit")
         self.shield = Shield(settings.secrets, settings.token_file, state.get("redaction"), settings.run)
         self.spools = {name: Spool(folder, name, state.get(name, (0,))[0]) for name in STREAMS}

@@ -2,21 +2,26 @@
 
 import asyncio
 import json
-import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from egress.server import Server
-
-SECONDS = 5.0  # for one request
+REQUEST_SECONDS = 5.0
 
 
-class Health:
-    """Answers for one proxy. The control plane's absence is told, but is no reason to restart the proxy."""
+class Status(NamedTuple):
+    """Whether the proxy takes clients, and what else the answer tells, as JSON."""
 
-    def __init__(self, server: "Server") -> None:
-        self.server = server
+    ready: bool
+    details: dict[str, Any]
+
+
+class HealthServer:
+    """Answers for one proxy."""
+
+    def __init__(self, status: Callable[[], Status]) -> None:
+        """`status` is called at each request."""
+        self.status = status
 
     async def start(self, host: str, port: int) -> None:
         """Listen."""
@@ -33,23 +38,19 @@ class Health:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(REQUEST_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._answer(head.split(b"\r\n", 1)[0].split(b" ")))
+                writer.write(self._response(head.split(b"\r\n", 1)[0].split(b" ")))
                 await writer.drain()
         writer.close()
 
-    def _answer(self, words: list[bytes]) -> bytes:
-        if words[:2] != [b"GET", b"/healthz"]:
+    def _response(self, request_line: list[bytes]) -> bytes:
+        if request_line[:2] != [b"GET", b"/healthz"]:
             return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        state = {
-            "tunnels": len(self.server.desk.table.tunnels),
-            "heard_seconds_ago": round(time.monotonic() - self.server.watch.heard, 1),
-            "version": self.server.desk.decisions.version,
-        }
-        status = "503 Service Unavailable" if self.server.stopping else "200 OK"
-        body = json.dumps(state)
+        ready, details = self.status()
+        status_line = "200 OK" if ready else "503 Service Unavailable"
+        body = json.dumps(details)
         return (
-            f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            f"HTTP/1.1 {status_line}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
             f"Connection: close\r\n\r\n{body}"
         ).encode()

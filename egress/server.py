@@ -8,7 +8,7 @@ from egress.channel import Channel
 from egress.connection_handler import Desk, Visit
 from egress.control_plane_client import ControlPlane
 from egress.dialer import Resolver
-from egress.health import Health
+from egress.health import HealthServer, Status
 from egress.log import log
 from egress.policy_sync import Watch
 from egress.settings import Settings
@@ -41,7 +41,7 @@ class Server:
         buffer = self.desk.dialler.buffer
         host, port = self.settings.listen
         self.listener = await loop.create_server(lambda: Channel(buffer, self._accept), host, port, backlog=BACKLOG)
-        self.health = Health(self)
+        self.health = HealthServer(self.status)
         await self.health.start(host, self.settings.health)
         self.work = [
             asyncio.create_task(self.watch.run()),
@@ -55,6 +55,15 @@ class Server:
     def port(self) -> int:
         """Where it listens."""
         return int(self.listener.sockets[0].getsockname()[1])
+
+    def status(self) -> Status:
+        """Return the proxy's health. The control plane's absence is told, but is no reason to restart the proxy."""
+        details = {
+            "tunnels": len(self.desk.table.tunnels),
+            "heard_seconds_ago": round(time.monotonic() - self.watch.heard, 1),
+            "version": self.desk.decisions.version,
+        }
+        return Status(not self.stopping, details)
 
     async def stop(self) -> None:
         """Take no more clients, let those that are there go on for `drain_seconds`, and report all ends."""

@@ -177,27 +177,3 @@ def deep(value: Any) -> bool:
         if not level:
             return False
     return True
-
-
-def make(name: str, settings: Settings, state: dict[str, Any] | None = None) -> Contract:
-    """Return the contract of that name, with the state of an earlier courier. Raises ValueError for an unknown name.
-
-    Imports the one that is used, since each run pays for what it loads.
-    """
-    if name == "plain":
-        from courier.contracts.plain import Plain
-
-        return Plain(settings, state)
-    if name == "jsonl":
-        from courier.contracts.jsonl import Jsonl
-
-        return Jsonl(settings, state)
-    if name == "claude":
-        from courier.contracts.claude import Claude
-
-        return Claude(settings, state)
-    if name == "nanoclaw":
-        from courier.contracts.nanoclaw import Nanoclaw
-
-        return Nanoclaw(settings, state)
-    raise ValueError(f"unknown contract {name!r}")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from courier.contracts import NAMES, argv
-from courier.contracts.base import Contract, Message, make
+from courier.contracts import NAMES, argv, make_contract
+from courier.contracts.base import Contract, Message
 from courier.events import Event
 from courier.settings import Settings, read_settings
 
@@ -55,24 +55,24 @@ def test_an_unknown_contract_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown contract 'morse'"):
         argv("morse", ["agent"], "")
     with pytest.raises(ValueError, match="unknown contract 'morse'"):
-        make("morse", settings())
+        make_contract("morse", settings())
 
 
 class TestPlain:
     def test_a_message_is_its_text_and_then_the_end(self) -> None:
-        handover = make("plain", settings()).hand(Message(1, "grüß dich\n"))
+        handover = make_contract("plain", settings()).hand(Message(1, "grüß dich\n"))
         assert (handover.data, handover.eof) == ("grüß dich\n".encode(), True)
 
     def test_its_whole_output_is_the_result_of_exit_0(self) -> None:
-        assert make("plain", settings()).finish(0, lambda: (3, b"42\n")) == [Event("result", "42\n")]
+        assert make_contract("plain", settings()).finish(0, lambda: (3, b"42\n")) == [Event("result", "42\n")]
 
     def test_its_output_is_no_result_when_the_exit_is_not_0(self) -> None:
-        assert make("plain", settings()).finish(2, lambda: (3, b"42\n")) == [Event("error", "exit status 2")]
+        assert make_contract("plain", settings()).finish(2, lambda: (3, b"42\n")) == [Event("error", "exit status 2")]
 
 
 class TestJsonl:
     def test_a_turn(self) -> None:
-        contract = make("jsonl", settings())
+        contract = make_contract("jsonl", settings())
         contract.delivered(1)
         assert told(
             contract,
@@ -94,7 +94,7 @@ class TestJsonl:
         ]
 
     def test_an_idle_that_has_not_seen_the_last_message_does_not_end_the_turn(self) -> None:
-        contract = make("jsonl", settings())
+        contract = make_contract("jsonl", settings())
         contract.delivered(1)
         contract.delivered(2)
         assert told(contract, {"type": "idle", "number": 1}) == []
@@ -105,15 +105,17 @@ class TestJsonl:
         "unit", [b"{\n", b"{}\n", b'{"type":"new"}\n', b'{"type":"text"}\n', b'{"type":"text","text":3}\n', b"[1]\n"]
     )
     def test_what_is_no_such_line_is_raw(self, unit: bytes) -> None:
-        assert told(make("jsonl", settings()), unit) == [("raw", "", None)]
+        assert told(make_contract("jsonl", settings()), unit) == [("raw", "", None)]
 
     def test_deep_nesting_and_endless_numbers_are_raw(self) -> None:
         deep = b'{"type":"usage","a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
-        assert told(make("jsonl", settings()), deep) == [("raw", "", None)]
-        assert told(make("jsonl", settings()), b'{"type":"usage","a":' + b"9" * 5000 + b"}\n") == [("raw", "", None)]
+        assert told(make_contract("jsonl", settings()), deep) == [("raw", "", None)]
+        assert told(make_contract("jsonl", settings()), b'{"type":"usage","a":' + b"9" * 5000 + b"}\n") == [
+            ("raw", "", None)
+        ]
 
     def test_close_is_a_line_and_then_the_end(self) -> None:
-        handover = make("jsonl", settings()).close()
+        handover = make_contract("jsonl", settings()).close()
         assert (handover.data, handover.eof) == (b'{"type":"close"}\n', True)
 
 
@@ -157,7 +159,7 @@ RESULT = {
 
 class TestClaude:
     def test_a_turn_with_a_tool(self) -> None:
-        contract = make("claude", settings())
+        contract = make_contract("claude", settings())
         contract.delivered(1)
         rows = told(
             contract,
@@ -186,13 +188,13 @@ class TestClaude:
         ]
 
     def test_without_partial_messages_text_comes_from_whole_ones(self) -> None:
-        rows = told(make("claude", settings()), assistant("m-1", {"type": "text", "text": "hello"}))
+        rows = told(make_contract("claude", settings()), assistant("m-1", {"type": "text", "text": "hello"}))
         assert rows == [("text", "hello", None)]
 
     def test_its_state_goes_through_a_restart(self) -> None:
-        first = make("claude", settings())
+        first = make_contract("claude", settings())
         told(first, INIT, started("m-1"), delta("hello"), assistant("m-1", TOOL_USE))
-        second = make("claude", settings(), json.loads(json.dumps(first.state)))
+        second = make_contract("claude", settings(), json.loads(json.dumps(first.state)))
         rows = told(second, INIT, delta("."), assistant("m-1", {"type": "text", "text": "hello."}), TOOL_RESULT)
         assert rows == [
             ("text", ".", None),
@@ -200,7 +202,7 @@ class TestClaude:
         ]
 
     def test_the_next_turn_begins_by_itself_when_messages_were_joined(self) -> None:
-        contract = make("claude", settings())
+        contract = make_contract("claude", settings())
         contract.delivered(1)
         told(contract, INIT, RESULT)
         assert told(contract, INIT) == [turn("working")]
@@ -213,33 +215,33 @@ class TestClaude:
             "session_id": "c-2",
             "errors": ["No conversation found with session ID: c-9"],
         }
-        rows = told(make("claude", settings()), failed)
+        rows = told(make_contract("claude", settings()), failed)
         assert ("error", "No conversation found with session ID: c-9", None) in rows
         assert rows[-1] == turn("idle")
 
     def test_an_error_of_the_api_is_an_error(self) -> None:
         failed = {**RESULT, "is_error": True, "api_error_status": 401, "result": "API Error: 401"}
-        assert ("error", "API Error: 401", None) in told(make("claude", settings()), failed)
+        assert ("error", "API Error: 401", None) in told(make_contract("claude", settings()), failed)
 
     def test_a_subagents_text_names_the_call_it_speaks_in(self) -> None:
         said = {**assistant("m-9", {"type": "text", "text": "found it"}), "parent_tool_use_id": "toolu_1"}
-        assert told(make("claude", settings()), said) == [("text", "found it", {"parent": "toolu_1"})]
+        assert told(make_contract("claude", settings()), said) == [("text", "found it", {"parent": "toolu_1"})]
 
     def test_an_output_of_text_blocks_is_text_and_another_stays_as_it_is(self) -> None:
         def result(content: Any) -> Any:
             block = {"type": "tool_result", "tool_use_id": "t", "content": content}
             unit = {"type": "user", "message": {"role": "user", "content": [block]}}
-            return (told(make("claude", settings()), unit)[0][2] or {})["output"]
+            return (told(make_contract("claude", settings()), unit)[0][2] or {})["output"]
 
         assert result([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]) == "ab"
         assert result([{"type": "image", "source": {}}]) == [{"type": "image", "source": {}}]
 
     @pytest.mark.parametrize("unit", [{"type": "surprise"}, {"result": 1}, b"{not json}\n"])
     def test_lines_it_does_not_know_are_raw(self, unit: Any) -> None:
-        assert told(make("claude", settings()), unit) == [("raw", "", None)]
+        assert told(make_contract("claude", settings()), unit) == [("raw", "", None)]
 
     def test_a_message_and_the_end(self) -> None:
-        contract = make("claude", settings())
+        contract = make_contract("claude", settings())
         content = [{"type": "text", "text": "hi"}]
         assert json.loads(contract.hand(Message(1, "hi")).data) == {
             "type": "user",
@@ -270,7 +272,7 @@ class TestNanoclaw:
         ids=["a turn", "an empty turn", "an API error", "an error", "no status", "torn", "raw"],
     )  # fmt: skip
     def test_markers(self, unit: bytes, rows: list[Row]) -> None:
-        contract = make("nanoclaw", settings())
+        contract = make_contract("nanoclaw", settings())
         contract.delivered(1)
         assert told(contract, unit) == rows
 
@@ -278,7 +280,7 @@ class TestNanoclaw:
         (tmp_path / "ANTHROPIC_API_KEY").write_text("sk-1\n")
         (tmp_path / "..data").mkdir()
         (tmp_path / "not-a-name").write_text("x")
-        contract = make("nanoclaw", settings(BERTH_SECRETS=str(tmp_path), BERTH_RESUME="n-1"))
+        contract = make_contract("nanoclaw", settings(BERTH_SECRETS=str(tmp_path), BERTH_RESUME="n-1"))
         handover = contract.hand(Message(1, "hi"))
         assert handover.eof
         assert json.loads(handover.data) == {
@@ -293,11 +295,11 @@ class TestNanoclaw:
 
     @pytest.mark.parametrize(("told", "main"), [({"BERTH_MAIN": "1"}, True), ({"BERTH_MAIN": ""}, False), ({}, False)])
     def test_the_main_groups_agent_is_told_so(self, told: dict[str, str], main: bool) -> None:
-        handover = make("nanoclaw", settings(**told)).hand(Message(1, "hi"))
+        handover = make_contract("nanoclaw", settings(**told)).hand(Message(1, "hi"))
         assert json.loads(handover.data)["isMain"] is main
 
     def test_follow_ups_are_files_in_the_order_of_their_names(self) -> None:
-        contract = make("nanoclaw", settings())
+        contract = make_contract("nanoclaw", settings())
         contract.delivered(1)
         files = {**contract.hand(Message(2, "b")).files, **contract.hand(Message(3, "c")).files}
         contents = [json.loads(files[name]) for name in sorted(files)]
@@ -305,12 +307,12 @@ class TestNanoclaw:
         assert all(name.endswith(".json") for name in files)
 
     def test_it_is_closed_by_an_empty_file(self) -> None:
-        contract = make("nanoclaw", settings())
+        contract = make_contract("nanoclaw", settings())
         contract.delivered(1)
         assert (contract.close().files, contract.close().eof) == ({"_close": b""}, False)
 
     def test_its_files_are_results_and_tasks(self) -> None:
-        contract = make("nanoclaw", settings())
+        contract = make_contract("nanoclaw", settings())
         message = b'{"type":"message","chatJid":"s-1","text":"by the way"}'
         assert contract.file("messages", message) == [
             Event("result", "by the way", {"chatJid": "s-1", "source": "ipc"})
@@ -320,6 +322,6 @@ class TestNanoclaw:
 
 
 def test_nanoclaw_is_told_that_a_task_speaks_and_no_person() -> None:
-    contract = make("nanoclaw", settings())
+    contract = make_contract("nanoclaw", settings())
     handed = json.loads(contract.hand(Message(1, "Tidy up", scheduled=True)).data)
     assert handed["isScheduledTask"] is True

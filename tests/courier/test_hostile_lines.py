@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from courier.contracts.base import LEVELS, VALUES, Contract, load, make
+from courier.contracts import make_contract
+from courier.contracts.base import LEVELS, VALUES, Contract, load
 from courier.events import Event, encode, split
 from courier.redact import Shield
 from courier.transcript import Transcript
@@ -86,7 +87,7 @@ def lines(draw: st.DrawFn, contract: str) -> Any:
 
 def unit(contract: str, line: Any) -> bytes:
     content = json.dumps(line).encode()
-    marks = make(contract, settings()).marks
+    marks = make_contract(contract, settings()).marks
     return b"\n".join([marks[0], content, marks[1], b""]) if marks else content + b"\n"
 
 
@@ -104,7 +105,7 @@ def tell(contract: Contract, content: bytes) -> list[Event] | None:
 def test_any_value_in_any_place_of_a_line_is_read_or_raw(contract: str) -> None:
     @given(st.lists(lines(contract), min_size=1, max_size=4))
     def reads(said: list[Any]) -> None:
-        one = make(contract, settings())
+        one = make_contract(contract, settings())
         for line in said:
             tell(one, unit(contract, line))
 
@@ -114,7 +115,7 @@ def test_any_value_in_any_place_of_a_line_is_read_or_raw(contract: str) -> None:
 @pytest.mark.parametrize("contract", LINES)
 @given(content=st.binary() | st.text().map(str.encode) | values.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_read_or_raw(contract: str, content: bytes) -> None:
-    one = make(contract, settings())
+    one = make_contract(contract, settings())
     tell(one, content)
     for folder in ("messages", "tasks"):
         for event in one.file(folder, content):
@@ -143,7 +144,7 @@ def test_the_values_that_once_ended_couriers_are_raw_output(contract: str, tmp_p
 
 
 def test_a_reader_that_fails_leaves_raw_output_and_the_state_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = make("jsonl", settings())
+    one = make_contract("jsonl", settings())
 
     def read(content: bytes) -> list[Event]:
         one.state["session"] = "half done"
@@ -248,7 +249,7 @@ def test_what_is_remembered_of_ids_that_an_agent_invents_is_bounded(contract: st
 @pytest.mark.parametrize("kind", ["message", "state", "delivered", "turn", "exit", "gap", "task", "stdout", "stderr"])
 def test_no_line_becomes_an_event_that_is_not_the_agents_to_say(contract: str, kind: str) -> None:
     forged = {"type": kind, "kind": kind, "text": "x", "number": 1, "code": 0, "state": "idle", "data": {"n": 1}}
-    assert kind not in {row[0] for row in told(make(contract, settings()), forged)} - {"raw"}
+    assert kind not in {row[0] for row in told(make_contract(contract, settings()), forged)} - {"raw"}
 
 
 @pytest.mark.parametrize("inner", ['{"a":', "["])

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from courier.contracts.base import make
+from courier.contracts import make_contract
 from courier.events import Event, encode, split, whole_characters
 from courier.parser import PAUSE, Parser
 from tests.courier.test_contracts_recorded import settings, triple
@@ -18,11 +18,11 @@ def raw_parser() -> Parser:
 
 
 def jsonl_parser(offset: int = 0, inside: bool = False) -> Parser:
-    return Parser("stdout", offset, inside, make("jsonl", settings()).read)
+    return Parser("stdout", offset, inside, make_contract("jsonl", settings()).read)
 
 
 def nanoclaw_parser() -> Parser:
-    contract = make("nanoclaw", settings())
+    contract = make_contract("nanoclaw", settings())
     return Parser("stdout", read=contract.read, marks=contract.marks)
 
 
