@@ -15,7 +15,7 @@ import psycopg
 import requests
 
 from bench.harness import Figure, Outcome, berth, django, median, ms, percentile
-from tests.stack import Stack
+from testbed.stack import Stack
 
 FEW, SESSIONS, GROUPS, EVENTS = 100, 100_000, 500, 50  # events of each session
 LOADS, WARM_UP, TARGET = 40, 5, 0.300

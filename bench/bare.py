@@ -10,8 +10,8 @@ from bench.harness import Manifest, cluster, django, pod_log
 from k8s_adapter import manifests, names
 from k8s_adapter.config import KubernetesConfig
 from runtimes.base import PodOptions, Quota, Resources, RunRef, RunSpec
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 
 SLEEP = ["sh", "-c", "trap exit TERM; sleep 3600 & wait"]
 SPEC = """

@@ -25,8 +25,8 @@ from bench.page import Page
 from k8s_adapter import names
 from runtimes.base import TransientFault
 from sessions.choices import OUTPUT
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 
 ROUNDS, WARM_UP = 15, 2
 TARGET = 1.3

@@ -11,7 +11,7 @@ import requests
 
 from bench.harness import Figure, Outcome, berth, group, median, percentile, spread
 from bench.page import Page
-from tests.stack import Stack
+from testbed.stack import Stack
 
 SAMPLES, WARM_UP = 300, 20
 P50, P99 = 0.050, 0.200  # seconds

@@ -18,8 +18,8 @@ from kubernetes import client, config
 from k8s_adapter import names
 from k8s_adapter.client import Api
 from k8s_adapter.config import KubernetesConfig
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 
 Manifest = dict[str, Any]
 

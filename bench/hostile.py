@@ -42,7 +42,7 @@ from websockets.sync.client import connect
 from bench.harness import Figure, Outcome, berth, cluster, percentile, rows, spread
 from bench.page import Page
 from k8s_adapter import names
-from tests.stack import Stack
+from testbed.stack import Stack
 
 SECONDS = float(os.environ.get("HOSTILE_SECONDS", "120"))
 ORDINARY, QUEUED, STREAMS, LOGINS, HEADS = 10, 40, 150, 12, 300

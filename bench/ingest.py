@@ -17,7 +17,7 @@ import psycopg
 
 from bench.cpu import Cpu
 from bench.harness import Figure, Outcome, berth, fake_runs, median, percentile, rows, times
-from tests.stack import Stack
+from testbed.stack import Stack
 
 RUNS, BATCHES, BATCH, ROUNDS = 4, 15, 1000, 5
 TARGET = 0.3

@@ -10,7 +10,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.stack import Stack
+from testbed.stack import Stack
 
 Event = dict[str, Any]
 # Pages that show the same get the same frames: parsing each once keeps the client out of the measurement.

@@ -21,8 +21,8 @@ from k8s_adapter import manifests, names
 from k8s_adapter.client import Api
 from k8s_adapter.config import KubernetesConfig
 from runtimes.base import RunSpec, TransientFault
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 
 SESSIONS, WORKERS, ROUNDS, TARGET = 60, 4, 3, 0.5
 JOBS = "/apis/batch/v1/jobs"

@@ -9,8 +9,8 @@ import random
 import time
 
 from bench.harness import Figure, Outcome, berth, group, median, percentile
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 
 KILLS, WARM_UP, WITHIN, TARGET = 20, 1, 0.3, 15.0
 

@@ -14,7 +14,7 @@ from bench.bare import BareJobs
 from bench.cpu import Cpu
 from bench.harness import Figure, Outcome, berth, group, median, percentile, spread
 from bench.page import Page
-from tests.stack import Stack
+from testbed.stack import Stack
 
 SESSIONS, RATE, SECONDS = 20, 50, 30
 P50, P99 = 0.100, 0.300  # seconds

@@ -23,8 +23,8 @@ import requests
 
 from bench.harness import Figure, Outcome, berth, cluster, rows
 from k8s_adapter import names
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 
 SESSIONS = int(os.environ.get("SOAK_SESSIONS", "300"))
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))

@@ -24,8 +24,8 @@ from bench.reconcile import DATE, another, create, made, remove
 from k8s_adapter import names
 from k8s_adapter.config import KubernetesConfig
 from runtimes.base import RunRef, RunSpec
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 
 RELEASED, WAITING, WORKERS = 100, (0, 100, 500, 1000), 4
 REST_SECONDS = 60

@@ -13,7 +13,7 @@ import requests
 from bench.cpu import Cpu
 from bench.harness import Figure, Outcome, berth, fake_runs, percentile, spread
 from bench.page import Page
-from tests.stack import Stack
+from testbed.stack import Stack
 
 WATCHERS, RATE, SECONDS, BATCH = 200, 200, 20, 10
 P99 = 1.0  # seconds

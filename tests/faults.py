@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, Self
 
-from tests.stack import ROOT, Stack
+from testbed.stack import ROOT, Stack
 
 WRITES = ("INSERT", "UPDATE", "DELETE", "WITH")
 # Audit events (https://docs.python.org/3/library/audit_events.html) are raised before the deed.

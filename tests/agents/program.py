@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.waiting import wait_for
+from testbed.waiting import wait_for
 
 WORKBENCH = Path(__file__).parents[2] / "agents" / "workbench.py"
 

@@ -23,7 +23,7 @@ from sessions.events import notify
 from sessions.events.event_log import NewEvent
 from sessions.lifecycle import intake, transitions
 from sessions.models import AgentSession, Run
-from tests.waiting import wait_for
+from testbed.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 expect.set_options(timeout=30_000)  # ms; a machine that runs all tests at once is slow

@@ -9,9 +9,9 @@ import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
 from sessions.models import AgentSession
+from testbed.waiting import wait_for
 from tests.browser.conftest import Opener, Talk
 from tests.browser.test_live_page import live, numbered, text_of
-from tests.waiting import wait_for
 
 pytestmark = pytest.mark.browser
 Frame = dict[str, Any]

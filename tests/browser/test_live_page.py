@@ -7,8 +7,8 @@ from groups.models import Membership
 from runtimes.base import Cause, Observed, Phase
 from sessions.lifecycle import transitions
 from sessions.models import AgentSession, Message, Run
+from testbed.waiting import wait_for
 from tests.browser.conftest import Opener, Talk
-from tests.waiting import wait_for
 
 pytestmark = pytest.mark.browser
 TRANSCRIPT = "[data-part=transcript]"

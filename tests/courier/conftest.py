@@ -11,8 +11,8 @@ import pytest
 
 from courier.contracts import argv
 from courier.wrapper import wrap
-from tests.courier.server import TOKEN, Desk, Server
-from tests.waiting import wait_for
+from testbed.courier_control_plane import TOKEN, Desk, Server
+from testbed.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 

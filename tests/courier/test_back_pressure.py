@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from courier.courier import ENOUGH
+from testbed.waiting import wait_for
 from tests.courier.conftest import Make
-from tests.waiting import wait_for
 
 TOTAL = 3 * ENOUGH
 FLOOD = """

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.waiting import wait_for
 from tests.courier.conftest import Make
-from tests.waiting import wait_for
 
 JSONL = """
 import json, sys

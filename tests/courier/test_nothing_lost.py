@@ -11,9 +11,9 @@ import pytest
 
 from courier.events import Event
 from courier.journal import Journal
+from testbed.courier_control_plane import Desk, Server
+from testbed.waiting import wait_for
 from tests.courier.conftest import Bench, Make
-from tests.courier.server import Desk, Server
-from tests.waiting import wait_for
 
 COUNTING = """
 import json, sys, time

@@ -3,8 +3,8 @@
 import base64
 import json
 
+from testbed.waiting import wait_for
 from tests.courier.conftest import Make
-from tests.waiting import wait_for
 
 
 def test_output_without_a_newline_appears_while_the_agent_waits(bench: Make) -> None:

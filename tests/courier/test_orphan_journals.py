@@ -10,10 +10,10 @@ from courier import control_plane
 from courier.contracts.base import Message
 from courier.journal_lock import claim, insist, remove
 from courier.settings import read_settings
+from testbed.courier_control_plane import Desk
+from testbed.waiting import wait_for
 from tests.courier.conftest import Bench, Make
-from tests.courier.server import Desk
 from tests.courier.test_nothing_lost import assert_numbered, spool_ends_with
-from tests.waiting import wait_for
 
 
 def leave_behind(bench: Make, run: str, desk: Desk) -> Bench:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from courier.events import Event
 from courier.redact import HOLD, Lane, Secrets, Shield
 from courier.transcript import Transcript
+from testbed.courier_control_plane import TOKEN
+from testbed.waiting import wait_for
 from tests.courier.conftest import Bench, Make
-from tests.courier.server import TOKEN
 from tests.courier.test_contracts_recorded import settings as read
 from tests.courier.test_journal import everything
-from tests.waiting import wait_for
 
 SECRET = "Kx9/vu+Tz7-pQ2_wB4mJ8rLs"
 OTHER = "correct horse battery staple"

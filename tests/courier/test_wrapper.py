@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from courier.wrapper import wrap
-from tests.waiting import wait_for
+from testbed.waiting import wait_for
 
 SHELLS = [[shell, *rest] for shell, *rest in (["dash"], ["bash", "--posix"], ["busybox", "ash"]) if shutil.which(shell)]
 DEAF = "trap '' TERM; echo ready; while :; do sleep 0.1; done"

@@ -15,9 +15,9 @@ import pytest
 
 from egress.server import Server
 from egress.settings import Settings
-from tests.egress import sites
-from tests.egress.control import TOKEN, ControlPlane, Rules
-from tests.egress.sites import Site
+from testbed import sites
+from testbed.egress_control_plane import TOKEN, ControlPlane, Rules
+from testbed.sites import Site
 
 HOST, OTHER, UMLAUT = "site.example", "other.example", "xn--bcher-kva.example"
 LOOPBACK = "127.0.0.1"

@@ -6,10 +6,10 @@ import ssl
 import pytest
 
 from egress.channel import RECEIVE, WRITE
-from tests.egress import sites
+from testbed import sites
+from testbed.sites import Site
+from testbed.waiting import wait_for
 from tests.egress.conftest import HOST, UMLAUT, Proxy, read_all
-from tests.egress.sites import Site
-from tests.waiting import wait_for
 
 
 def test_tls_to_an_allowed_host_gets_through_both_ways(proxy: Proxy) -> None:

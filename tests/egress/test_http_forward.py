@@ -4,10 +4,10 @@ import socket
 
 import pytest
 
-from tests.egress import sites
+from testbed import sites
+from testbed.sites import Site
+from testbed.waiting import wait_for
 from tests.egress.conftest import HOST, LOOPBACK, Proxy, Reply, authorization, read_all
-from tests.egress.sites import Site
-from tests.waiting import wait_for
 
 
 def lines(site: Site) -> list[str]:

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from egress.connection_handler import NEWCOMERS
 from egress.limits import Limits, Rate
-from tests.egress import sites
+from testbed import sites
+from testbed.sites import Site
+from testbed.waiting import wait_for
 from tests.egress.conftest import HOST, Make, Proxy, read_all
-from tests.egress.sites import Site
 from tests.egress.test_connect import hello_for
-from tests.waiting import wait_for
 
 
 def test_a_run_has_so_many_tunnels_at_a_time(make: Make) -> None:

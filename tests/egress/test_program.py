@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from egress.settings import Settings, read_settings
-from tests.egress import sites
+from testbed import sites
+from testbed.egress_control_plane import TOKEN, ControlPlane, Rules
+from testbed.sites import Site
+from testbed.waiting import wait_for
 from tests.egress.conftest import HOST, LOOPBACK, OTHER, Make, Proxy, Reply, authorization, read_all
-from tests.egress.control import TOKEN, ControlPlane, Rules
-from tests.egress.sites import Site
-from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 

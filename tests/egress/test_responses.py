@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from tests.egress import sites
+from testbed import sites
+from testbed.waiting import wait_for
 from tests.egress.conftest import HOST, LOOPBACK, OTHER, Make, Proxy
-from tests.waiting import wait_for
 
 LITERALS = (
     "127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "127.1", "0177.0.0.1", "017700000001", "127.0.0.1.",

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from tests.egress import sites
+from testbed import sites
+from testbed.sites import Site
+from testbed.waiting import wait_for
 from tests.egress.conftest import HOST, OTHER, Make, Proxy, Reply, read_all
-from tests.egress.sites import Site
 from tests.egress.test_connect import hello_for
-from tests.waiting import wait_for
 
 
 def open_tunnel(proxy: Proxy, site: Site, host: str = HOST, user: str = "run-a:secret-a") -> socket.socket:

@@ -17,10 +17,10 @@ from runtimes.local import bwrap, processes
 from runtimes.local.programs import Confinement
 from runtimes.local.runtime import LocalRuntime
 from runtimes.secret_sources import Reach
+from testbed.stack import free_port
+from testbed.waiting import wait_for
 from tests.runtime.home import Home, Line
 from tests.runtime.places import LocalPlace
-from tests.stack import free_port
-from tests.waiting import wait_for
 
 SECONDS = 30
 

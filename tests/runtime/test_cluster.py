@@ -10,8 +10,8 @@ import pytest
 from k8s_adapter import names, pod
 from k8s_adapter.runtime import KubernetesConfig, KubernetesRuntime
 from runtimes.base import Cause, Observed, PermanentFault, Phase, Resources, RunRef, SecretFile, TransientFault
+from testbed.waiting import wait_for
 from tests.runtime.places import KubernetesPlace, kubectl
-from tests.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 SECONDS = 90

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from runtimes.base import Cause, Description, GroupRef, Observed, PermanentFault, Phase, RunRef, SecretFile
+from testbed.waiting import wait_for
 from tests.runtime.places import Crash, Place
-from tests.waiting import wait_for
 
 SECONDS = 60  # the most that anything here may take
 

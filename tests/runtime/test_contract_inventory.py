@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from runtimes.base import GroupRef, Phase, RunRef, Trace, TransientFault
+from testbed.waiting import wait_for
 from tests.runtime.places import Crash, Place
 from tests.runtime.test_contract import SECONDS, running
-from tests.waiting import wait_for
 
 
 def of(place: Place, ref: RunRef) -> list[Trace]:

@@ -18,8 +18,8 @@ from runtimes.base import Cause, Observed, PermanentFault, Phase, RunRef, Secret
 from runtimes.local import processes
 from runtimes.local.processes import Note
 from runtimes.local.runtime import LocalRuntime, Look, judge
+from testbed.waiting import wait_for
 from tests.runtime.places import Crash, LocalPlace
-from tests.waiting import wait_for
 
 SECONDS = 30
 

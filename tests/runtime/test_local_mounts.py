@@ -7,8 +7,8 @@ import pytest
 
 from groups.mounts import BLOCKED
 from runtimes.base import Cause, ClaimSource, FolderSource, Mount, PermanentFault, Phase
+from testbed.waiting import wait_for
 from tests.runtime.places import LocalPlace
-from tests.waiting import wait_for
 
 SECONDS = 30
 

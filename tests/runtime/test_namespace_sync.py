@@ -13,9 +13,9 @@ from k8s_adapter import names
 from k8s_adapter.client import Api
 from k8s_adapter.runtime import KubernetesRuntime
 from runtimes.base import Cause, GroupRef, PodOptions, Quota, Resources, RunSpec
+from testbed.waiting import wait_for
 from tests.runtime.home import Home, Line
 from tests.runtime.places import KubernetesPlace, kubectl
-from tests.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 SECONDS = 90

@@ -8,8 +8,8 @@ import pytest
 from k8s_adapter import names, pod
 from k8s_adapter.runtime import KubernetesRuntime
 from runtimes.base import Cause, ClaimSource, Mount, NfsSource, Observed, Phase, RunSpec, SecretFile
+from testbed.waiting import wait_for
 from tests.runtime.places import KubernetesPlace, kubectl
-from tests.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 SECONDS = 90

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from k8s_adapter import names, reflector
 from k8s_adapter.client import Expired, Object
 from runtimes.base import Cause, Phase, RunRef, RunSpec, Sighting, TransientFault
+from testbed.waiting import wait_for
 from tests.runtime.places import KubernetesPlace
-from tests.waiting import wait_for
 
 JOBS, PODS = "/apis/batch/v1/jobs", "/api/v1/pods"
 AWAY = TransientFault(Cause.UNREACHABLE, "connection refused")

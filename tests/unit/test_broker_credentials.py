@@ -24,7 +24,7 @@ from groups.choices import Provider
 from groups.models import AgentGroup, AgentProfile, BrokeredKey, BrokerUsage, SecretReference
 from sessions.lifecycle import run_spec, run_tokens, runtime_factory, secrets, transitions
 from sessions.models import AgentSession, Run
-from tests.waiting import wait_for
+from testbed.waiting import wait_for
 
 KEY = "sk-real-key-0815"
 

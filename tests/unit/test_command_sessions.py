@@ -20,8 +20,8 @@ from sessions.events import event_log
 from sessions.lifecycle import intake
 from sessions.management.commands.sessions import person
 from sessions.models import AgentSession, Message, Run
+from testbed.waiting import wait_for
 from tests.unit.things import run_of, say
-from tests.waiting import wait_for
 
 IDLE = {"state": "idle"}
 

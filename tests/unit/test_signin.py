@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from controlplane import csp, hashing, signin
 from groups.models import AuditEntry, Membership
-from tests.waiting import wait_for
+from testbed.waiting import wait_for
 
 LOGIN = "/admin/login/"
 PASSWORD = "a long enough one"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.stack import ROOT, Stack
 from tests import images
-from tests.stack import ROOT, Stack
 
 PRODUCTION = (pytest.mark.postgres, pytest.mark.redis, pytest.mark.cluster)
 LIMITS = {"MAX_RUNS": "20", "MAX_RUNS_PER_GROUP": "20"}

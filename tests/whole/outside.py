@@ -14,8 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.stack import ROOT
-from tests.waiting import wait_for
+from testbed.stack import ROOT
+from testbed.waiting import wait_for
 
 NODE = os.environ.get("TEST_NODE_IP", "127.0.0.1")
 ALLOWED, PRIVATE, CNAME, REBINDING = (f"{name}.berth.example" for name in ("allowed", "private", "cname", "rebinding"))

@@ -8,8 +8,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 from tests.whole.test_mounts import mount
 
 # Says what it is told, ends each turn, and has a child that keeps it from ending.

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from testbed.stack import Stack
 from tests import images
-from tests.stack import Stack
 from tests.whole.conftest import LIMITS, PRODUCTION
 
 KEY = "sk-the-real-key-4711-0815"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.stack import Stack
 from tests import images
-from tests.stack import Stack
 from tests.whole.conftest import PRODUCTION
 
 pytestmark = [*PRODUCTION, pytest.mark.model, pytest.mark.timeout(1500)]

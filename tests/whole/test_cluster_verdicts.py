@@ -2,8 +2,8 @@
 
 import re
 
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 from tests.whole.conftest import PRODUCTION
 
 pytestmark = list(PRODUCTION)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.stack import Follower, Stack
-from tests.waiting import wait_for
+from testbed.stack import Follower, Stack
+from testbed.waiting import wait_for
 
 
 def test_a_message_is_answered_and_a_follow_up_finds_the_agent_waiting(stack: Stack) -> None:

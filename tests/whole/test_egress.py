@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.stack import ROOT, Stack, free_port
-from tests.waiting import wait_for
+from testbed.stack import ROOT, Stack, free_port
+from testbed.waiting import wait_for
 from tests.whole.conftest import LIMITS
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

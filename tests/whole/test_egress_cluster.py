@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from testbed.stack import ROOT, Stack
+from testbed.waiting import wait_for
 from tests import images
-from tests.stack import ROOT, Stack
-from tests.waiting import wait_for
 from tests.whole.conftest import LIMITS, PRODUCTION
 from tests.whole.test_egress import Admin, Site
 

@@ -14,8 +14,8 @@ import psutil
 import psycopg
 import pytest
 
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 
 FAILOVER = 15  # seconds, as promised: a lease lasts 10
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from testbed.stack import ROOT, Stack, free_port
 from tests import images
-from tests.stack import ROOT, Stack, free_port
 from tests.whole import outside
 from tests.whole.conftest import LIMITS, PRODUCTION
 

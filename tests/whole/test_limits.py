@@ -15,9 +15,9 @@ import pytest
 from k8s_adapter import names
 from k8s_adapter.client import Api
 from k8s_adapter.config import KubernetesConfig
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 from tests import images
-from tests.stack import Stack
-from tests.waiting import wait_for
 
 SETTINGS = {"MAX_RUNS": "20", "MAX_RUNS_PER_GROUP": "20", "RETRY_SECONDS": "1,1,1", "HEARTBEAT_SECONDS": "17"}
 pytestmark = pytest.mark.timeout(600)

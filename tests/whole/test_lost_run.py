@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Stack
-from tests.waiting import wait_for
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 from tests.whole.test_failover import kill_run
 
 

@@ -4,7 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.stack import Stack
+from testbed.stack import Stack
 from tests.whole.conftest import PRODUCTION
 
 MOUNT = """

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from playwright.sync_api import Browser
 
+from testbed.stack import Follower, Stack
+from testbed.waiting import wait_for
 from tests import images
-from tests.stack import Follower, Stack
-from tests.waiting import wait_for
 
 LINES, RATE = 200_000, 3_333
 pytestmark = [

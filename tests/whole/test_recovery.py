@@ -16,10 +16,10 @@ from k8s_adapter import names
 from k8s_adapter.client import Api
 from k8s_adapter.config import KubernetesConfig
 from runtimes.base import TransientFault
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 from tests import images
 from tests.faults import Faults
-from tests.stack import Stack
-from tests.waiting import wait_for
 from tests.whole.conftest import PRODUCTION
 
 ROOM = {"MAX_RUNS": "200", "MAX_RUNS_PER_GROUP": "200", "GROUP_PODS": "500", "GROUP_MEMORY_MIB": "500000"}

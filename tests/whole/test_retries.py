@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 from tests import images
-from tests.stack import Stack
-from tests.waiting import wait_for
 
 SETTINGS = {"MAX_RUNS": "20", "MAX_RUNS_PER_GROUP": "20", "RETRY_SECONDS": "1,1,1"}
 TRIES = 4

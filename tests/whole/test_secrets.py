@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from testbed.stack import Stack
+from testbed.waiting import wait_for
 from tests import images
-from tests.stack import Stack
-from tests.waiting import wait_for
 from tests.whole.conftest import PRODUCTION
 
 VALUES = {"BERTH_SECRET_WHOLE": f"value-{uuid.uuid4().hex}"}

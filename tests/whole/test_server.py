@@ -21,8 +21,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.stack import ROOT, free_port
-from tests.waiting import wait_for
+from testbed.stack import ROOT, free_port
+from testbed.waiting import wait_for
 
 PROXY = "127.0.0.9"
 ENV = {

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.stack import ROOT, free_port
-from tests.waiting import wait_for
+from testbed.stack import ROOT, free_port
+from testbed.waiting import wait_for
 
 
 class Up:

@@ -21,7 +21,7 @@ import requests
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from tests.waiting import wait_for
+from testbed.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("web", "worker", "watcher")
