@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 
 from bench.harness import Figure, Outcome
+from testbed.courier_run import Bench
 from testbed.stack import WORKBENCH
 from testbed.waiting import wait_for
-from tests.courier.conftest import Bench
 
 IDLE_SECONDS, LOAD_SECONDS, LOAD_RATE = 30, 60, 2000
 RSS, CPU = 30 * 1024 * 1024, 0.01

@@ -24,10 +24,9 @@ from pathlib import Path
 import psutil
 
 from bench.harness import Figure, Outcome, median, percentile, times
-from testbed.egress_control_plane import TOKEN, ControlPlane, Rules
+from testbed.egress_control_plane import TOKEN, ControlPlane, Rules, authorization
 from testbed.sites import Site, server_context
 from testbed.waiting import wait_for
-from tests.egress.conftest import authorization
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTS, FRESH, ROUNDS, TUNNELS = 500, 200, 10, 1000

@@ -1,5 +1,6 @@
 """A control plane that speaks the egress protocol (docs/egress.md), and misbehaves as a test tells it to."""
 
+import base64
 import json
 import socket
 import threading
@@ -166,3 +167,8 @@ class ControlPlane(ThreadingHTTPServer):
         for connection in self.connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+
+def authorization(user: str) -> str:
+    """The header line for `run:credential`, "" for none."""
+    return f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}\r\n" if user else ""

@@ -12,8 +12,9 @@ import pytest
 from courier.events import Event
 from courier.journal import Journal
 from testbed.courier_control_plane import Desk, Server
+from testbed.courier_run import Bench
 from testbed.waiting import wait_for
-from tests.courier.conftest import Bench, Make
+from tests.courier.conftest import Make
 
 COUNTING = """
 import json, sys, time

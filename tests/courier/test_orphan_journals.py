@@ -11,8 +11,9 @@ from courier.contracts.base import Message
 from courier.journal_lock import claim, insist, remove
 from courier.settings import read_settings
 from testbed.courier_control_plane import Desk
+from testbed.courier_run import Bench
 from testbed.waiting import wait_for
-from tests.courier.conftest import Bench, Make
+from tests.courier.conftest import Make
 from tests.courier.test_nothing_lost import assert_numbered, spool_ends_with
 
 

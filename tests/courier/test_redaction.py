@@ -15,8 +15,9 @@ from courier.events import Event
 from courier.redact import HOLD, Lane, Secrets, Shield
 from courier.transcript import Transcript
 from testbed.courier_control_plane import TOKEN
+from testbed.courier_run import Bench
 from testbed.waiting import wait_for
-from tests.courier.conftest import Bench, Make
+from tests.courier.conftest import Make
 from tests.courier.test_contracts_recorded import settings as read
 from tests.courier.test_journal import everything
 

@@ -1,7 +1,6 @@
 """The proxy with its own loop in a thread, a control plane, sites; and a client that speaks to it over real sockets."""
 
 import asyncio
-import base64
 import socket
 import ssl
 import threading
@@ -16,7 +15,7 @@ import pytest
 from egress.server import Server
 from egress.settings import Settings
 from testbed import sites
-from testbed.egress_control_plane import TOKEN, ControlPlane, Rules
+from testbed.egress_control_plane import TOKEN, ControlPlane, Rules, authorization
 from testbed.sites import Site
 
 HOST, OTHER, UMLAUT = "site.example", "other.example", "xn--bcher-kva.example"
@@ -169,11 +168,6 @@ class Proxy:
     async def _tasks(self) -> list[Any]:
         """What is left over when the proxy has ended."""
         return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-
-
-def authorization(user: str) -> str:
-    """The header line for `run:credential`, "" for none."""
-    return f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}\r\n" if user else ""
 
 
 Make = Callable[..., Proxy]

@@ -5,9 +5,10 @@ import socket
 import pytest
 
 from testbed import sites
+from testbed.egress_control_plane import authorization
 from testbed.sites import Site
 from testbed.waiting import wait_for
-from tests.egress.conftest import HOST, LOOPBACK, Proxy, Reply, authorization, read_all
+from tests.egress.conftest import HOST, LOOPBACK, Proxy, Reply, read_all
 
 
 def lines(site: Site) -> list[str]:

@@ -15,10 +15,10 @@ import pytest
 
 from egress.settings import Settings, read_settings
 from testbed import sites
-from testbed.egress_control_plane import TOKEN, ControlPlane, Rules
+from testbed.egress_control_plane import TOKEN, ControlPlane, Rules, authorization
 from testbed.sites import Site
 from testbed.waiting import wait_for
-from tests.egress.conftest import HOST, LOOPBACK, OTHER, Make, Proxy, Reply, authorization, read_all
+from tests.egress.conftest import HOST, LOOPBACK, OTHER, Make, Proxy, Reply, read_all
 
 ROOT = Path(__file__).parent.parent.parent
 
