@@ -17,9 +17,9 @@ SLEEP = ["sh", "-c", "trap exit TERM; sleep 3600 & wait"]
 SPEC = """
 import dataclasses
 from django.conf import settings
-from sessions import spec
+from sessions.lifecycle import run_spec
 from sessions.models import Run
-built = spec.build(Run.objects.filter(session="{session}").latest("number"))
+built = run_spec.build(Run.objects.filter(session="{session}").latest("number"))
 result = [settings.COURIER_IMAGE, dataclasses.asdict(built)]
 """
 

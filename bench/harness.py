@@ -140,7 +140,7 @@ def django(stack: Stack, code: str) -> Any:
 RUNS = """
 from django.utils import timezone
 from groups.models import AgentGroup, AgentProfile
-from sessions import tokens
+from sessions.lifecycle import run_tokens
 from sessions.models import AgentSession, Run
 result = []
 for _ in range({count}):
@@ -148,7 +148,7 @@ for _ in range({count}):
         group=AgentGroup.objects.get(slug="demo"), profile=AgentProfile.objects.get(slug="workbench"), last_run=1
     )
     run = Run.objects.create(session=session, number=1, runtime="local", state="working", started_at=timezone.now())
-    result.append([str(session.pk), tokens.mint(run.pk)])
+    result.append([str(session.pk), run_tokens.mint(run.pk)])
 """
 
 

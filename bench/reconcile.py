@@ -31,10 +31,10 @@ RELEASE = """
 import time
 from django.db import transaction
 from groups.models import AgentGroup
-from sessions import workqueue
+from sessions import work_queue
 with transaction.atomic():
     AgentGroup.objects.filter(slug="{slug}").update(hold="")
-    workqueue.request(workqueue.ADMIT, priority=workqueue.FIRST)
+    work_queue.request(work_queue.ADMIT, priority=work_queue.FIRST)
     result = time.time()
 """
 

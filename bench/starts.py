@@ -34,7 +34,7 @@ SPREAD, RATIO, AT_REST = 0.8, 0.3, 0.1  # of the first round's rate; of the bare
 QUOTA_PODS = 200  # the rest waits for the quota
 OPEN = """
 from groups.models import AgentGroup, AgentProfile
-from sessions import intake
+from sessions.lifecycle import intake
 group, profile = AgentGroup.objects.get(slug="{slug}"), AgentProfile.objects.get(slug="date")
 for _ in range({count}):
     intake.open_session(group=group, profile=profile, text="now", sender=None)
@@ -55,10 +55,10 @@ RELEASE = """
 import time
 from django.db import transaction
 from groups.models import AgentGroup
-from sessions import workqueue
+from sessions import work_queue
 with transaction.atomic():
     AgentGroup.objects.filter(slug="{slug}").update(hold="")
-    workqueue.request(workqueue.ADMIT, priority=workqueue.FIRST)
+    work_queue.request(work_queue.ADMIT, priority=work_queue.FIRST)
     result = time.time()
 """
 QUEUE = "SELECT count(*) FROM agent_sessions_workitem"

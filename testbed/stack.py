@@ -131,8 +131,8 @@ class Stack:
             self.python("from controlplane.shutdown import end_local_runs; end_local_runs()")
             if self.env["RUNTIME"] == "kubernetes":
                 self.python(
-                    "from sessions import runtimes\n"
-                    "r = runtimes.get('kubernetes')\n"
+                    "from sessions.lifecycle import runtime_factory\n"
+                    "r = runtime_factory.get('kubernetes')\n"
                     "for ref in list(r.owned()): r.destroy(ref)"
                 )
                 label = f"berth/installation={self.env['INSTALLATION']}"

@@ -99,7 +99,7 @@ def test_a_hostile_agent_gets_nothing_but_its_own(world: World) -> None:
     assert shown.status_code == 200 and 'data-check="neighbour-volume"' in shown.text
     left = world.stack.python(
         "from groups.models import AgentProfile, GroupMount\n"
-        "from reach.models import EgressRequest, EgressRule\n"
+        "from egress_policy.models import EgressRequest, EgressRule\n"
         "print(AgentProfile.objects.filter(slug__startswith='hostile', active=True).count(),"
         " GroupMount.objects.count(), EgressRule.objects.count(), EgressRequest.objects.count())"
     )
