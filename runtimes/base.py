@@ -184,16 +184,14 @@ class Phase(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a run ended, or why it can't start. Words and advice for people are in `sessions.lifecycle.end_reasons`."""
+    """What a runtime can see of a run's end, or of what holds up its start.
+
+    Why the run ended in the end (`sessions.choices.EndReason`) follows from this and from what Berth asked of the run.
+    """
 
     COMPLETED = "completed"
-    CLOSED = "closed"  # gracefully, as somebody asked
-    IDLE = "idle"  # waited long enough for a follow-up
-    PREEMPTED = "preempted"  # gave way to others
     STOPPED = "stopped"
     DEADLINE = "deadline"
-    TURN_TIMEOUT = "turn_timeout"  # at work without a word for too long
-    HUNG = "hung"  # its courier fell silent while the process lives
     AGENT_ERROR = "agent_error"
     OOM = "oom"
     IMAGE_PULL = "image_pull"
@@ -203,7 +201,6 @@ class Cause(StrEnum):
     MOUNT = "mount"  # a volume or secret can't be mounted
     EVICTED = "evicted"
     NODE_LOST = "node_lost"
-    START_TIMEOUT = "start_timeout"
     VANISHED = "vanished"  # somebody deleted it
     UNREACHABLE = "unreachable"  # the runtime itself
 

@@ -50,13 +50,36 @@ class Intent(models.TextChoices):
     STOP = "stop", "Stop"  # a person, now
     SHUTDOWN = "shutdown", "Shutdown"  # Berth itself goes down, and its local runs with it
     DEADLINE = "deadline", "Deadline"
-    START_TIMEOUT = "start_timeout", "Start timeout"
     TURN_TIMEOUT = "turn_timeout", "Turn timeout"  # at work without a word for too long
     HUNG = "hung", "Hung"  # its courier fell silent while the process lives
-    FAULT = "fault", "Fault"  # the runtime refused it for good
 
 
 GRACEFUL = frozenset({Intent.CLOSE, Intent.IDLE, Intent.PREEMPT})
+
+
+class EndReason(models.TextChoices):
+    """Why a run ended; on pages, its verdict. Every `Cause` of a runtime is one, and what Berth itself brings about."""
+
+    COMPLETED = "completed", "Completed"
+    CLOSED = "closed", "Closed"  # gracefully, as somebody asked
+    IDLE = "idle", "Idle"  # waited long enough for a follow-up
+    PREEMPTED = "preempted", "Preempted"  # gave way to others
+    STOPPED = "stopped", "Stopped"
+    DEADLINE = "deadline", "Deadline"
+    TURN_TIMEOUT = "turn_timeout", "Turn timeout"  # at work without a word for too long
+    HUNG = "hung", "Hung"  # its courier fell silent while the process lives
+    AGENT_ERROR = "agent_error", "Agent error"
+    OOM = "oom", "Oom"
+    IMAGE_PULL = "image_pull", "Image pull"
+    UNSCHEDULABLE = "unschedulable", "Unschedulable"
+    REJECTED = "rejected", "Rejected"
+    QUOTA = "quota", "Quota"
+    MOUNT = "mount", "Mount"
+    EVICTED = "evicted", "Evicted"
+    NODE_LOST = "node_lost", "Node lost"
+    START_TIMEOUT = "start_timeout", "Start timeout"  # not up after its time, and nobody knows why
+    VANISHED = "vanished", "Vanished"
+    UNREACHABLE = "unreachable", "Unreachable"
 
 
 class EventKind(models.TextChoices):

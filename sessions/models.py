@@ -14,9 +14,7 @@ from groups.models import AgentGroup, AgentProfile
 from groups.permissions import Narrowed
 from runtimes.base import Cause, RunRef
 from sessions import choices
-from sessions.choices import EventKind, Intent, MessageState, RunState, SessionState
-
-CAUSES = [(cause.value, cause.value.replace("_", " ").capitalize()) for cause in Cause]
+from sessions.choices import EndReason, EventKind, Intent, MessageState, RunState, SessionState
 
 
 class SessionQuerySet(Narrowed["AgentSession"]):
@@ -119,8 +117,10 @@ class Run(models.Model):
     intent_by = models.CharField(max_length=150, blank=True, help_text="Who asked for its end.")
     intent_at = models.DateTimeField(null=True, blank=True)
     waits_for = models.TextField(blank=True, help_text="What holds up its start, in the runtime's words.")
-    waits_cause = models.CharField(max_length=20, blank=True, choices=CAUSES)
-    verdict = models.CharField(max_length=20, blank=True, choices=CAUSES)
+    waits_cause = models.CharField(
+        max_length=20, blank=True, choices=[(cause.value, EndReason(cause).label) for cause in Cause]
+    )
+    verdict = models.CharField(max_length=20, blank=True, choices=EndReason)
     verdict_words = models.TextField(blank=True)
     warning = models.TextField(
         blank=True, db_default="", help_text="What the runtime refused since it started; it goes on all the same."

@@ -10,9 +10,8 @@ from django.db.models import F
 from django.utils import timezone
 
 from groups.choices import Contract
-from runtimes.base import Cause
 from sessions import pagination
-from sessions.choices import EventKind, Intent, MessageState
+from sessions.choices import EndReason, EventKind, Intent, MessageState
 from sessions.lifecycle.end_reasons import Verdict
 from sessions.models import AgentSession, Event, Message, MessageQuerySet, Run
 
@@ -61,7 +60,7 @@ def settle(session: AgentSession, run: Run, verdict: Verdict, *, again: bool) ->
     """Settle the messages of a run that ended; `again` if there will be another try. Since when the oldest waits."""
     handed = unanswered(run)
     if not verdict.failure and run.intent not in (Intent.STOP, Intent.SHUTDOWN):
-        if verdict.cause is Cause.COMPLETED and run.contract == Contract.PLAIN:
+        if verdict.reason is EndReason.COMPLETED and run.contract == Contract.PLAIN:
             _take_unread(run)
         handed.move(MessageState.ANSWERED, answered_at=timezone.now(), reason="")
     _answered_by_result(run)

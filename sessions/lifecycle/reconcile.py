@@ -82,8 +82,6 @@ class Action:
 
     do: Do
     intent: Intent = Intent.NONE
-    cause: Cause | None = None
-    words: str = ""
 
 
 def decide(wanted: Wanted, observed: Observed, now: datetime) -> Action:
@@ -139,10 +137,9 @@ def _start(wanted: Wanted, observed: Observed, now: datetime) -> Action:
     """A run that is not up yet: made in part, held up, or only slow."""
     waited = now - (wanted.counted_from or wanted.claimed_at)
     if observed.cause in HOPELESS or (observed.cause is Cause.MOUNT and waited > MOUNT_PATIENCE):
-        return Action(Do.END, cause=observed.cause, words=observed.words)
+        return Action(Do.END)
     if observed.cause not in PASSING and waited > timedelta(seconds=wanted.start_seconds):
-        cause = observed.cause or Cause.START_TIMEOUT
-        return Action(Do.END, cause=cause, words=observed.words or f"waited {wanted.start_seconds} s")
+        return Action(Do.END)
     if wanted.state is RunState.CLAIMED or not wanted.made:
         return Action(Do.ENSURE)  # a worker may have died between two of its parts, one of which called already
     return _alive(wanted, observed)
@@ -219,7 +216,7 @@ def reconcile(session_id: uuid.UUID, seen: Observation | None = None) -> bool:
             _warn(run, f"The runtime refuses what was asked of it for this run, which goes on: {fault}")
             return False
         bound.error("runtime: refused", cause=fault.cause, words=str(fault))
-        return _end(run, runtime, Observed(Phase.ABSENT), fault.cause, str(fault))
+        return _end(run, runtime, Observed(Phase.ABSENT), fault)
 
 
 def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bool:
@@ -236,7 +233,7 @@ def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bo
         case Do.FORCE:
             runtime.stop(run.ref)
         case Do.END:
-            return _end(run, runtime, observed, action.cause, action.words)
+            return _end(run, runtime, observed)
         case Do.NOTHING:
             _note(run, observed.cause, observed.words) if observed.phase is Phase.PENDING else None
             secrets.renew(run, runtime) if observed.phase is Phase.RUNNING else None
@@ -257,13 +254,13 @@ def _started(run: Run, runtime: Runtime) -> None:
         runtime.destroy(run.ref)
 
 
-def _end(run: Run, runtime: Runtime, observed: Observed, cause: Cause | None, words: str) -> bool:
+def _end(run: Run, runtime: Runtime, observed: Observed, fault: PermanentFault | None = None) -> bool:
     """Give the verdict, then remove the run's traces. A crash between the two is found by `_clean`."""
-    ended = transitions.end(run, observed, cause, words)
-    if ended:
-        log.info("run ended", session=str(run.session_id), run=str(run.pk), cause=cause or observed.cause)
+    verdict = transitions.end(run, observed, fault)
+    if verdict:
+        log.info("run ended", session=str(run.session_id), run=str(run.pk), cause=verdict.reason)
     _remove(run, runtime)
-    return ended
+    return verdict is not None
 
 
 def _remove(run: Run, runtime: Runtime) -> None:

@@ -13,12 +13,13 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from runtimes.base import Cause, Observed
+from runtimes.base import Cause, Observed, RuntimeFault
 from sessions import signals
 from sessions.choices import (
     BEFORE_START,
     GRACEFUL,
     SESSION_OF_RUN,
+    EndReason,
     EventKind,
     Intent,
     MessageState,
@@ -26,7 +27,7 @@ from sessions.choices import (
     SessionState,
 )
 from sessions.events import event_log, notify
-from sessions.lifecycle import egress_access, end_reasons, messages, redact
+from sessions.lifecycle import egress_access, end_reasons, messages, redact, run_spec
 from sessions.lifecycle.end_reasons import Report, Verdict
 from sessions.models import AgentSession, Run
 
@@ -53,7 +54,6 @@ ENDING_REASONS = {
     Intent.STOP: "Stopping: the agent was told to end now.",
     Intent.SHUTDOWN: "Stopping: Berth is being shut down.",
     Intent.DEADLINE: "Ending: the run reached its time limit.",
-    Intent.START_TIMEOUT: "Giving up: the run did not start in time.",
     Intent.TURN_TIMEOUT: "Ending: the agent worked too long without a word.",
     Intent.HUNG: "Ending: the courier fell silent.",
 }
@@ -86,7 +86,7 @@ def _shown(session: AgentSession, run: Run | None) -> tuple[SessionState, str]:
     if session.queued_at:
         return SessionState.QUEUED, "Waiting for a slot."
     undone = session.messages.filter(state__in=[MessageState.QUEUED, MessageState.FAILED])
-    if run and end_reasons.ADVICE[Cause(run.verdict)].failure and undone.exists():
+    if run and end_reasons.ADVICE[EndReason(run.verdict)].failure and undone.exists():
         tried = f"Tried {run.attempt} times. " if run.attempt > 1 else ""
         return SessionState.FAILED, f"{tried}{run.verdict_words} Retry it, or send a new message."
     if run:
@@ -184,37 +184,43 @@ def ask(run_id: uuid.UUID, intent: Intent, by: str = "", only_idle: bool = False
     return bool(asked)
 
 
-def end(run: Run, observed: Observed, cause: Cause | None = None, words: str = "") -> bool:
+def end(run: Run, observed: Observed, fault: RuntimeFault | None = None) -> Verdict | None:
     """End a run with its verdict, settle its messages, and let the session wait for the next run if messages are left.
 
-    `cause` overrides what `observed` says, for a start that was refused. False if another process ended it first.
+    `fault` is why its start was refused, if it was. Returns None if another process ended it first.
     """
     with transaction.atomic():
         session = event_log.locked(run.session_id)
-        run = Run.objects.select_related("session").get(pk=run.pk)
-        if cause and run.intent != Intent.STOP:
-            verdict = end_reasons.say(cause, detail=words)
-        else:
-            report = Report(run.exit_code, run.peak_bytes, messages.unanswered(run).exists())
-            verdict = end_reasons.judge(observed, Intent(run.intent), report, run.intent_by)
-            if verdict.cause is Cause.COMPLETED and messages.ignored(run):
-                verdict = end_reasons.say(Cause.AGENT_ERROR, detail="it ended before it took a message", code=0)
-        # What a cluster tells may hold what the agent, or its start, wrote.
-        told = redact.clean(run.pk, verdict.words), redact.clean(run.pk, verdict.last_lines)
-        verdict = replace(verdict, words=told[0], last_lines=told[1][-4000:])
-        changes = {"verdict": verdict.cause, "verdict_words": verdict.words, "retry_safe": verdict.retry_safe}
+        run = Run.objects.select_related("session__profile").get(pk=run.pk)
+        verdict = _verdict(run, observed, fault)
+        changes = {"verdict": verdict.reason, "verdict_words": verdict.words, "retry_safe": verdict.retry_safe}
         last_lines = (event_log.tail(run) if verdict.failure else "") or verdict.last_lines
         changes |= {"exit_code": verdict.exit_code, "last_lines": last_lines}
         changes |= dict.fromkeys(("waits_for", "waits_cause", "warning"), "")
         if not Run.objects.filter(pk=run.pk).move(RunState.ENDED, ended_at=timezone.now(), **changes):
-            return False
-        data = {"state": RunState.ENDED, "verdict": verdict.cause, "exit_code": verdict.exit_code}
+            return None
+        data = {"state": RunState.ENDED, "verdict": verdict.reason, "exit_code": verdict.exit_code}
         event_log.say(session, EventKind.STATE, f"Run {run.number} ended. {verdict.words}", data, run)
         _go_on(session, run, verdict)
         refresh(session)
         signals.run_ended.send(None, session_id=session.pk, run_id=run.pk)
         notify.ring_on_commit(session.pk)
-    return True
+    return verdict
+
+
+def _verdict(run: Run, observed: Observed, fault: RuntimeFault | None) -> Verdict:
+    """The verdict on a run that is over. It is redacted: a cluster repeats what the agent, or its start, wrote."""
+    report = Report(run.exit_code, run.peak_bytes, messages.unanswered(run).exists(), messages.ignored(run))
+    verdict = end_reasons.verdict(
+        Intent(run.intent),
+        observed,
+        report,
+        fault,
+        by=run.intent_by,
+        start_seconds=run_spec.limit(run, "start_seconds"),
+    )
+    words, last_lines = redact.clean(run.pk, verdict.words), redact.clean(run.pk, verdict.last_lines)
+    return replace(verdict, words=words, last_lines=last_lines[-4000:])
 
 
 def _go_on(session: AgentSession, run: Run, verdict: Verdict) -> None:
@@ -224,7 +230,7 @@ def _go_on(session: AgentSession, run: Run, verdict: Verdict) -> None:
     since = messages.settle(session, run, verdict, again=again)
     if not verdict.failure:
         # Giving up a slot to others, or being shut down, is no try that failed.
-        quota = verdict.cause is Cause.PREEMPTED and run.waits_cause == Cause.QUOTA
+        quota = verdict.reason is EndReason.PREEMPTED and run.waits_cause == Cause.QUOTA
         AgentSession.objects.filter(pk=session.pk).update(attempts=0)
         session.attempts = 0
         if since:

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 import pytest
 from django.core.management import get_commands
 
-from runtimes.base import Cause
 from sessions import choices
+from sessions.choices import EndReason
 from sessions.lifecycle import end_reasons
 from sessions.stream import consumers
 
@@ -150,7 +150,7 @@ def test_the_close_codes_are_those_of_the_stream() -> None:
 
 def test_every_verdict_is_told_with_its_words_and_advice() -> None:
     told = table("docs/operations.md", "verdict")
-    assert set(told) == {str(cause) for cause in Cause}
+    assert set(told) == {str(cause) for cause in EndReason}
     for cause, advice in end_reasons.ADVICE.items():
         words, following, safe, again, session = told[cause]
         assert words.startswith(re.split(r"[{.]", advice.words)[0].rstrip()), cause

@@ -1,67 +1,99 @@
-"""Verdicts: what the runtime saw and what Berth asked for, into a cause and words."""
+"""End reasons, of what Berth asked for, the runtime sees and the courier told, and of a fault; and their words."""
 
 import pytest
 
-from runtimes.base import Cause, Observed, Phase
-from sessions.choices import Intent
-from sessions.lifecycle.end_reasons import ADVICE, Report, judge, say
+from runtimes.base import Cause, Observed, PermanentFault, Phase, RuntimeFault, TransientFault
+from sessions.choices import EndReason, Intent
+from sessions.lifecycle.end_reasons import ADVICE, Report, describe, end_reason, verdict
 
 
 def over(cause: Cause | None = None, code: int | None = None, words: str = "") -> Observed:
     return Observed(Phase.FINISHED, cause, words, code)
 
 
+MIDWAY, IGNORED = Report(unanswered=True), Report(ignored=True)
+ABSENT = Observed(Phase.ABSENT)
+REFUSED = PermanentFault(Cause.REJECTED, "not allowed")
+AWAY = TransientFault(Cause.UNREACHABLE, "no route")
+
 TABLE = [
-    ("exit 0", over(code=0), Intent.NONE, Cause.COMPLETED),
-    ("exit 3", over(code=3), Intent.NONE, Cause.AGENT_ERROR),
-    ("out of memory", over(Cause.OOM, 137, "limit 64 MiB"), Intent.NONE, Cause.OOM),
-    ("out of memory on its way out", over(Cause.OOM, 137), Intent.IDLE, Cause.OOM),
-    ("killed by the cluster's deadline", over(Cause.DEADLINE, 143), Intent.NONE, Cause.DEADLINE),
-    ("killed by ours", over(code=143), Intent.DEADLINE, Cause.DEADLINE),
-    ("stopped", over(code=143), Intent.STOP, Cause.STOPPED),
-    ("stopped, whatever the processes did", over(Cause.OOM, 137), Intent.STOP, Cause.STOPPED),
-    ("closed", over(code=0), Intent.CLOSE, Cause.CLOSED),
-    ("closed, and ended badly with nothing open", over(Cause.AGENT_ERROR, 1), Intent.CLOSE, Cause.CLOSED),
-    ("closed idle", over(code=0), Intent.IDLE, Cause.IDLE),
-    ("gave way", over(code=0), Intent.PREEMPT, Cause.PREEMPTED),
-    ("worked too long in silence", over(code=143), Intent.TURN_TIMEOUT, Cause.TURN_TIMEOUT),
-    ("its courier fell silent", over(code=137), Intent.HUNG, Cause.HUNG),
-    ("never there, or gone", Observed(Phase.ABSENT), Intent.NONE, Cause.VANISHED),
-    ("evicted", over(Cause.EVICTED, 137), Intent.NONE, Cause.EVICTED),
+    # what Berth asked for, what the runtime sees, what the courier told, the fault, end reason
+    ("exit 0", Intent.NONE, over(code=0), Report(), None, EndReason.COMPLETED),
+    ("exit 3", Intent.NONE, over(code=3), Report(), None, EndReason.AGENT_ERROR),
+    ("exit 3, by the courier", Intent.NONE, over(), Report(exit_code=3), None, EndReason.AGENT_ERROR),
+    ("exit 0 before it took a message", Intent.NONE, over(code=0), IGNORED, None, EndReason.AGENT_ERROR),
+    ("closed before it took a message", Intent.CLOSE, over(code=0), IGNORED, None, EndReason.CLOSED),
+    ("out of memory", Intent.NONE, over(Cause.OOM, 137, "limit 64 MiB"), Report(), None, EndReason.OOM),
+    ("out of memory on its way out", Intent.IDLE, over(Cause.OOM, 137), Report(), None, EndReason.OOM),
+    ("the cluster's deadline", Intent.NONE, over(Cause.DEADLINE, 143), Report(), None, EndReason.DEADLINE),
+    ("ours", Intent.DEADLINE, over(code=143), Report(), None, EndReason.DEADLINE),
+    ("stopped", Intent.STOP, over(code=143), Report(), None, EndReason.STOPPED),
+    ("stopped from outside", Intent.NONE, over(Cause.STOPPED), Report(), None, EndReason.STOPPED),
+    ("stopped, whatever the processes did", Intent.STOP, over(Cause.OOM, 137), Report(), None, EndReason.STOPPED),
+    ("shut down in the middle of a turn", Intent.SHUTDOWN, over(code=143), MIDWAY, None, EndReason.STOPPED),
+    ("closed", Intent.CLOSE, over(code=0), Report(), None, EndReason.CLOSED),
+    ("closed, ended badly", Intent.CLOSE, over(Cause.AGENT_ERROR, 1), Report(), None, EndReason.CLOSED),
+    ("closed, ended badly in a turn", Intent.CLOSE, over(Cause.AGENT_ERROR, 1), MIDWAY, None, EndReason.AGENT_ERROR),
+    ("closed idle", Intent.IDLE, over(code=0), Report(), None, EndReason.IDLE),
+    ("closed idle, evicted in a turn", Intent.IDLE, over(Cause.EVICTED, 137), MIDWAY, None, EndReason.EVICTED),
+    ("gave way", Intent.PREEMPT, over(code=0), Report(), None, EndReason.PREEMPTED),
+    ("gave way before it started", Intent.PREEMPT, ABSENT, Report(), None, EndReason.PREEMPTED),
+    ("worked too long in silence", Intent.TURN_TIMEOUT, over(code=143), MIDWAY, None, EndReason.TURN_TIMEOUT),
+    ("its courier fell silent", Intent.HUNG, over(code=137), Report(), None, EndReason.HUNG),
+    ("never there, or gone", Intent.NONE, ABSENT, Report(), None, EndReason.VANISHED),
+    ("evicted", Intent.NONE, over(Cause.EVICTED, 137), Report(), None, EndReason.EVICTED),
+    ("up too late", Intent.NONE, Observed(Phase.PENDING), Report(), None, EndReason.START_TIMEOUT),
+    ("its courier never called", Intent.NONE, Observed(Phase.RUNNING), Report(), None, EndReason.START_TIMEOUT),
+    ("what held it up", Intent.NONE, Observed(Phase.PENDING, Cause.MOUNT), Report(), None, EndReason.MOUNT),
+    ("its node is lost", Intent.NONE, Observed(Phase.RUNNING, Cause.NODE_LOST), Report(), None, EndReason.NODE_LOST),
+    ("refused", Intent.NONE, ABSENT, Report(), REFUSED, EndReason.REJECTED),
+    ("refused while it was asked to give way", Intent.PREEMPT, ABSENT, Report(), REFUSED, EndReason.REJECTED),
+    ("refused while it was stopped", Intent.STOP, ABSENT, Report(), REFUSED, EndReason.STOPPED),
+    ("the runtime is away", Intent.NONE, ABSENT, Report(), AWAY, EndReason.UNREACHABLE),
 ]
 
 
-@pytest.mark.parametrize(("observed", "intent", "cause"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
-def test_cause(observed: Observed, intent: Intent, cause: Cause) -> None:
-    assert judge(observed, intent).cause is cause
+@pytest.mark.parametrize(
+    ("intent", "observed", "report", "fault", "reason"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_end_reason(
+    intent: Intent, observed: Observed, report: Report, fault: RuntimeFault | None, reason: EndReason
+) -> None:
+    assert end_reason(intent, observed, report, fault) is reason
 
 
-def test_every_cause_has_words_and_advice() -> None:
-    assert set(ADVICE) == set(Cause)
-    for cause in Cause:
-        words = say(cause, detail="because", code=1, by="ada").words
+def test_whatever_a_runtime_sees_is_an_end_reason() -> None:
+    assert {EndReason(cause) for cause in Cause} < set(EndReason)
+
+
+def test_a_start_that_times_out_says_what_it_waited_for() -> None:
+    quiet = verdict(Intent.NONE, Observed(Phase.RUNNING), start_seconds=300)
+    assert quiet.words.startswith("It did not start in time: waited 300 s.")
+    held_up = Observed(Phase.PENDING, Cause.UNSCHEDULABLE, "0/3 nodes are available")
+    assert verdict(Intent.NONE, held_up).words.startswith("No node can take it: 0/3 nodes are available.")
+
+
+def test_every_reason_has_words_and_advice() -> None:
+    assert set(ADVICE) == set(EndReason)
+    for reason in EndReason:
+        words = describe(reason, detail="because", code=1, by="ada").words
         assert "{" not in words and words.endswith(".")
 
 
 def test_words_name_the_exit_code_the_person_and_the_detail() -> None:
-    assert judge(over(code=3), Intent.NONE).words.startswith("The agent ended with exit code 3.")
-    assert judge(over(), Intent.STOP, by="ada").words.startswith("Stopped by ada.")
-    pulled = say(Cause.IMAGE_PULL, detail="not found").words
+    assert verdict(Intent.NONE, over(code=3)).words.startswith("The agent ended with exit code 3.")
+    assert verdict(Intent.STOP, over(), by="ada").words.startswith("Stopped by ada.")
+    pulled = describe(EndReason.IMAGE_PULL, detail="not found").words
     assert pulled.startswith("The image can't be pulled: not found.")
 
 
 def test_the_couriers_report_counts_when_the_runtime_has_no_code() -> None:
-    assert judge(over(), Intent.NONE, Report(exit_code=7)).exit_code == 7
-
-
-def test_a_close_that_left_a_message_unanswered_is_no_close() -> None:
-    assert judge(over(Cause.AGENT_ERROR, 1), Intent.CLOSE, Report(unanswered=True)).cause is Cause.AGENT_ERROR
-    assert judge(over(Cause.EVICTED, 137), Intent.IDLE, Report(unanswered=True)).cause is Cause.EVICTED
+    assert verdict(Intent.NONE, over(), Report(exit_code=7)).exit_code == 7
 
 
 def test_out_of_memory_tells_the_limit_and_the_peak() -> None:
     observed = over(Cause.OOM, 137, "it used more memory than its limit of 256Mi")
-    words = judge(observed, Intent.NONE, Report(peak_bytes=255 * 1024**2)).words
+    words = verdict(Intent.NONE, observed, Report(peak_bytes=255 * 1024**2)).words
     assert words.startswith("The agent ran out of memory: it used more memory than its limit of 256Mi (peak 255Mi).")
 
 

@@ -136,12 +136,6 @@ def test_next_step(wanted: Wanted, observed: Observed, step: Do) -> None:
     assert decide(wanted, observed, NOW).do is step
 
 
-def test_a_start_that_times_out_says_what_held_it_up() -> None:
-    late = replace(RUN, state=RunState.STARTING, claimed_at=ago(400))
-    action = decide(late, Observed(Phase.PENDING, Cause.UNSCHEDULABLE, "0/3 nodes are available"), NOW)
-    assert (action.cause, action.words) == (Cause.UNSCHEDULABLE, "0/3 nodes are available")
-
-
 def test_silence_has_two_names() -> None:
     assert decide(silent(1801), RUNNING, NOW).intent is Intent.TURN_TIMEOUT
     assert decide(replace(RUN, called_at=ago(121)), RUNNING, NOW).intent is Intent.HUNG

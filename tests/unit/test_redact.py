@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from runtimes.base import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, PermanentFault, Phase
 from sessions.courier_api import ingest
 from sessions.lifecycle import redact, run_tokens, transitions
 from sessions.models import AgentSession, Event, Run
@@ -35,7 +35,7 @@ def test_nor_do_a_verdict_and_its_last_lines(run: Run) -> None:
     observed = Observed(
         Phase.FINISHED, cause=Cause.AGENT_ERROR, words=f"it said {KEY}", last_lines=f"{credential}\n{KEY}"
     )
-    transitions.end(run, observed, Cause.AGENT_ERROR, words=f"it said {KEY} {credential}")
+    transitions.end(run, observed, PermanentFault(Cause.AGENT_ERROR, f"it said {KEY} {credential}"))
     run.refresh_from_db()
     told = run.verdict_words + run.last_lines + str(list(Event.objects.values_list("text", flat=True)))
     assert KEY not in told and credential not in told and "[redacted:github-token]" in told

@@ -93,15 +93,15 @@ def test_the_pauses_grow_and_then_a_person_decides(session: AgentSession, run: R
 def test_failed_starts_keep_the_messages_in_their_places(session: AgentSession, run: Run) -> None:
     intake.post_message(session, "second", sender=None)
     for _ in range(5):
-        transitions.end(run, GONE, Cause.IMAGE_PULL, "no such image")
+        transitions.end(run, Observed(Phase.PENDING, Cause.IMAGE_PULL, "no such image"))
         run = claim(session)
-    transitions.end(run, GONE, Cause.IMAGE_PULL, "no such image")
+    transitions.end(run, Observed(Phase.PENDING, Cause.IMAGE_PULL, "no such image"))
     assert shown(session).state == SessionState.FAILED and "Tried 6 times." in session.reason
     assert messages(session) == [MessageState.QUEUED, MessageState.QUEUED]
 
 
 def test_a_refused_start_is_not_tried_again(session: AgentSession, run: Run) -> None:
-    transitions.end(run, GONE, Cause.REJECTED, "violates PodSecurity")
+    transitions.end(run, Observed(Phase.PENDING, Cause.REJECTED, "violates PodSecurity"))
     assert shown(session).state == SessionState.FAILED and session.queued_at is None
 
 

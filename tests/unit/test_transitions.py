@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from groups.models import AgentGroup, AgentProfile
-from runtimes.base import Cause, Observed, Phase
+from runtimes.base import Cause, Observed, PermanentFault, Phase
 from sessions.choices import Intent, MessageState, RunState, SessionState
 from sessions.courier_api import ingest
 from sessions.lifecycle import intake, transitions
@@ -110,7 +110,7 @@ def test_a_message_that_came_too_late_gets_the_next_run(session: AgentSession, r
 def test_after_a_failure_waiting_messages_keep_their_places_until_somebody_acts(
     session: AgentSession, run: Run
 ) -> None:
-    transitions.end(run, Observed(Phase.ABSENT), Cause.REJECTED, "not allowed")
+    transitions.end(run, Observed(Phase.ABSENT), PermanentFault(Cause.REJECTED, "not allowed"))
     session.refresh_from_db()
     assert session.state == SessionState.FAILED and "not allowed" in session.reason
     assert admission.admit() == []
