@@ -20,7 +20,7 @@ READ_ONLY_KUBELET = 10255  # without authentication, where somebody opened it
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One attempt. `attack` and `parameters` are for `agents.attacks`; without an attack it is judged from outside."""
+    """One attempt. `attack` and `parameters` are for `isolation.attacks`; without an attack it is seen from outside."""
 
     name: str
     section: str

@@ -36,7 +36,7 @@ def profile(slug: str, secret: bool) -> Iterator[AgentProfile]:
         "description": f"Attacks what isolates groups, for {BY}. Switched off otherwise.",
         "contract": Contract.JSONL,
         "image": settings.WORKBENCH_IMAGE,
-        "command": ["python3", "-m", "agents.hostile"],
+        "command": ["python3", "-m", "isolation.attacks.agent"],
         "environment": {"PYTHONPATH": "/opt/berth"},
         "secrets": {FILE: f"ref:{NAME}"} if secret else {},
         "memory_mib": MEMORY_MIB if secret else 128,

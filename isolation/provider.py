@@ -5,7 +5,7 @@ import json
 import threading
 from typing import Self
 
-from agents.attacks.broker import MARK
+from isolation.attacks.broker import MARK
 from isolation.environment import Place
 from isolation.listener import own_address
 

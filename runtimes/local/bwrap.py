@@ -133,7 +133,8 @@ def _programs(python: str) -> list[Path]:
     checkout = RELAY.parents[2]
     prefixes = {Path(sys.prefix), Path(sys.base_prefix), Path(python).resolve().parent.parent}
     outside = [each for each in prefixes if not each.is_relative_to("/usr") and each != Path("/")]
-    return [RELAY, *(each for each in (checkout / "agents",) if each.is_dir()), *outside]
+    agents = [checkout / "agents", checkout / "isolation" / "attacks"]
+    return [RELAY, *filter(Path.is_dir, agents), *outside]
 
 
 def _seen(view: View, python: str) -> Iterator[Path]:

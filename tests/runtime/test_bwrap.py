@@ -166,7 +166,7 @@ def test_nothing_is_there_that_was_not_thought_of(place: ConfinedPlace, proxy: i
     ways = {path.parts[1] for path in (place.data, checkout, Path(sys.prefix), Path(sys.base_prefix))}
     assert set(told["of root"].split()) <= rooms | ways
     assert told["of var"].split() == ["/var/tmp", "/run/berth"]
-    assert told["of the checkout"].split() == ["agents", "runtimes"]
+    assert told["of the checkout"].split() == ["agents", "isolation", "runtimes"]
     assert told["of its runtimes"].split() == ["socket_proxy.py"]
     assert told["sockets"].split() == ["/run/berth/egress.sock"] and told["devices"] == ""
 

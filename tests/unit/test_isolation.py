@@ -11,9 +11,9 @@ import requests
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from agents.attacks import ATTACKS, broker
-from agents.attacks.base import outcome
 from isolation import evaluate, report_text, runner
+from isolation.attacks import ATTACKS, broker
+from isolation.attacks.base import outcome
 from isolation.checks import Check, catalogue
 from isolation.checks_egress import spellings
 from isolation.choices import Expected, Verdict

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from agents import hostile
-from agents.attacks import control_plane, files, network, proxy, resources
-from agents.attacks.base import Attempt, Got, Refused, Untested, outcome, together
+from isolation.attacks import agent, control_plane, files, network, proxy, resources
+from isolation.attacks.base import Attempt, Got, Refused, Untested, outcome, together
 
 ROOT = Path(__file__).parents[2]
+AGENT = [sys.executable, "-m", "isolation.attacks.agent"]
 
 
 @pytest.fixture
@@ -278,13 +278,13 @@ def test_an_attempt_that_another_ended_is_made_again_alone(
             os.kill(os.getpid(), signal.SIGKILL)
         return Got("there")
 
-    monkeypatch.setattr(hostile, "ATTACKS", {"ended": ended, "tcp": lambda: Got("here")})
+    monkeypatch.setattr(agent, "ATTACKS", {"ended": ended, "tcp": lambda: Got("here")})
     checks = [
         {"check": "a", "attack": "ended", "parameters": {"path": str(tmp_path / "a")}},
         {"check": "b", "attack": "tcp", "parameters": {}},
         {"check": "c", "attack": "ended", "parameters": {"path": str(tmp_path / "c"), "always": True}},
     ]
-    assert hostile.attack(checks) == "3 attempts"
+    assert agent.attack(checks) == "3 attempts"
     told = {line["check"]: line for line in map(json.loads, capfd.readouterr().out.splitlines())}
     assert [told[name]["outcome"] for name in "abc"] == ["succeeded", "succeeded", "error"]
     assert "by signal 9, for the second time" in told["c"]["detail"]
@@ -304,16 +304,27 @@ def test_outcomes() -> None:
 def test_what_takes_more_than_its_share_runs_alone() -> None:
     checks: list[dict[str, Any]] = [{"check": str(n), "attack": "tcp"} for n in range(14)]
     checks += [{"check": "fill", "attack": "fill"}, {"check": "flood", "attack": "flood"}]
-    assert [len(batch) for batch in hostile.batches(checks)] == [12, 2, 1, 1]
+    assert [len(batch) for batch in agent.batches(checks)] == [12, 2, 1, 1]
 
 
 def converse(*lines: dict[str, Any], end: bool = True) -> list[dict[str, Any]]:
     said = "".join(json.dumps(line) + "\n" for line in lines)
-    done = subprocess.run(
-        [sys.executable, "-m", "agents.hostile"], cwd=ROOT, input=said, capture_output=True, text=True, timeout=30
-    )
+    done = subprocess.run(AGENT, cwd=ROOT, input=said, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_agent_needs_nothing_but_the_standard_library() -> None:
+    """As in its image, which has neither Django nor the rest of Berth."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import isolation.attacks.agent\n"
+        "print(*(name for name in sys.modules if name.partition('.')[0] not in sys.stdlib_module_names))"
+    )
+    imported = subprocess.run([sys.executable, "-IS", "-c", program], capture_output=True, text=True, check=True).stdout
+    modules = set(imported.split()) - {"__main__", "isolation", "isolation.attacks"}
+    assert "isolation.attacks.agent" in modules
+    assert [name for name in modules if not name.startswith("isolation.attacks.")] == []
 
 
 def test_outside_of_a_container_nothing_is_attacked() -> None:
@@ -333,7 +344,7 @@ def test_the_neighbour_tells_who_came(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     environment = {**os.environ, "BERTH_WORKSPACE": str(tmp_path)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "agents.hostile"],
+        AGENT,
         cwd=ROOT,
         env=environment,
         stdin=subprocess.PIPE,

@@ -7,7 +7,7 @@ import signal
 import threading
 from typing import Any
 
-from agents.attacks.base import Got, Refused, Untested
+from isolation.attacks.base import Got, Refused, Untested
 
 MIB = 1024 * 1024
 BLOCK = 8 * MIB

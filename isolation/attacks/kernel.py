@@ -7,7 +7,7 @@ import stat
 import subprocess
 from typing import Any
 
-from agents.attacks.base import Got, Refused
+from isolation.attacks.base import Got, Refused
 
 libc = ctypes.CDLL(None, use_errno=True)
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from agents.attacks import kernel
-from agents.attacks.base import Got, Refused
+from isolation.attacks import kernel
+from isolation.attacks.base import Got, Refused
 
 SECRETS = "/var/secrets"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"

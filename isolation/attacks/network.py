@@ -7,7 +7,7 @@ import struct
 import time
 from typing import Any
 
-from agents.attacks.base import Got, Refused
+from isolation.attacks.base import Got, Refused
 
 SECONDS = 2.5  # for an answer; what a policy drops never gives one
 

@@ -8,8 +8,8 @@ import json
 import os
 from typing import Any
 
-from agents.attacks import control_plane
-from agents.attacks.base import Got, Refused, Untested
+from isolation.attacks import control_plane
+from isolation.attacks.base import Got, Refused, Untested
 
 SECRETS = "/var/secrets"
 PATH = "/broker/v1/anthropic/v1/messages"

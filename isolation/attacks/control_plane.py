@@ -11,8 +11,8 @@ import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from agents.attacks.base import Got, Refused
-from agents.attacks.network import SECONDS, connection
+from isolation.attacks.base import Got, Refused
+from isolation.attacks.network import SECONDS, connection
 
 LOGIN = "/login/"
 STRANGER = "stranger.invalid"  # nobody's (RFC 2606)

@@ -8,8 +8,8 @@ import ssl
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from agents.attacks.base import Got, Refused, Untested
-from agents.attacks.network import connection
+from isolation.attacks.base import Got, Refused, Untested
+from isolation.attacks.network import connection
 
 SECONDS = 4.0  # the proxy may look names up and ask the control plane
 HEAD_MAX = 65536

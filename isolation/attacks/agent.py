@@ -1,11 +1,11 @@
 """An agent that attacks what holds it, for `manage.py prove_isolation`: contract `jsonl`, standard library only.
 
 A message is a JSON object. `{"role": "attacker", "checks": [{"check", "attack", "parameters"}]}` has each attack made
-(`agents/attacks/`) and told in an event of its own; `{"role": "bystander", "marker", "port"}` makes it the neighbour,
+(this package) and reported in an event of its own; `{"role": "bystander", "marker", "port"}` makes it the neighbour,
 which keeps a file, listens, and says every quarter of a second how it is, until its input ends.
 
 It harms nothing: attempts take 5 s at most, 600 MiB, 2,000 tasks, and give it all back. Start it as
-`python3 -m agents.hostile`.
+`python3 -m isolation.attacks.agent`.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ import sys
 import time
 from typing import Any
 
-from agents.attacks import ALONE, ATTACKS
-from agents.attacks.base import SECONDS, Attempt, together
+from isolation.attacks import ALONE, ATTACKS
+from isolation.attacks.base import SECONDS, Attempt, together
 
 CONTAINERS = "/workspace/group"  # where every container of an agent has its workspace
 SIDE_BY_SIDE = 12

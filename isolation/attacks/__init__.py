@@ -7,7 +7,7 @@ not. Anything else that it raises says that the attempt itself went wrong.
 from collections.abc import Callable
 from typing import Any
 
-from agents.attacks import broker, control_plane, files, kernel, network, proxy, resources
+from isolation.attacks import broker, control_plane, files, kernel, network, proxy, resources
 
 ATTACKS: dict[str, Callable[..., Any]] = {
     **network.ATTACKS,
