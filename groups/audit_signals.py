@@ -13,8 +13,7 @@ from simple_history.models import HistoricalRecords
 from simple_history.signals import post_create_historical_record
 
 from groups import audit
-from groups.api_tokens import ApiToken
-from groups.models import AgentGroup, AgentProfile, Limits, Membership, OperatorScope
+from groups.models import AgentGroup, AgentProfile, ApiToken, Limits, Membership, OperatorScope
 
 DEEDS = {"+": "add", "~": "change", "-": "remove"}
 # Of these models, changes of these fields are roles and limits. An empty tuple: that the row is there at all.

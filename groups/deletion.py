@@ -4,7 +4,6 @@ What stops its sessions, and what removes its data in the end, is in `sessions.c
 """
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import transaction
@@ -12,11 +11,7 @@ from django.utils import timezone
 
 from groups import audit
 from groups.models import AgentGroup
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
+from groups.permissions import Person
 
 
 class TooLate(Exception):
@@ -29,7 +24,7 @@ def removal_at(deleted_at: datetime) -> datetime:
 
 
 @transaction.atomic
-def mark_deleted(group: AgentGroup, *, actor: "Person | None" = None, by: str = "") -> bool:
+def mark_deleted(group: AgentGroup, *, actor: Person | None = None, by: str = "") -> bool:
     """Mark a group as deleted; False if it was. Nothing of it starts from then on."""
     locked = AgentGroup.objects.select_for_update().get(pk=group.pk)
     if locked.deleted_at:
@@ -43,7 +38,7 @@ def mark_deleted(group: AgentGroup, *, actor: "Person | None" = None, by: str = 
 
 
 @transaction.atomic
-def restore(group: AgentGroup, *, actor: "Person | None" = None, by: str = "") -> bool:
+def restore(group: AgentGroup, *, actor: Person | None = None, by: str = "") -> bool:
     """Take a deletion back; False if there is none. Raises TooLate after the grace: the removal may be under way."""
     locked = AgentGroup.objects.select_for_update().get(pk=group.pk)
     if locked.deleted_at is None:

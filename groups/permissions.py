@@ -11,18 +11,16 @@ An operator has every right of the group; a superuser has every right everywhere
 """
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
+from django.apps import apps
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.db import models
 from django.db.models import Q
 
 from groups.choices import Role
 
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
-
+Person = AbstractBaseUser | AnonymousUser
 Row = TypeVar("Row", bound=models.Model, covariant=True)
 NOBODY = Q(pk__in=[])
 
@@ -53,7 +51,7 @@ def narrow(user: Any, group_id: Any) -> Any:
     return user
 
 
-def condition(user: "Person", right: Right, path: str = "group") -> Q:
+def condition(user: Person, right: Right, path: str = "group") -> Q:
     """The rows that belong to a group where `user` has `right`. `path` leads from a row to its group's id.
 
     It is made of subqueries and joins nothing, so rows come once, and in their table's own order.
@@ -64,13 +62,12 @@ def condition(user: "Person", right: Right, path: str = "group") -> Q:
     within = Q(**{path: only}) if only else Q()
     if getattr(user, "is_superuser", False):
         return within
-    from groups.models import Membership, OperatorScope  # which import this module
-
-    operated = OperatorScope.objects.filter(user_id=user.pk).order_by().values("group_id")
+    scopes = apps.get_model("groups", "OperatorScope").objects.filter(user_id=user.pk)
+    operated = scopes.order_by().values("group_id")
     allowed = Q(**{f"{path}__in": operated})
     if ROLES[right]:
-        belongs = Membership.objects.filter(user_id=user.pk, role__in=ROLES[right]).order_by().values("group_id")
-        allowed |= Q(**{f"{path}__in": belongs})
+        memberships = apps.get_model("groups", "Membership").objects.filter(user_id=user.pk, role__in=ROLES[right])
+        allowed |= Q(**{f"{path}__in": memberships.order_by().values("group_id")})
     return within & allowed
 
 
@@ -82,10 +79,9 @@ def scoped(user: Any) -> bool:
     """
     if not user.is_active or user.is_superuser:
         return False
-    from groups.models import OperatorScope
-
+    scope = apps.get_model("groups", "OperatorScope")
     mine = {"user_id": user.pk}
-    return OperatorScope.objects.filter(**mine).exists() or OperatorScope.history.filter(**mine).exists()
+    return bool(scope.objects.filter(**mine).exists() or scope.history.filter(**mine).exists())
 
 
 class Narrowed(models.QuerySet[Row]):
@@ -93,18 +89,18 @@ class Narrowed(models.QuerySet[Row]):
 
     group_path = "group"
 
-    def visible_to(self, user: "Person") -> Self:
+    def visible_to(self, user: Person) -> Self:
         """Those that `user` may see."""
         return self.filter(condition(user, Right.SEE, self.group_path))
 
-    def writable_by(self, user: "Person") -> Self:
+    def writable_by(self, user: Person) -> Self:
         """Those that `user` may use: send messages, stop, close, change what members change."""
         return self.filter(condition(user, Right.WRITE, self.group_path))
 
-    def ownable_by(self, user: "Person") -> Self:
+    def ownable_by(self, user: Person) -> Self:
         """Those that `user` may decide on as an owner of the group."""
         return self.filter(condition(user, Right.OWN, self.group_path))
 
-    def operable_by(self, user: "Person") -> Self:
+    def operable_by(self, user: Person) -> Self:
         """Those that `user` may change as an operator, as far as Django's permissions go."""
         return self.filter(condition(user, Right.OPERATE, self.group_path))

@@ -14,9 +14,9 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
 from groups import audit
 from groups.admin.shared import AddForm, ReadOnlyAdmin
-from groups.api_tokens import DAYS, MOST_DAYS
 from groups.choices import Scope
 from groups.models import AgentGroup, ApiToken
+from groups.models.tokens import DAYS, MOST_DAYS
 
 GOOD, OVER = "good", "over"
 

@@ -12,7 +12,7 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 
-from groups import audit
+from groups import audit, mount_requests
 from groups.admin import confirm
 from groups.admin.confirm import Question, ReasonForm
 from groups.admin.shared import GlobalAdmin, HistoryAdmin, VisibleAdmin, VisibleSelectFilter
@@ -131,9 +131,9 @@ class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
         if change and not set(form.changed_data) & set(WISH):
             obj.save()
             return
-        obj.ask(request.user)
+        mount_requests.request(obj, request.user)
         if self.has_approve_permission(request) and self._operable(request, [obj]):
-            obj.decide(MountState.APPROVED, request.user, "asked for by an operator")
+            mount_requests.decide(obj, MountState.APPROVED, request.user, "asked for by an operator")
         else:
             messages.info(request, "An operator has to approve it before runs mount it.")
 
@@ -189,7 +189,7 @@ class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
             return "changed meanwhile, so nothing was done"
         if state == MountState.APPROVED and not (verdict := row.judge()).ok:
             return f"can't be approved ({row.name}: {verdict.reason})"
-        return "" if row.decide(state, request.user, why) else "were so already"
+        return "" if mount_requests.decide(row, state, request.user, why) else "were so already"
 
     def _operable(self, request: HttpRequest, rows: list[GroupMount]) -> set[int]:
         chosen = GroupMount.objects.filter(pk__in=[row.pk for row in rows])

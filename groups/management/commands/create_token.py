@@ -8,9 +8,9 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from groups import audit
-from groups.api_tokens import DAYS, MOST_DAYS
 from groups.choices import Scope
 from groups.models import AgentGroup, ApiToken
+from groups.models.tokens import DAYS, MOST_DAYS
 
 
 class Command(BaseCommand):

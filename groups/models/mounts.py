@@ -1,23 +1,17 @@
 """What groups mount: the roots that operators allow, and what a group wants under one."""
 
-from typing import TYPE_CHECKING, Any
-
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import models, transaction
+from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 from simple_history.models import HistoricalRecords
 
-from groups import audit, validators
+from groups import validators
 from groups.choices import MountKind, MountState
+from groups.models.tenants import AgentGroup
 from groups.mounts import MountVerdict, Request, Resolve, Root, Tenant, judge, real_folder
 from groups.permissions import Narrowed
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
 
 
 class MountRoot(models.Model):
@@ -78,7 +72,7 @@ class GroupMountQuerySet(Narrowed["GroupMount"]):
 class GroupMount(models.Model):
     """What a group wants to see at /workspace/extra/NAME: asked for by an owner, approved or refused by an operator."""
 
-    group = models.ForeignKey("groups.AgentGroup", on_delete=models.CASCADE, related_name="mounts")
+    group = models.ForeignKey(AgentGroup, on_delete=models.CASCADE, related_name="mounts")
     root = models.ForeignKey(MountRoot, on_delete=models.PROTECT, related_name="mounts")
     path = models.CharField(max_length=1000, help_text="As seen from the root; . for all of it.")
     name = models.CharField(max_length=200, help_text="Where agents see it: /workspace/extra/NAME.")
@@ -142,32 +136,7 @@ class GroupMount(models.Model):
         """What is wanted, as plain data."""
         return Request(self.name, self.path, self.read_write)
 
-    @transaction.atomic
-    def ask(self, actor: "Person") -> None:
-        """Save what an owner wants. Whatever was decided of it before counts no more."""
-        self.state, self.requested_by_id, self.requested_at = MountState.REQUESTED, actor.pk, timezone.now()
-        self.decided_by, self.decided_at, self.decision = None, None, ""
-        self.save()
-        audit.record("mount.request", actor=actor, target=self.pk, group=self.group, **self._told())
-
-    @transaction.atomic
-    def decide(self, state: MountState, actor: "Person", words: str = "") -> bool:
-        """Approve or refuse what this object holds; False if somebody changed or removed the row since it was read."""
-        mine = GroupMount.objects.select_for_update().filter(pk=self.pk, requested_at=self.requested_at)
-        found = mine.filter(root=self.root_id, path=self.path, name=self.name, read_write=self.read_write).first()
-        if found is None or found.state == state:
-            return False
-        self.state, self.decided_by_id, self.decided_at = state, actor.pk, timezone.now()
-        self.decision = words
-        self.save(update_fields=["state", "decided_by", "decided_at", "decision"])
-        verb = "approve" if state == MountState.APPROVED else "refuse"
-        audit.record(f"mount.{verb}", actor=actor, target=self.pk, group=self.group, why=words, **self._told())
-        return True
-
     @property
     def version(self) -> str:
         """Changes whenever what is asked for does: who approves names what was on the page."""
         return f"{self.requested_at.timestamp():.6f}"
-
-    def _told(self) -> dict[str, Any]:
-        return {"name": self.name, "root": self.root.name, "path": self.path, "read_write": self.read_write}

@@ -3,19 +3,16 @@
 import hashlib
 import secrets
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
 from groups.choices import Scope
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser
-
-    from groups.models import AgentGroup
+from groups.models.tenants import AgentGroup
 
 PREFIX = "berth_"  # so that scanners for leaked secrets can know one
 USED_EVERY = timedelta(minutes=1)  # how exact `last_used_at` is; more would be a write for every call
@@ -40,7 +37,7 @@ class ApiToken(models.Model):
         "may", max_length=10, choices=Scope, default=Scope.READ, db_default=Scope.WRITE, help_text="What it may do."
     )
     group = models.ForeignKey(
-        "groups.AgentGroup",
+        AgentGroup,
         on_delete=models.CASCADE,
         null=True,
         blank=True,
@@ -74,19 +71,19 @@ class ApiToken(models.Model):
     @classmethod
     def issue(
         cls,
-        user: "AbstractBaseUser",
+        user: AbstractBaseUser,
         name: str = "",
         *,
         scope: str = Scope.WRITE,
         days: int = DAYS,
-        group: "AgentGroup | None" = None,
+        group: AgentGroup | None = None,
     ) -> str:
         """Make a token for `user` and return it. It can't be shown again. With 0 `days` it is good for ever."""
         return cls.make(user, name, scope=scope, days=days, group=group)[1]
 
     @classmethod
     def make(
-        cls, user: "AbstractBaseUser", name: str, *, scope: str, days: int, group: "AgentGroup | None"
+        cls, user: AbstractBaseUser, name: str, *, scope: str, days: int, group: AgentGroup | None
     ) -> "tuple[ApiToken, str]":
         """As `issue`, with the row."""
         row = cls(user_id=user.pk, name=name, scope=scope, group=group)

@@ -1,7 +1,5 @@
 """Secrets by reference, what may use them, and keys that stay out of pods. No value is ever in a row."""
 
-from typing import TYPE_CHECKING
-
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
@@ -11,14 +9,9 @@ from simple_history.models import HistoricalRecords
 
 from groups import validators
 from groups.choices import Provider, SecretKind
-from groups.permissions import Narrowed, scoped
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    from groups.models import AgentGroup, AgentProfile
-
-    Person = AbstractBaseUser | AnonymousUser
+from groups.models.profiles import AgentProfile
+from groups.models.tenants import AgentGroup
+from groups.permissions import Narrowed, Person, scoped
 
 validate_file_name = RegexValidator(validators.SECRET_NAME, "Use letters, digits, dots, hyphens and underscores.")
 
@@ -26,10 +19,8 @@ validate_file_name = RegexValidator(validators.SECRET_NAME, "Use letters, digits
 class SecretReferenceQuerySet(models.QuerySet["SecretReference"]):
     """References, narrowed to what somebody may see or change."""
 
-    def visible_to(self, user: "Person") -> "SecretReferenceQuerySet":
+    def visible_to(self, user: Person) -> "SecretReferenceQuerySet":
         """All of them for whoever may change them; else those that the agents of a group which `user` owns may get."""
-        from groups.models import AgentGroup  # which imports this module
-
         if SecretReference.editable_by(user):
             return self
         owned = AgentGroup.objects.ownable_by(user).order_by()
@@ -46,13 +37,13 @@ class SecretReference(models.Model):
     kind = models.CharField("source", max_length=20, choices=SecretKind)
     place = models.CharField(max_length=500, help_text="Where the source has it. Never the value itself.")
     profiles = models.ManyToManyField(
-        "groups.AgentProfile",
+        AgentProfile,
         blank=True,
         related_name="secret_references",
         help_text="Profiles that may deliver it to their agents, as ref:NAME.",
     )
     groups = models.ManyToManyField(
-        "groups.AgentGroup", blank=True, related_name="secret_references", help_text="Groups whose agents may get it."
+        AgentGroup, blank=True, related_name="secret_references", help_text="Groups whose agents may get it."
     )
     every_group = models.BooleanField(
         "for every group", default=False, help_text="The agents of every group may get it, of later ones too."
@@ -82,16 +73,16 @@ class SecretReference(models.Model):
         return f"{self.kind}:{self.place}"
 
     @staticmethod
-    def editable_by(user: "Person") -> bool:
+    def editable_by(user: Person) -> bool:
         """Whether somebody may see all references and their sources: operators of the whole installation."""
         may = getattr(user, "has_perm", lambda _: False)("groups.change_secretreference")
         return bool(user.is_active and may and not scoped(user))
 
-    def granted_to_group(self, group: "AgentGroup") -> bool:
+    def granted_to_group(self, group: AgentGroup) -> bool:
         """Whether agents of `group` may get it."""
         return self.every_group or self.groups.filter(pk=group.pk).exists()
 
-    def refusal(self, group: "AgentGroup", profile: "AgentProfile") -> str:
+    def refusal(self, group: AgentGroup, profile: AgentProfile) -> str:
         """Why agents of `group` that run `profile` may not get it; empty if they may."""
         if not self.profiles.filter(pk=profile.pk).exists():
             return f"secret {self.name!r} is not granted to the profile {profile.slug}"
@@ -104,7 +95,7 @@ class SecretUse(models.Model):
     """When a run of a group last got a secret. What came of it is not known."""
 
     reference = models.ForeignKey(SecretReference, on_delete=models.CASCADE, related_name="uses")
-    group = models.ForeignKey("groups.AgentGroup", on_delete=models.CASCADE, related_name="secret_uses")
+    group = models.ForeignKey(AgentGroup, on_delete=models.CASCADE, related_name="secret_uses")
     last_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -118,7 +109,7 @@ class SecretUse(models.Model):
 class BrokeredKeyQuerySet(models.QuerySet["BrokeredKey"]):
     """Keys, and which of them a run's requests get."""
 
-    def for_run(self, group: "AgentGroup", profile: "AgentProfile") -> dict[str, "BrokeredKey"]:
+    def for_run(self, group: AgentGroup, profile: AgentProfile) -> dict[str, "BrokeredKey"]:
         """Provider → the key for it. One for the group goes before one for the profile, and both before the rest."""
         rows = self.filter(Q(group=None) | Q(group=group.pk), Q(profile=None) | Q(profile=profile.pk), active=True)
         found: dict[str, BrokeredKey] = {}
@@ -134,7 +125,7 @@ class BrokeredKey(models.Model):
 
     provider = models.CharField(max_length=20, choices=Provider)
     group = models.ForeignKey(
-        "groups.AgentGroup",
+        AgentGroup,
         on_delete=models.CASCADE,
         null=True,
         blank=True,
@@ -142,7 +133,7 @@ class BrokeredKey(models.Model):
         help_text="Whose agents may use it. Empty: every group's.",
     )
     profile = models.ForeignKey(
-        "groups.AgentProfile",
+        AgentProfile,
         on_delete=models.CASCADE,
         null=True,
         blank=True,
@@ -219,7 +210,7 @@ class BrokerUsageQuerySet(Narrowed["BrokerUsage"]):
 class BrokerUsage(models.Model):
     """What a group's agents used of model APIs on one day (UTC), as far as the answers told."""
 
-    group = models.ForeignKey("groups.AgentGroup", on_delete=models.CASCADE, related_name="broker_usage")
+    group = models.ForeignKey(AgentGroup, on_delete=models.CASCADE, related_name="broker_usage")
     day = models.DateField()
     requests = models.PositiveBigIntegerField(default=0)
     input_tokens = models.PositiveBigIntegerField(default=0)
@@ -237,7 +228,7 @@ class BrokerUsage(models.Model):
         return f"{self.group} on {self.day}"
 
     @classmethod
-    def begin(cls, group: "AgentGroup") -> str:
+    def begin(cls, group: AgentGroup) -> str:
         """Count a request of a group before it is made; why it may not be made, or an empty text.
 
         Compare-and-set, so that a burst can't pass a limit of requests. Tokens are only known afterwards: what is
@@ -259,7 +250,7 @@ class BrokerUsage(models.Model):
         return f"the group's budget of {both} a day is used up; it is renewed at midnight UTC"
 
     @classmethod
-    def add(cls, group: "AgentGroup", input_tokens: int, output_tokens: int) -> None:
+    def add(cls, group: AgentGroup, input_tokens: int, output_tokens: int) -> None:
         """Add the tokens that a request used."""
         today = timezone.now().date()
         row, _ = cls.objects.get_or_create(group=group, day=today)

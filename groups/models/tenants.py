@@ -1,37 +1,18 @@
-"""Tenants and what they may run."""
+"""Tenants, and the limits of the whole installation."""
 
 import uuid
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, MinValueValidator
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 from simple_history.models import HistoricalRecords
 
 from groups import validators
-from groups.api_tokens import ApiToken
-from groups.audit import AuditEntry
-from groups.choices import Contract, Hold, Role
+from groups.choices import Hold
 from groups.permissions import Narrowed
-from groups.pod_options import PodOptions, Quota, quota_constraint
-
-__all__ = [
-    "AgentGroup",
-    "AgentProfile",
-    "ApiToken",
-    "AuditEntry",
-    "BrokerUsage",
-    "BrokeredKey",
-    "GroupMount",
-    "Limits",
-    "Membership",
-    "MountRoot",
-    "OperatorScope",
-    "SecretReference",
-    "SecretUse",
-]
+from groups.pod_options import Quota, quota_constraint
 
 
 class GroupQuerySet(Narrowed["AgentGroup"]):
@@ -170,127 +151,3 @@ class Limits(models.Model):
     def runs_per_group(self) -> int:
         """Runs at a time for a group that has no number of its own."""
         return self.max_runs_per_group or settings.MAX_RUNS_PER_GROUP
-
-
-class MembershipQuerySet(Narrowed["Membership"]):
-    """Memberships, narrowed to what somebody may see or do."""
-
-
-class Membership(models.Model):
-    """A person's role in a group."""
-
-    group = models.ForeignKey(AgentGroup, on_delete=models.CASCADE, related_name="memberships")
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships")
-    role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    objects = MembershipQuerySet.as_manager()
-    history = HistoricalRecords()
-
-    class Meta:
-        ordering = ["group", "user"]
-        constraints = [
-            models.UniqueConstraint(
-                fields=["group", "user"],
-                name="one_membership_per_person",
-                violation_error_message="This person is in the group already.",
-            ),
-            models.CheckConstraint(condition=Q(role__in=Role.values), name="membership_role_known"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.user} in {self.group} ({self.get_role_display()})"
-
-
-class OperatorScope(models.Model):
-    """A person who operates a group without being one of its people. Superusers alone decide it.
-
-    They do what owners do, and to the group's rows what Django's permissions give them; nothing in other groups.
-    """
-
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="operator_scopes")
-    group = models.ForeignKey(AgentGroup, on_delete=models.CASCADE, related_name="operator_scopes")
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    history = HistoricalRecords()
-
-    class Meta:
-        ordering = ["user", "group"]
-        verbose_name = "operator of a group"
-        verbose_name_plural = "operators of groups"
-        constraints = [
-            models.UniqueConstraint(
-                fields=["user", "group"],
-                name="one_scope_per_group",
-                violation_error_message="This person operates the group already.",
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.user} operates {self.group}"
-
-
-def limit(help_text: str) -> "models.PositiveIntegerField[int | None, int | None]":
-    """A time limit of a profile, in seconds; empty for the installation's default."""
-    return models.PositiveIntegerField(
-        null=True,
-        blank=True,
-        help_text=f"{help_text} Seconds; empty for the default.",
-        validators=[MinValueValidator(1), MaxValueValidator(30 * 24 * 3600)],
-    )
-
-
-class AgentProfile(PodOptions):
-    """What runs: written by operators, chosen by name when a session starts."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    slug = models.SlugField(max_length=60, unique=True)
-    description = models.CharField(max_length=200, blank=True)
-    contract = models.CharField(max_length=20, choices=Contract, default=Contract.JSONL)
-    image = models.CharField(max_length=500, blank=True, help_text="Not used by the local runtime.")
-    command = models.JSONField(validators=[validators.validate_command], help_text="The agent's argv, a JSON list.")
-    environment = models.JSONField(default=dict, blank=True, validators=[validators.validate_environment])
-    secrets = models.JSONField(
-        default=dict,
-        blank=True,
-        validators=[validators.validate_secrets],
-        help_text="File under /var/secrets → ref:NAME, a secret that is granted to this profile. Never a value.",
-    )
-    state_folder = models.CharField(
-        max_length=200,
-        blank=True,
-        validators=[validators.validate_state_folder],
-        help_text="Folder in the container that a session keeps from run to run.",
-    )
-    cpu_millis = models.PositiveIntegerField("CPU (thousandths)", default=1000, validators=[MinValueValidator(10)])
-    memory_mib = models.PositiveIntegerField("memory (MiB)", default=1024, validators=[MinValueValidator(16)])
-    idle_seconds = limit("How long an agent may wait for a follow-up.")
-    deadline_seconds = limit("How long a run may last at all.")
-    start_seconds = limit("How long a start may take.")
-    turn_seconds = limit("How long an agent may work without a word.")
-    active = models.BooleanField(default=True, help_text="New sessions may use it.")
-
-    history = HistoricalRecords()
-
-    class Meta:
-        ordering = ["slug"]
-        verbose_name = "profile"
-        constraints = [
-            models.CheckConstraint(condition=Q(contract__in=Contract.values), name="profile_contract_known"),
-            models.CheckConstraint(condition=Q(memory_mib__gte=16), name="profile_memory_enough"),
-            models.CheckConstraint(condition=Q(cpu_millis__gte=10), name="profile_cpu_enough"),
-        ]
-
-    def __str__(self) -> str:
-        return self.slug
-
-    def clean(self) -> None:
-        """The state folder stays where it is put."""
-        super().clean()
-        if problem := validators.state_folder_problem(self.state_folder):
-            raise ValidationError({"state_folder": problem})
-
-
-# They refer to the models above.
-from groups.models_mounts import GroupMount, MountRoot  # noqa: E402
-from groups.models_secrets import BrokeredKey, BrokerUsage, SecretReference, SecretUse  # noqa: E402
