@@ -16,9 +16,9 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter
 
 from groups import audit
 from groups.admin.shared import FiltersOnly, SuperusersAdmin
-from groups.audit import Unchangeable
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, AuditEntry, Limits, Membership, OperatorScope
+from groups.models.audit import Unchangeable
 from groups.permissions import Right, condition
 from sessions.models import AgentSession
 
