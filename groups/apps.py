@@ -11,3 +11,4 @@ class GroupsConfig(AppConfig):
 
     def ready(self) -> None:
         """Listen for changes of roles, limits and tokens."""
+        from groups import audit_signals  # noqa: F401 (its receivers register themselves)
