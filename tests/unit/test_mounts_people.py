@@ -12,6 +12,7 @@ from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 
+from groups import mount_requests
 from groups.choices import MountKind, MountState
 from groups.models import AgentGroup, AuditEntry, GroupMount, Membership, MountRoot, OperatorScope
 from runtimes.base import Cause, FolderSource, PermanentFault
@@ -123,12 +124,12 @@ def test_only_what_was_on_the_page_is_approved(group: AgentGroup, root: MountRoo
     row = mount(group, root, state=MountState.REQUESTED)
     shown = {str(row.pk): row.version}
     row.path = "."
-    row.ask(people["owner"])
+    mount_requests.request(row, people["owner"])
     assert "changed meanwhile" in decide(client(people["operator"]), "approve", row, versions=shown)
     row.refresh_from_db()
     assert row.state == MountState.REQUESTED
     stale = GroupMount.objects.get()
-    row.ask(people["owner"])
+    mount_requests.request(row, people["owner"])
     assert not stale.decide(MountState.APPROVED, people["operator"])
 
 
