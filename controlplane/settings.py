@@ -5,6 +5,7 @@ system checks in `controlplane/checks.py`.
 """
 
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ Q_CLUSTER = {
 }
 
 # --- Django --------------------------------------------------------------------------------------------------------
+ISOLATION = ["isolation"] if find_spec("isolation") else []  # an installation may leave it out
 INSTALLED_APPS = [
     "daphne",
     "unfold",
@@ -210,7 +212,7 @@ INSTALLED_APPS = [
     "sessions",
     "schedules",
     "egress_policy",
-    "isolation",
+    *ISOLATION,
     "controlplane",
 ]
 MIDDLEWARE = [
@@ -372,7 +374,7 @@ menu: dict[str, list[tuple[str, ...]]] = {  # a section's title → its lines
     ],
     "Operations": [
         ("Limits", "tune", "groups_limits", "groups.view_limits"),
-        ("Proofs of isolation", "verified_user", "isolation_proof", "isolation.view_proof"),
+        *(("Proofs of isolation", "verified_user", f"{app}_proof", f"{app}.view_proof") for app in ISOLATION),
         ("Audit log", "fact_check", "groups_auditentry", "groups.view_auditentry"),
     ],
 }

@@ -2,6 +2,9 @@
 
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from isolation.models import Proof
 from isolation.observations import longest_gap
 from isolation.provider import Provider
 
+ROOT = Path(__file__).parents[2]
 NEIGHBOUR = Neighbour("10.0.0.9", 8741, "proof-1.txt", "s", "r", "/srv/b")
 AROUND = Surroundings(
     control_plane="http://10.0.0.1:8000",
@@ -205,6 +209,28 @@ def test_a_table_for_the_terminal() -> None:
     lines = list(report_text.lines(report()))
     assert any("The API server" in line and "passed" in line and "\x1b" not in line for line in lines)
     assert "1 passed" in lines
+
+
+def test_berth_runs_without_this_app() -> None:
+    """Neither the checks of Django nor the admin's menu miss it."""
+    program = """
+import sys
+sys.modules["isolation"] = None  # as if it were not installed
+import django
+django.setup()
+from django.conf import settings
+from django.core.management import call_command
+assert "isolation" not in settings.INSTALLED_APPS
+call_command("check")
+print(*(str(item["link"]) for section in settings.UNFOLD["SIDEBAR"]["navigation"] for item in section["items"]))
+"""
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "controlplane.settings"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    links = done.stdout.splitlines()[-1].split()
+    assert "/admin/groups/limits/" in links and not any("isolation" in link for link in links)
 
 
 def test_all_checks_are_listed_where_none_is_made() -> None:
