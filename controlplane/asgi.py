@@ -1,7 +1,6 @@
 """The ASGI application that `web` serves: couriers, websockets, and Django for the rest."""
 
 import os
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from django.conf import settings
@@ -13,8 +12,8 @@ from sessions.db_executor import STREAM_THREADS, THREADS
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 django_app = get_asgi_application()
 if not settings.EMBEDDED:
-    # A request borrows a connection for its work; threads of doors and streams keep theirs, and leave the others alone.
-    # Not for processes that fork: no pool survives that.
+    # A request borrows a connection for its work; threads of the machine APIs and of streams keep theirs, and leave the
+    # others alone. Not for processes that fork: no pool survives that.
     pool = {"min_size": 2, "max_size": settings.DATABASE_POOL + THREADS + STREAM_THREADS, "timeout": 20}
     connections.settings["default"] |= {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": False}
     connections.settings["default"]["OPTIONS"]["pool"] = pool
@@ -26,18 +25,17 @@ from django.urls import path  # noqa: E402
 
 from broker import views as broker  # noqa: E402
 from controlplane.origins import OwnPagesOnly  # noqa: E402
-from egress_policy import proxy_api as proxies  # noqa: E402
-from sessions.courier_api import endpoints  # noqa: E402
+from egress_policy import proxy_api  # noqa: E402
+from sessions.courier_api import endpoints as courier_api  # noqa: E402
+from sessions.machine_api import App, Receive, Scope, Send  # noqa: E402
 from sessions.stream.consumers import SessionConsumer  # noqa: E402
 from sessions.workers import heartbeat  # noqa: E402
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-DOORS: dict[str, Any] = {"/agent/v1/": endpoints.app, "/egress/v1/": proxies.app, "/broker/v1/": broker.app}
+MACHINE_APIS: dict[str, App] = {"/agent/v1/": courier_api.app, "/egress/v1/": proxy_api.app, "/broker/v1/": broker.app}
 # Bytes of a request's body. None: the broker has bounds of its own, and refuses in words that its clients understand.
 BODY_MAX: dict[str, int | None] = {
-    "/agent/v1/": endpoints.BODY_MAX,
-    "/egress/v1/": proxies.BODY_MAX,
+    "/agent/v1/": courier_api.BODY_MAX,
+    "/egress/v1/": proxy_api.BODY_MAX,
     "/broker/v1/": None,
 }
 HEALTH = ("/healthz", "/readyz")
@@ -49,7 +47,7 @@ def body_max(path: str) -> int | None:
     return next((most for start, most in BODY_MAX.items() if path.startswith(start)), pages)
 
 
-async def nothing(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+async def not_served(scope: Scope, receive: Receive, send: Send) -> None:
     """What a `web` that is for pods alone (DOORS_ONLY) has of pages, the API and their sockets."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close"})
@@ -58,20 +56,20 @@ async def nothing(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"This address is for couriers, proxies and agents.\n"})
 
 
-async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Couriers, egress proxies and agents' clients of models have doors of their own, past Django's middleware."""
-    others = nothing if settings.DOORS_ONLY and scope["path"] not in HEALTH else django_app
-    inner: Any = next((app for start, app in DOORS.items() if scope["path"].startswith(start)), others)
+async def http(scope: Scope, receive: Receive, send: Send) -> None:
+    """The APIs for machines do without Django's middleware."""
+    rest = not_served if settings.DOORS_ONLY and scope["path"] not in HEALTH else django_app
+    inner: Any = next((app for start, app in MACHINE_APIS.items() if scope["path"].startswith(start)), rest)
     await inner(scope, receive, send)
 
 
-async def sockets(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
     """The pages' websockets."""
-    await (nothing if settings.DOORS_ONLY else websockets)(scope, receive, send)
+    await (not_served if settings.DOORS_ONLY else pages)(scope, receive, send)
 
 
-websockets = OwnPagesOnly(
+pages = OwnPagesOnly(
     AuthMiddlewareStack(URLRouter([path("ws/sessions/<uuid:session_id>/", SessionConsumer.as_asgi())]))
 )
 heartbeat.start()
-application = ProtocolTypeRouter({"http": http, "websocket": sockets})
+application = ProtocolTypeRouter({"http": http, "websocket": websocket})

@@ -6,7 +6,7 @@ from django.db.models import F
 from egress_policy.models import EgressVersion
 from sessions.events import notify
 
-BELL = "egress"  # stands where other bells have a session's id
+TOPIC = "egress"  # where others have a session's id
 
 
 def bump() -> None:
@@ -14,7 +14,7 @@ def bump() -> None:
     with transaction.atomic():
         EgressVersion.objects.get_or_create(pk=1)
         EgressVersion.objects.filter(pk=1).update(number=F("number") + 1)
-        notify.ring_on_commit(BELL, notify.INBOX)
+        notify.ring_on_commit(TOPIC, notify.INBOX)
 
 
 def current() -> int:

@@ -1,4 +1,4 @@
-"""A proxy's report as it came, checked and typed. Pure."""
+"""A proxy's report as it came, checked and typed (docs/egress.md). Pure."""
 
 import math
 import uuid
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from sessions.machine_api import InvalidPayload
+
 MOST = 2000  # tunnels, and denials, of one report
 BIGGEST = 2**62  # bytes that a counter may tell
-
-
-class Malformed(Exception):
-    """A report that does not follow the protocol (docs/egress.md); `str()` says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +50,22 @@ class Report:
 
 
 def parse(body: Any) -> Report:
-    """Check a report and give it types. Raises Malformed."""
+    """Check a report and give it types. Raises InvalidPayload."""
     if not isinstance(body, dict):
-        raise Malformed("send an object with tunnels and denials")
+        raise InvalidPayload("send an object with tunnels and denials")
     return Report(tuple(_each(body, "tunnels", _use)), tuple(_each(body, "denials", _denial)))
 
 
 def _each(body: dict[str, Any], name: str, read: Any) -> list[Any]:
     items = body.get(name, [])
     if not isinstance(items, list) or len(items) > MOST:
-        raise Malformed(f"{name}: a list of at most {MOST}")
+        raise InvalidPayload(f"{name}: a list of at most {MOST}")
     found = []
     for place, item in enumerate(items):
         try:
             found.append(read(item))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Malformed(f"{name} {place}: {type(error).__name__}: {error}") from None
+            raise InvalidPayload(f"{name} {place}: {type(error).__name__}: {error}") from None
     return found
 
 

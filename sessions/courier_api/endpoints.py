@@ -1,24 +1,16 @@
-"""The couriers' door: `/agent/v1/…` (docs/courier-protocol.md), spoken to by the couriers alone.
+"""The couriers' API: `/agent/v1/…` (docs/courier-protocol.md)."""
 
-A bare ASGI application: no cookies, no CSRF, no middleware, since it is called many times a second for each run.
-"""
-
-import asyncio
-import json
 import math
-import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qs
 
 import structlog
 from django.conf import settings
-from django.db import DataError, InterfaceError, OperationalError, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from sessions import machine_api
@@ -28,101 +20,39 @@ from sessions.courier_api.throttle import Rates
 from sessions.db_executor import in_thread
 from sessions.events import event_log, notify
 from sessions.lifecycle import intake, run_tokens, transitions
-from sessions.machine_api import Receive
+from sessions.machine_api import ApiError, InvalidPayload, Request, counted
 from sessions.models import Message, Run
 
 log = structlog.get_logger(__name__)
 BODY_MAX = 16 * 1024 * 1024  # a request holds 1 MiB, or one larger event
 AT_A_TIME = 8  # requests of one run: a courier has a long poll and a batch, and the one before it may have as well
-WAIT_MAX = 30.0  # seconds of a long poll
 SEEN_EVERY = timedelta(seconds=10)
 BIGGEST = 2**31 - 1  # number of a message
 TELL_EVERY = 60.0  # seconds between two events that say that a run's output is limited
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-
-class Answer(Exception):
-    """Ends a request with a status other than 200."""
-
-    def __init__(self, status: int, told: dict[str, Any], retry_after: int = 0) -> None:
-        super().__init__(status)
-        self.status, self.told, self.retry_after = status, told, retry_after
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The run whose courier calls."""
+    """What is known of the run whose courier calls. `stored` is its highest number; `command` is close or stop."""
 
-    run: uuid.UUID
     session: uuid.UUID
     stored: int
     command: str | None
-    contract: str
 
 
-async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Answer one request. Every failure has a status that tells the courier whether to come again."""
-    status, told, retry_after = 200, {}, 0
-    try:
-        told = await _routed(scope, receive)
-    except machine_api.Gone:
-        return
-    except Answer as answer:
-        status, told, retry_after = answer.status, answer.told, answer.retry_after
-    except machine_api.TooLarge as error:
-        status, told = 413, {"detail": str(error)}
-    except (machine_api.NotJson, ingest.Malformed) as error:
-        status, told = 422, {"detail": str(error)[:500]}
-    except ingest.Hole as hole:
-        status, told = 409, {"stored": hole.stored, "detail": str(hole)}
-    except DataError as error:
-        log.warning("a courier's request can't be stored", path=scope["path"], error=str(error)[:500])
-        status, told = 422, {"detail": "the database can't hold this"}
-    except (OperationalError, InterfaceError) as error:
-        log.warning("database away", error=str(error))
-        status, told, retry_after = 503, {"detail": "the database is away"}, 1
-    except Exception:
-        log.exception("a courier's request failed", path=scope["path"])
-        status, told = 500, {"detail": "internal error"}
-    await _reply(send, status, told, retry_after)
-
-
-async def _routed(scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
-    """Look at the token, then take the body. Raises Answer, and what `app` knows."""
-    run_id = _token(scope)
-    route = (scope["method"], scope["path"])
-    if route not in ROUTES:
-        raise Answer(404, {"detail": "no such address"})
-    if _under_way[run_id] >= AT_A_TIME:
-        raise Answer(429, {"detail": f"a run may make {AT_A_TIME} requests at a time"}, 1)
-    _under_way[run_id] += 1
-    try:
-        content = await machine_api.read(scope, receive, BODY_MAX)
-        if scope["method"] == "GET":
-            return await _inbox(run_id, scope, receive)
-        await _slow_down(run_id, len(content))
-        return await ROUTES[route](run_id, machine_api.json_of(content or b"{}"))
-    finally:
-        _under_way[run_id] -= 1
-        if not _under_way[run_id]:
-            del _under_way[run_id]
-
-
-async def _reply(send: Send, status: int, told: dict[str, Any], retry_after: int) -> None:
-    body = json.dumps(told).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if retry_after:
-        headers.append((b"retry-after", str(retry_after).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _token(scope: dict[str, Any]) -> uuid.UUID:
-    """The run that the bearer token opens. Raises Answer(401)."""
-    run_id = run_tokens.run_of(machine_api.bearer(scope))
+async def respond(request: Request) -> dict[str, Any]:
+    """Look at the token, then take the body. Raises ApiError."""
+    run_id = run_tokens.run_of(request.bearer_token)
     if run_id is None:
-        raise Answer(401, {"detail": "send the run's token as a bearer token"})
-    return run_id
+        raise ApiError(401, "send the run's token as a bearer token")
+    endpoint = machine_api.endpoint(ROUTES, request)
+    if _in_flight[run_id] >= AT_A_TIME:
+        raise ApiError(429, f"a run may make {AT_A_TIME} requests at a time", retry_after=1)
+    with counted(_in_flight, run_id):
+        body = await request.read(BODY_MAX)
+        if request.method == "POST":
+            await _throttle(run_id, len(body))
+        return await endpoint(run_id, request)
 
 
 @lru_cache(maxsize=1)
@@ -136,8 +66,8 @@ def rates() -> Rates:
     return _rates(settings.DOOR_EVENTS_PER_SECOND, settings.DOOR_KIB_PER_SECOND)
 
 
-async def _slow_down(run_id: uuid.UUID, size: int) -> None:
-    """Let a run speak at its rate. Raises Answer(429), and says so in the session once in a while."""
+async def _throttle(run_id: uuid.UUID, size: int) -> None:
+    """Hold a run to its rate. Raises ApiError (429), and says so in the session once in a while."""
     wait = rates().ask(run_id, size)
     if not wait:
         return
@@ -154,25 +84,26 @@ async def _slow_down(run_id: uuid.UUID, size: int) -> None:
 
         await notify.announce(await in_thread(say), notify.EVENTS)
     seconds = math.ceil(wait)
-    raise Answer(429, {"detail": f"the run says too much at once: come again in {seconds} s"}, seconds)
+    raise ApiError(429, f"the run says too much at once: come again in {seconds} s", retry_after=seconds)
 
 
 def _caller(run_id: uuid.UUID) -> Caller:
-    """Look the run up, and note that its courier lives. Raises Answer(410) for a run that is over."""
-    fields = ("session_id", "state", "intent", "last_number", "seen_at", "session__profile__contract")
+    """Look the run up, and note that its courier lives. Raises ApiError (410) for a run that is over."""
+    fields = ("session_id", "state", "intent", "last_number", "seen_at")
     row = Run.objects.filter(pk=run_id).values_list(*fields).first()
     if row is None or row[1] == RunState.ENDED:
-        raise Answer(410, {"detail": "the run is over"})
-    session, _, intent, stored, seen, contract = row
+        raise ApiError(410, "the run is over")
+    session, _, intent, stored, seen = row
     now = timezone.now()
     if seen is None or now - seen > SEEN_EVERY:
         Run.objects.filter(pk=run_id).update(seen_at=now)
     command = None if not intent else "close" if Intent(intent) in GRACEFUL else "stop"
-    return Caller(run_id, session, stored, command, contract)
+    return Caller(session, stored, command)
 
 
-async def _hello(run_id: uuid.UUID, body: Any) -> dict[str, Any]:
+async def _hello(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
     """A courier is there: the run has started."""
+    request.json(empty=b"{}")
 
     def greet() -> Caller:
         caller = _caller(run_id)
@@ -190,69 +121,57 @@ async def _hello(run_id: uuid.UUID, body: Any) -> dict[str, Any]:
     return {"run": str(run_id), "session": str(caller.session), "stored": caller.stored}
 
 
-async def _events(run_id: uuid.UUID, body: Any) -> dict[str, Any]:
+async def _events(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
     """Store a batch, of this run or of an earlier one of the group whose journal was found on the volume."""
+    body = request.json(empty=b"{}")
     if not isinstance(body, dict) or not isinstance(body.get("run") or "", str):
-        raise Answer(422, {"detail": "send an object with events; run, if it is there, is a text"})
-    said = body.get("events")
-    rates().count(run_id, len(said) if isinstance(said, list) else 1)
+        raise InvalidPayload("send an object with events; run, if it is there, is a text")
+    events = body.get("events")
+    rates().count(run_id, len(events) if isinstance(events, list) else 1)
 
     def store() -> tuple[int, uuid.UUID]:
-        batch = ingest.parse(body.get("events"))
+        batch = ingest.parse(events)
         target = uuid.UUID(body["run"]) if body.get("run") else run_id
         ended = Run.objects.filter(pk=target, state=RunState.ENDED, session__group__sessions__runs=run_id)
         if target != run_id and not ended.exists():
-            raise Answer(404, {"detail": "no such run in this group that has ended"})
+            raise ApiError(404, "no such run in this group that has ended")
         return ingest.ingest(target, batch, late=target != run_id)
 
     try:
         stored, session = await in_thread(store)
-    except ingest.Over as error:
-        raise Answer(410, {"detail": "the run is over"}) from error
+    except ingest.RunEnded as error:
+        raise ApiError(410, "the run is over") from error
+    except ingest.MissingEvents as error:
+        raise ApiError(409, str(error), stored=error.stored) from error
     except (ValueError, Run.DoesNotExist) as error:
-        raise Answer(404, {"detail": "no such run"}) from error
+        raise ApiError(404, "no such run") from error
     notify.hub().announce_soon(session)
     return {"stored": stored}
 
 
-async def _inbox(run_id: uuid.UUID, scope: dict[str, Any], receive: Receive) -> dict[str, Any]:
+async def _inbox(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
     """A long poll for messages after a number, or for a command that the courier doesn't know yet."""
-    query = {key: values[-1] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
-    try:
-        after, limit, wait = int(query.get("after", 0)), int(query.get("limit", 100)), float(query.get("wait", 0))
-    except ValueError as error:
-        raise Answer(422, {"detail": f"after, limit and wait are numbers: {error}"}) from error
-    if not math.isfinite(wait):
-        raise Answer(422, {"detail": "wait is a number of seconds"})
+    after, limit = min(request.number("after", 0), BIGGEST), request.number("limit", 100)
+    known_command = request.query("command") or None
     rates().count(run_id, 1)  # a poll costs as much as an event
-    known = query.get("command") or None
-    after = min(after, BIGGEST)
-    end = time.monotonic() + min(wait, WAIT_MAX)
-    caller = await in_thread(_caller, run_id)
-    gone = asyncio.ensure_future(receive())  # what comes after the body says that the courier hung up
-    try:
-        async with notify.hub().listen(caller.session, notify.INBOX) as bell:
-            gone.add_done_callback(lambda _: bell.set())
-            while True:
-                bell.clear()
-                caller, messages = await in_thread(_look, run_id, after, limit)
-                left = end - time.monotonic()
-                if messages or caller.command != known or left <= 0 or gone.done():
-                    return {"messages": messages, "command": caller.command}
-                await notify.rung(bell, min(left, settings.STREAM_TICK_SECONDS))
-    finally:
-        gone.cancel()
+
+    async def look() -> tuple[dict[str, Any], bool]:
+        command, messages = await in_thread(_read_inbox, run_id, after, limit)
+        return {"messages": messages, "command": command}, bool(messages) or command != known_command
+
+    session = (await in_thread(_caller, run_id)).session
+    return await request.long_poll(session, notify.INBOX, settings.STREAM_TICK_SECONDS, look)
 
 
-def _look(run_id: uuid.UUID, after: int, limit: int) -> tuple[Caller, list[dict[str, Any]]]:
-    """What the run's inbox holds now. A run that was asked to end gets no more messages."""
+def _read_inbox(run_id: uuid.UUID, after: int, limit: int) -> tuple[str | None, list[dict[str, Any]]]:
+    """The command and the messages that a run's inbox holds now. A run that was asked to end gets no more messages."""
     caller = _caller(run_id)
     if caller.command or limit <= 0:
-        return caller, []
+        return caller.command, []
     queued = Message.objects.filter(session=caller.session, number__gt=after, state=MessageState.QUEUED)
     fields = ("number", "text", "sender__username", "created_at", "idempotency_key")
     rows = queued.order_by("number").values_list(*fields)[: min(limit, 100)]
-    return caller, [
+    return caller.command, [
         {
             "number": number,
             "text": text,
@@ -264,9 +183,10 @@ def _look(run_id: uuid.UUID, after: int, limit: int) -> tuple[Caller, list[dict[
     ]
 
 
-_under_way: Counter[uuid.UUID] = Counter()  # requests of each run, of this process
-ROUTES: dict[tuple[str, str], Any] = {
+_in_flight: Counter[uuid.UUID] = Counter()  # requests of each run, of this process
+ROUTES = {
     ("POST", "/agent/v1/events"): _events,
     ("POST", "/agent/v1/hello"): _hello,
     ("GET", "/agent/v1/inbox"): _inbox,
 }
+app = machine_api.json_app(respond, "a courier")

@@ -19,21 +19,18 @@ from sessions.choices import COURIERS, OUTPUT, EventKind, RunState
 from sessions.events import event_log, notify, stored_bytes
 from sessions.events.event_log import Heard, NewEvent
 from sessions.lifecycle import messages, redact, run_tokens, transitions
+from sessions.machine_api import InvalidPayload
 from sessions.models import AgentSession, Event, Run
 
 MAX_TEXT = 256 * 1024  # bytes of UTF-8; the protocol's limit
 MEANINGFUL = frozenset({EventKind.DELIVERED, EventKind.TURN, EventKind.SESSION, EventKind.TASK, EventKind.EXIT})
 
 
-class Malformed(Exception):
-    """A batch that does not follow the protocol; `str()` says where."""
-
-
-class Over(Exception):
+class RunEnded(Exception):
     """The run has ended; its courier has nothing more to say."""
 
 
-class Hole(Exception):
+class MissingEvents(Exception):
     """Numbers are missing before this batch; `stored` is the highest that is there."""
 
     def __init__(self, stored: int) -> None:
@@ -42,20 +39,22 @@ class Hole(Exception):
 
 
 def parse(batch: Any) -> list[NewEvent]:
-    """Check a batch as it came and give it types. Raises Malformed."""
+    """Check a batch as it came and give it types. Raises InvalidPayload."""
     if not isinstance(batch, list) or len(batch) > 2000:
-        raise Malformed("events: a list of at most 2000")
+        raise InvalidPayload("events: a list of at most 2000")
     parsed: list[NewEvent] = []
     for item in batch:
         if not isinstance(item, dict) or not {"n", "kind", "at"} <= item.keys():
-            raise Malformed(f"event {len(parsed)}: an object with n, kind and at")
+            raise InvalidPayload(f"event {len(parsed)}: an object with n, kind and at")
         number, kind, text, data = item["n"], item["kind"], item.get("text", ""), item.get("data", {})
         if type(number) is not int or number < 1:
-            raise Malformed(f"event {len(parsed)}: n is a whole number from 1 on")
+            raise InvalidPayload(f"event {len(parsed)}: n is a whole number from 1 on")
         if not isinstance(kind, str) or kind not in COURIERS:
-            raise Malformed(f"event {len(parsed)}: kind is one of {', '.join(sorted(COURIERS))}")
+            raise InvalidPayload(f"event {len(parsed)}: kind is one of {', '.join(sorted(COURIERS))}")
         if not isinstance(text, str) or len(text) > MAX_TEXT or not isinstance(data, dict):
-            raise Malformed(f"event {len(parsed)}: text is a string of at most {MAX_TEXT} characters, data an object")
+            raise InvalidPayload(
+                f"event {len(parsed)}: text is a string of at most {MAX_TEXT} characters, data an object"
+            )
         at = _time(item["at"])
         parsed.append(NewEvent(kind, _text(text), fit(data) if data else data, at, number))
     return _without_known_keys(parsed)
@@ -86,19 +85,19 @@ def _time(at: Any) -> datetime:
 def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent], late: bool = False) -> tuple[int, uuid.UUID]:
     """Store what is new in a batch of one run; return the highest number stored, and the session's id.
 
-    Raises Hole if the batch starts beyond the next number, Over if the run has ended (unless `late`: a journal found
-    afterwards). Rings nothing: the caller does, after this returns.
+    Raises MissingEvents if the batch starts beyond the next number, RunEnded if the run has ended (unless `late`: a
+    journal found afterwards). Notifies nobody: the caller does, after this returns.
     """
     made = run_tokens.secrets_of(run_id)
     batch = [_without(run_id, event) if redact.holds(made, event.text, event.data) else event for event in batch]
     with transaction.atomic():
         held = _hold(run_id)
         if held.state == RunState.ENDED and not late:
-            raise Over
+            raise RunEnded
         fresh = [event for event in batch if (event.number or 0) > held.last_number]
         for expected, event in enumerate(fresh, held.last_number + 1):
             if event.number != expected:
-                raise Hole(held.last_number)
+                raise MissingEvents(held.last_number)
         if not fresh:
             return held.last_number, held.session_id
         kept = stored_bytes.keep(fresh, stored_bytes.room(held.group_id, held.event_bytes, held.left_out_bytes))

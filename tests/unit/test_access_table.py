@@ -203,7 +203,7 @@ SOCKETS = {
 
 def sockets() -> list[Any]:
     """The routes of websockets, as `web` serves them."""
-    application: Any = asgi.websockets
+    application: Any = asgi.pages
     while not hasattr(application, "routes"):
         application = getattr(application, "application", None) or application.inner
     return list(application.routes)

@@ -107,7 +107,7 @@ def test_no_key_is_a_fault(member: Program, session: AgentSession, key: str) -> 
 def test_no_key_is_taken_for_one_of_berths_own(member: Program, session: AgentSession, key: str) -> None:
     run = run_of(session)
     member.send(f"sessions/{session.pk}/messages", {"text": "x"}, **{"Idempotency-Key": key})
-    told = endpoints._look(run.pk, 0, 10)[1]
+    told = endpoints._read_inbox(run.pk, 0, 10)[1]
     assert [each["scheduled"] for each in told] == [False, False]
     assert not Message.objects.exclude(idempotency_key=None).exists()
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from courier.bounds import DATA_LIMIT, DEEPEST
 from sessions.choices import MessageState, RunState, SessionState
 from sessions.courier_api import ingest
-from sessions.courier_api.ingest import Hole, Malformed
+from sessions.courier_api.ingest import MissingEvents
 from sessions.lifecycle import transitions
+from sessions.machine_api import InvalidPayload
 from sessions.models import AgentSession, Event, Message, Run
 
 
@@ -43,7 +44,7 @@ def test_what_was_stored_is_passed_over(run: Run) -> None:
 
 
 def test_a_hole_is_refused_and_stores_nothing(run: Run) -> None:
-    with pytest.raises(Hole) as hole:
+    with pytest.raises(MissingEvents) as hole:
         ingest.ingest(run.pk, batch("stdout", start=3))
     assert hole.value.stored == 0 and said(run) == []
 
@@ -67,7 +68,7 @@ def test_a_hole_is_refused_and_stores_nothing(run: Run) -> None:
     ids=lambda item: str(item)[:40],
 )
 def test_what_is_no_event_of_a_courier_is_refused(item: Any) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(InvalidPayload):
         ingest.parse([item])
 
 
@@ -160,7 +161,7 @@ fields = st.fixed_dictionaries(
 def test_any_json_is_stored_or_refused(batch: Any) -> None:
     try:
         parsed = ingest.parse(batch)
-    except Malformed:
+    except InvalidPayload:
         return
     for event in parsed:
         json.dumps([event.text, event.data], ensure_ascii=False, allow_nan=False).encode()
