@@ -168,8 +168,6 @@ def _pull_words(status: Object, message: str, events: Sequence[Object]) -> str:
 def _ended(job: Object, pod: Object | None, events: Sequence[Object]) -> Observed:
     agent = _terminated(_status(pod, names.AGENT)) if pod else {}
     cause, words = _end(job, pod, agent, events)
-    conditions = _conditions(job)
-    end = conditions.get("Complete") or conditions.get("Failed") or conditions.get("Suspended") or {}
     return Observed(
         Phase.FINISHED,
         cause=cause,
@@ -178,7 +176,6 @@ def _ended(job: Object, pod: Object | None, events: Sequence[Object]) -> Observe
         last_lines=str(agent.get("message", "")),
         courier_alive=False,
         started_at=_time(agent.get("startedAt")),
-        finished_at=_time(agent.get("finishedAt") or end.get("lastTransitionTime")),
     )
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from k8s_adapter import manifests, mounts, names
 from k8s_adapter.client import Api, Conflict, NotFound, Object
-from k8s_adapter.config import KubernetesConfig as KubernetesConfig
+from k8s_adapter.config import KubernetesConfig
 from k8s_adapter.describe import describe
 from k8s_adapter.diagnose import diagnose, needs_events
 from k8s_adapter.dns import Resolver

@@ -216,7 +216,6 @@ class Observed:
     last_lines: str = ""  # the agent container's termination message, if it left one
     courier_alive: bool = True
     started_at: datetime | None = None
-    finished_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

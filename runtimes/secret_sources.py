@@ -1,6 +1,6 @@
 """Secrets by reference: what a source means, how far it may reach, and reading it.
 
-A kind of source is a class with `read() -> bytes` and `check() -> str`, known by its scheme (`register`). What it is
+A kind of source is a class with `read() -> bytes`, known by its scheme (`register`). What it is
 handed is the text after the scheme, and the `Reach` that this installation's settings give it.
 """
 
@@ -50,14 +50,6 @@ class Source:
     def read(self) -> bytes:
         """The value, exactly as it is stored. Raises Unreadable."""
         raise NotImplementedError
-
-    def check(self) -> str:
-        """Why the value can't be read now; empty if it can."""
-        try:
-            self.read()
-        except Unreadable as error:
-            return str(error)
-        return ""
 
 
 KINDS: dict[str, type[Source]] = {}

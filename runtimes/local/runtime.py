@@ -62,7 +62,6 @@ class Look:
     agent_alive: bool
     courier_alive: bool
     exit_code: int | None
-    ended_at: float | None  # when the exit code was written
     stopped: bool
 
 
@@ -283,7 +282,6 @@ def judge(look: Look) -> Observed:
         exit_code=look.exit_code,
         courier_alive=False,
         started_at=started,
-        finished_at=_utc(look.ended_at) if look.ended_at else None,
     )
 
 
@@ -292,11 +290,11 @@ def _look(folder: RunFolder) -> Look:
     mark = str(folder.path)
     guard = processes.read_note(folder.pid_file("guard"))  # lives until nothing is left of what the agent started
     agent_alive = any(processes.living(note, mark) is not None for note in (agent, guard))
-    exit_code, ended_at = None, None
+    exit_code = None
     with contextlib.suppress(OSError, ValueError):  # read after the agent was seen dead: it is complete then
-        exit_code, ended_at = int(read_small(folder.exit)) % 256, folder.exit.lstat().st_mtime
+        exit_code = int(read_small(folder.exit)) % 256
     courier_alive = processes.living(beside, mark) is not None
-    return Look(agent, agent_alive, courier_alive, exit_code, ended_at, folder.stopped.exists())
+    return Look(agent, agent_alive, courier_alive, exit_code, folder.stopped.exists())
 
 
 def _tend(folder: RunFolder) -> None:

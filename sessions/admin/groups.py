@@ -7,12 +7,13 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from unfold.decorators import action
 
+from groups import deletion
 from groups.admin import confirm
 from groups.admin.confirm import Question
 from groups.admin.groups import AgentGroupAdmin
 from groups.deletion import TooLate
 from groups.models import AgentGroup
-from sessions.cleanup.deleted_groups import delete_group, restore_group
+from sessions.cleanup.deleted_groups import delete_group
 
 MAY = ["remove"]
 
@@ -50,7 +51,7 @@ def restore_groups(model_admin: AgentGroupAdmin, request: HttpRequest, queryset:
 def _restore(group: AgentGroup, request: HttpRequest) -> str:
     user: Any = request.user
     try:
-        return "restored" if restore_group(group, actor=user, by=user.get_username()) else "not deleted"
+        return "restored" if deletion.restore(group, actor=user, by=user.get_username()) else "not deleted"
     except TooLate:
         return "too late"
 

@@ -38,11 +38,6 @@ def delete_group(group: AgentGroup, *, actor: "Person | None" = None, by: str = 
     return stop_runs(group, actor=actor, by=by)
 
 
-def restore_group(group: AgentGroup, *, actor: "Person | None" = None, by: str = "") -> bool:
-    """Take a deletion back; False if there is none. Raises `groups.deletion.TooLate` after the grace."""
-    return deletion.restore(group, actor=actor, by=by)
-
-
 def stop_runs(group: AgentGroup, *, actor: "Person | None" = None, by: str = "") -> int:
     """Ask the active runs of a group to end now; return how many were asked."""
     name = by or (actor.get_username() if actor else BY)

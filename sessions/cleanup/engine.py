@@ -14,10 +14,7 @@ from django.utils import timezone
 
 from sessions.cleanup import actions, orphans, retention
 from sessions.cleanup.actions import IDLE, Deed, Scope
-from sessions.cleanup.deleted_groups import delete_group as delete_group
 from sessions.cleanup.deleted_groups import departed
-from sessions.cleanup.deleted_groups import restore_group as restore_group
-from sessions.cleanup.orphans import remove_orphans as remove_orphans
 from sessions.models import Lease
 
 log = structlog.get_logger(__name__)

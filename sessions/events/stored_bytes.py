@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, Func, IntegerField, QuerySet, Sum, TextField
-from django.db.models.functions import Cast
+from django.db.models import Count, QuerySet, Sum
 
 from sessions.choices import EventKind
 from sessions.events.event_log import ROW, NewEvent, size
 from sessions.models import AgentSession
+from sessions.pagination import Bytes
 
 MIB = 1024 * 1024
 BULK = frozenset({EventKind.TEXT, EventKind.STDOUT, EventKind.STDERR, EventKind.TOOL})
@@ -99,19 +99,8 @@ def held_by(group: uuid.UUID, now: float | None = None) -> int:
     return int(found)
 
 
-class Bytes(Func):
-    """The bytes of a text in the database."""
-
-    function = "OCTET_LENGTH"
-    output_field = IntegerField()
-
-    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        """SQLite counts characters, but for a blob."""
-        return self.as_sql(compiler, connection, template="LENGTH(CAST(%(expressions)s AS BLOB))", **context)
-
-
-def size_of(events: "QuerySet[Any]") -> int:
+def size_of(events: QuerySet[Any]) -> int:
     """Bytes that stored events take, about as `size` counted them."""
-    rows = events.order_by().annotate(text_bytes=Bytes("text"), data_bytes=Bytes(Cast("data", TextField())))
+    rows = events.order_by().annotate(text_bytes=Bytes("text"), data_bytes=Bytes("data"))
     sums = rows.aggregate(texts=Sum("text_bytes"), data=Sum("data_bytes"), count=Count("pk"))
     return int(sums["texts"] or 0) + int(sums["data"] or 0) + ROW * sums["count"]

@@ -29,8 +29,8 @@ def get(name: str) -> Runtime:
             confinement=confinement if settings.LOCAL_BWRAP else None,
         )
     if name == "kubernetes":
-        from k8s_adapter.config import pod_selector
-        from k8s_adapter.runtime import KubernetesConfig, KubernetesRuntime
+        from k8s_adapter.config import KubernetesConfig, pod_selector
+        from k8s_adapter.runtime import KubernetesRuntime
 
         return KubernetesRuntime(
             KubernetesConfig(

@@ -14,8 +14,8 @@ import psutil
 
 from k8s_adapter import names
 from k8s_adapter.client import Api
-from k8s_adapter.config import pod_selector
-from k8s_adapter.runtime import KubernetesConfig, KubernetesRuntime
+from k8s_adapter.config import KubernetesConfig, pod_selector
+from k8s_adapter.runtime import KubernetesRuntime
 from runtimes.base import Resources, RunRef, RunSpec, Runtime
 from runtimes.local import processes
 from runtimes.local.runtime import LocalRuntime

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from k8s_adapter import names, pod
-from k8s_adapter.runtime import KubernetesConfig, KubernetesRuntime
+from k8s_adapter.config import KubernetesConfig
+from k8s_adapter.runtime import KubernetesRuntime
 from runtimes.base import Cause, Observed, PermanentFault, Phase, Resources, RunRef, SecretFile, TransientFault
 from testbed.waiting import wait_for
 from tests.runtime.places import KubernetesPlace, kubectl

@@ -38,7 +38,6 @@ class Daemon:
 
 NOTE = Note(1, 1000.0)
 AT_1000 = datetime.fromtimestamp(1000, UTC)
-AT_1010 = datetime.fromtimestamp(1010, UTC)
 
 
 def finished(place: LocalPlace, ref: RunRef) -> Observed:
@@ -60,27 +59,25 @@ def agents(ref: RunRef) -> list[psutil.Process]:
 
 
 JUDGED = [
-    (Look(None, False, False, None, None, False), Observed(Phase.PENDING, words="being started", courier_alive=False)),
-    (Look(None, False, False, None, None, True), Observed(Phase.FINISHED, Cause.STOPPED, courier_alive=False)),
-    (Look(NOTE, True, True, None, None, False), Observed(Phase.RUNNING, started_at=AT_1000)),
-    (Look(NOTE, True, False, None, None, False), Observed(Phase.RUNNING, courier_alive=False, started_at=AT_1000)),
-    (Look(NOTE, False, True, 0, 1010.0, False), Observed(Phase.RUNNING, started_at=AT_1000)),
+    (Look(None, False, False, None, False), Observed(Phase.PENDING, words="being started", courier_alive=False)),
+    (Look(None, False, False, None, True), Observed(Phase.FINISHED, Cause.STOPPED, courier_alive=False)),
+    (Look(NOTE, True, True, None, False), Observed(Phase.RUNNING, started_at=AT_1000)),
+    (Look(NOTE, True, False, None, False), Observed(Phase.RUNNING, courier_alive=False, started_at=AT_1000)),
+    (Look(NOTE, False, True, 0, False), Observed(Phase.RUNNING, started_at=AT_1000)),
     (
-        Look(NOTE, False, False, 0, 1010.0, False),
-        Observed(Phase.FINISHED, Cause.COMPLETED, "", 0, "", False, AT_1000, AT_1010),
+        Look(NOTE, False, False, 0, False),
+        Observed(Phase.FINISHED, Cause.COMPLETED, "", 0, "", False, AT_1000),
     ),
     (
-        Look(NOTE, False, False, 137, 1010.0, False),
-        Observed(
-            Phase.FINISHED, Cause.AGENT_ERROR, "the agent ended with exit code 137", 137, "", False, AT_1000, AT_1010
-        ),
+        Look(NOTE, False, False, 137, False),
+        Observed(Phase.FINISHED, Cause.AGENT_ERROR, "the agent ended with exit code 137", 137, "", False, AT_1000),
     ),
     (
-        Look(NOTE, False, False, 143, 1010.0, True),
-        Observed(Phase.FINISHED, Cause.STOPPED, "", 143, "", False, AT_1000, AT_1010),
+        Look(NOTE, False, False, 143, True),
+        Observed(Phase.FINISHED, Cause.STOPPED, "", 143, "", False, AT_1000),
     ),
     (
-        Look(NOTE, False, False, None, None, False),
+        Look(NOTE, False, False, None, False),
         Observed(
             Phase.FINISHED,
             Cause.VANISHED,

@@ -164,7 +164,7 @@ def test_the_watcher_removes_orphans_only_while_it_leads(session: AgentSession, 
     assert len(deeds) == 1
     assert sum(folder.exists() for folder in folders) == 2
     group = runtime._folders.data / "groups" / "strangers"
-    cleaning.remove_orphans(runtime, lambda: True)
+    orphans.remove_orphans(runtime, lambda: True)
     assert (sum(folder.exists() for folder in folders), group.exists()) == (0, True)
 
 

@@ -11,7 +11,7 @@ from runtimes.base import Cause, PermanentFault, Trace
 from runtimes.local.runtime import LocalRuntime
 from sessions.choices import Intent, MessageState, RunState
 from sessions.cleanup import deleted_groups
-from sessions.cleanup import engine as cleaning
+from sessions.cleanup.deleted_groups import delete_group
 from sessions.lifecycle import intake, run_spec
 from sessions.models import AgentSession, Event, Message, Run
 from tests.unit.things import DAY, deleted, gc, gc_json, make, run_of, say
@@ -23,14 +23,14 @@ def test_deleting_marks_it_and_stops_what_runs(
 ) -> None:
     waiting = intake.open_session(group=group, profile=profile, text="Later", sender=None)
     run = run_of(session)
-    assert cleaning.delete_group(group, actor=people["operator"]) == 1
+    assert delete_group(group, actor=people["operator"]) == 1
     run.refresh_from_db()
     assert (run.state, run.intent, run.intent_by) == (RunState.ENDING, Intent.STOP, "operator")
     assert waiting.messages.get().state == MessageState.QUEUED
     entry = AuditEntry.objects.get(action="group.delete")
     assert (entry.by, entry.target, entry.group) == ("operator", str(group.pk), group)
     assert group.history.first().deleted_at == group.deleted_at
-    assert cleaning.delete_group(group, actor=people["operator"]) == 0
+    assert delete_group(group, actor=people["operator"]) == 0
     assert AuditEntry.objects.filter(action="group.delete").count() == 1
 
 
@@ -43,8 +43,8 @@ def test_restoring_within_the_grace_brings_all_back(
     code, out = gc()
     assert (code, folder.exists()) == (0, True)
     assert f"kept group {group.slug}: it was deleted 6 d ago and can be restored until 20" in out
-    assert cleaning.restore_group(group, actor=people["operator"])
-    assert not cleaning.restore_group(group, actor=people["operator"])
+    assert deletion.restore(group, actor=people["operator"])
+    assert not deletion.restore(group, actor=people["operator"])
     group.refresh_from_db()
     assert (group.deleted_at, group.sessions.count(), folder.exists()) == (None, 1, True)
     assert AuditEntry.objects.get(action="group.restore").by == "operator"
@@ -53,7 +53,7 @@ def test_restoring_within_the_grace_brings_all_back(
 def test_restoring_after_the_grace_is_refused(group: AgentGroup) -> None:
     deleted(group, 8 * DAY)
     with pytest.raises(deletion.TooLate, match="more than 7 days ago"):
-        cleaning.restore_group(group)
+        deletion.restore(group)
 
 
 def test_after_the_grace_all_of_it_goes(
