@@ -76,9 +76,7 @@ def berth(processes: Sequence[str] = ("web", "worker", "watcher"), **env: str) -
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         stack = Stack.production(Path(folder), LOG_LEVEL="INFO", **passed_on(), **env)
         try:
-            stack.manage("migrate", "--verbosity", "0")
-            stack.python("from controlplane import demo; demo.furnish()")
-            stack.api.headers["Authorization"] = f"Bearer {stack.manage('create_token', 'admin').strip()}"
+            stack.furnish()
             for name in processes:
                 stack.start(name)
             stack.wait_for_web()

@@ -1,14 +1,18 @@
 """The whole of Berth as its operator runs it: web, worker and watcher as processes, with a database of their own."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import random
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from pathlib import Path
@@ -21,6 +25,7 @@ import requests
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from testbed.shell import Shell
 from testbed.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +40,34 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("0.0.0.0", port))
             return port
+
+
+def postgresql(statement: str) -> None:
+    """Execute a statement on the server of `TEST_DATABASE_URL`."""
+    with psycopg.connect(os.environ["TEST_DATABASE_URL"], autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+@functools.cache
+def migrated_sqlite() -> Path:
+    """A file with an empty, migrated database, to be copied: to migrate takes ten seconds, so it is done once."""
+    folder = Path(tempfile.mkdtemp(prefix="berth-migrated-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    stack = Stack(folder, RUNTIME="local")
+    stack.manage("migrate", "--verbosity", "0")
+    return Path(stack.env["DATA_DIR"]) / "berth.sqlite3"
+
+
+@functools.cache
+def migrated_postgresql() -> str:
+    """The name of an empty, migrated database on the server, to be a template, as `migrated_sqlite` is."""
+    name = f"stack_{uuid.uuid4().hex[:8]}"
+    postgresql(f"CREATE DATABASE {name}")
+    atexit.register(postgresql, f"DROP DATABASE {name} WITH (FORCE)")
+    url = urlsplit(os.environ["TEST_DATABASE_URL"])._replace(path=f"/{name}").geturl()
+    with tempfile.TemporaryDirectory() as folder:
+        Stack(Path(folder), RUNTIME="local", DATABASE_URL=url).manage("migrate", "--verbosity", "0")
+    return name
 
 
 class Stack:
@@ -59,6 +92,7 @@ class Stack:
         self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
         self.env |= env
         self.database = ""
+        self.shell = Shell(self.log)
         self.tenant = f"test-{uuid.uuid4().hex[:8]}"  # a group of its own: a namespace belongs to one installation
         self.api = requests.Session()
 
@@ -71,23 +105,35 @@ class Stack:
     def production(cls, folder: Path, **env: str) -> Self:
         """PostgreSQL, Redis and Kubernetes, from the variables that tests/conftest.py describes."""
         stack = cls(folder, RUNTIME="kubernetes", **env)
-        admin = os.environ["TEST_DATABASE_URL"]
-        stack.database = f"stack_{uuid.uuid4().hex[:8]}"
-        with psycopg.connect(admin, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {stack.database}".encode())
-        stack.env["DATABASE_URL"] = urlsplit(admin)._replace(path=f"/{stack.database}").geturl()
+        stack.use_postgresql()
         stack.env["REDIS_URL"] = os.environ["TEST_REDIS_URL"]
         stack.env.setdefault("COURIER_URL", f"http://{os.environ['TEST_NODE_IP']}:{stack.port}")
         return stack
 
+    def use_postgresql(self) -> None:
+        """A migrated database on PostgreSQL, in place of SQLite's."""
+        self.database = f"stack_{uuid.uuid4().hex[:8]}"
+        postgresql(f"CREATE DATABASE {self.database} TEMPLATE {migrated_postgresql()}")
+        self.env["DATABASE_URL"] = urlsplit(os.environ["TEST_DATABASE_URL"])._replace(path=f"/{self.database}").geturl()
+
+    def furnish(self) -> None:
+        """The administrator with a token for `api`, the profile `workbench`, and the groups `demo` and `tenant`."""
+        if not self.database:
+            Path(self.env["DATA_DIR"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copyfile(migrated_sqlite(), Path(self.env["DATA_DIR"]) / "berth.sqlite3")
+        token = self.python(
+            "from controlplane import demo\n"
+            "from groups.models import ApiToken\n"
+            "print(ApiToken.issue(demo.furnish()[2], name='tests'))"
+        )
+        self.api.headers["Authorization"] = f"Bearer {token.strip()}"
+        self.group(self.tenant)
+
     # --- processes ---
 
     def up(self) -> Self:
-        """Migrate, furnish, start everything, and wait until it answers."""
-        self.manage("migrate", "--verbosity", "0")
-        self.python("from controlplane import demo; demo.furnish()")
-        self.group(self.tenant)
-        self.api.headers["Authorization"] = f"Bearer {self.manage('create_token', 'admin').strip()}"
+        """Furnish, start everything, and wait until it answers."""
+        self.furnish()
         for name in NAMES:
             self.start(name)
         self.wait_for_web()
@@ -142,9 +188,9 @@ class Stack:
         finally:
             for name in list(self.processes):
                 self.kill(name)
+            self.shell.close()
             if self.database:
-                with psycopg.connect(os.environ["TEST_DATABASE_URL"], autocommit=True) as connection:
-                    connection.execute(f"DROP DATABASE {self.database} WITH (FORCE)".encode())
+                postgresql(f"DROP DATABASE {self.database} WITH (FORCE)")
 
     def manage(self, *words: str) -> str:
         """Run a management command with this stack's settings; return its standard output."""
@@ -157,17 +203,7 @@ class Stack:
 
     def python(self, code: str) -> str:
         """Run code inside this stack's Django; return its standard output."""
-        done = subprocess.run(
-            [sys.executable, "-c", f"import django; django.setup()\n{code}"],
-            cwd=ROOT,
-            env=self.env | {"DJANGO_SETTINGS_MODULE": "controlplane.settings"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if done.returncode:
-            raise AssertionError(f"{code}\n{done.stdout}{done.stderr}")
-        return done.stdout
+        return self.shell.run(code, self.env)
 
     # --- what people and programs do ---
 

@@ -1,6 +1,7 @@
 """A real server on SQLite in a folder of its own, a real browser, and rows in the server's database."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from sessions.events import notify
 from sessions.events.event_log import NewEvent
 from sessions.lifecycle import intake, transitions
 from sessions.models import AgentSession, Run
+from testbed.stack import migrated_sqlite
 from testbed.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,10 +62,6 @@ class Server:
             "ALLOWED_HOSTS": "127.0.0.1",
         }
 
-    def migrate(self) -> None:
-        command = [sys.executable, "manage.py", "migrate", "-v", "0"]
-        subprocess.run(command, cwd=ROOT, env=self.environment, check=True)
-
     def start(self) -> None:
         with (self.folder / "web.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -91,7 +89,7 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server, started once; a test that stops it starts it again."""
     server = Server(tmp_path_factory.mktemp("web"))
-    server.migrate()
+    shutil.copyfile(migrated_sqlite(), server.database)
     server.start()
     yield server
     server.stop()

@@ -3,12 +3,10 @@
 import os
 import signal
 import sqlite3
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import psutil
 import psycopg
@@ -42,11 +40,7 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Local processes on PostgreSQL."""
     stack = Stack.embedded(tmp_path_factory.mktemp("failover"))
-    stack.database = f"stack_{uuid.uuid4().hex[:8]}"
-    server = os.environ["TEST_DATABASE_URL"]
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {stack.database}".encode())
-    stack.env["DATABASE_URL"] = urlsplit(server)._replace(path=f"/{stack.database}").geturl()
+    stack.use_postgresql()
     try:
         yield stack.up()
     finally:
