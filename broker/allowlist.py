@@ -22,10 +22,10 @@ from groups.choices import Provider
 KINDS = ("field", "type", "key", "tool", "model", "beta", "header", "parameter")
 ENTRY = re.compile(rf"(?:{'|'.join(KINDS)}):[A-Za-z0-9_.:/=-]+\*?")
 SEARCHING = ("*search*", "*:online")  # models that look things up on the web whether they have a tool for it or not
-TOLD = 8  # entries that a refusal names
+ENTRIES_SHOWN = 8  # entries that a refusal names
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair: UTF-8 has none, JSON can escape it
 ITEMS_MAX = 1_000_000  # of a body, and commas of its texts: what it takes in memory is more than its bytes
-NAME_TOLD = 80  # characters of a name that a refusal repeats
+NAME_SHOWN = 80  # characters of a name that a refusal repeats
 
 
 class NotAllowed(Exception):
@@ -33,14 +33,14 @@ class NotAllowed(Exception):
 
     def __init__(self, entries: Iterable[str]) -> None:
         self.entries = sorted(set(entries))
-        told = ", ".join(self.entries[:TOLD]) + (", …" if len(self.entries) > TOLD else "")
+        shown = ", ".join(self.entries[:ENTRIES_SHOWN]) + (", …" if len(self.entries) > ENTRIES_SHOWN else "")
         super().__init__(
-            f"Berth's credential broker does not pass this on to the provider: {told}. Leave it out, or ask an "
+            f"Berth's credential broker does not pass this on to the provider: {shown}. Leave it out, or ask an "
             "operator to add it to BROKER_ALLOWED (docs/secrets.md, “What agents may ask for”)."
         )
 
 
-class Unreadable(Exception):
+class InvalidBody(Exception):
     """A body that is no JSON object; `str()` says why."""
 
 
@@ -53,7 +53,7 @@ class Grammar:
     """The names that requests to one provider may hold."""
 
     fields: frozenset[str]  # of the request itself
-    looked_into: frozenset[str]  # those of them that hold blocks: what the model is shown
+    with_blocks: frozenset[str]  # those of them that hold blocks: what the model is shown
     types: frozenset[str]  # what "type" may be within these: blocks, sources, annotations
     keys: frozenset[str]  # names within these
     opaque: frozenset[str]  # of these names, those whose value is data: a tool's input, a schema
@@ -72,7 +72,7 @@ ANTHROPIC = Grammar(
         " tools service_tier cache_control context_management output_config output_format diagnostics fallbacks"
         " fallback_credit_token"
     ),
-    looked_into=frozenset({"messages", "system"}),
+    with_blocks=frozenset({"messages", "system"}),
     types=_names(
         "text image document search_result thinking redacted_thinking tool_use tool_result tool_reference tool_addition"
         " tool_removal custom compaction fallback base64 content ephemeral direct char_location page_location"
@@ -122,7 +122,7 @@ OPENAI = Grammar(
         " prompt_cache_retention seed service_tier stop store stream stream_options temperature text tool_choice tools"
         " max_tool_calls top_logprobs top_p truncation user verbosity include dimensions encoding_format"
     ),
-    looked_into=frozenset({"messages", "input", "instructions"}),
+    with_blocks=frozenset({"messages", "input", "instructions"}),
     types=_names(
         "text image_url input_audio refusal file function custom message input_text input_image input_file output_text"
         " reasoning summary_text reasoning_text function_call function_call_output custom_tool_call"
@@ -148,76 +148,76 @@ OPENAI = Grammar(
 GRAMMARS = {Provider.ANTHROPIC: ANTHROPIC, Provider.OPENAI: OPENAI}
 
 
-def body(provider: Provider, data: bytes, more: Iterable[str] = ()) -> tuple[bytes, int]:
+def check_body(provider: Provider, data: bytes, extra: Iterable[str] = ()) -> tuple[bytes, int]:
     """The body to be sent in the place of an agent's, and the most output tokens that it asks for, 0 if it doesn't say.
 
     It is written anew, so that the provider reads what was read here: no second value of a name, no other encoding.
-    `more` are the operators' entries. Raises NotAllowed, Unreadable.
+    `extra` are the operators' entries. Raises NotAllowed, InvalidBody.
     """
     if sum(map(data.count, (b",", b":", b"[", b"{"))) > ITEMS_MAX:
-        raise Unreadable("The body has too many items.")
+        raise InvalidBody("The body has too many items.")
     try:
-        asked = json.loads(data.decode())
+        request = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"The body is no JSON: {error}"[:300]) from None
-    if not isinstance(asked, dict):
-        raise Unreadable("The body has to be a JSON object.")
-    missing = {entry for entry in _entries(GRAMMARS[provider], asked) if not _listed(frozenset(more), entry)}
+        raise InvalidBody(f"The body is no JSON: {error}"[:300]) from None
+    if not isinstance(request, dict):
+        raise InvalidBody("The body has to be a JSON object.")
+    missing = {entry for entry in _entries(GRAMMARS[provider], request) if not _listed(frozenset(extra), entry)}
     if missing:
         raise NotAllowed(missing)
-    return _written(asked), _most(asked)
+    return _dumped(request), _max_tokens(request)
 
 
-def query(provider: Provider, text: str, more: Iterable[str] = ()) -> None:
+def check_query(provider: Provider, text: str, extra: Iterable[str] = ()) -> None:
     """Check the parameters of an address. Raises NotAllowed."""
     names = (name for name, _ in parse_qsl(text, keep_blank_values=True))
-    _check("parameter", GRAMMARS[provider].parameters, names, frozenset(more))
+    _check("parameter", GRAMMARS[provider].parameters, names, frozenset(extra))
 
 
-def betas(provider: Provider, headers: Iterable[tuple[bytes, bytes]], more: Iterable[str] = ()) -> None:
+def check_betas(provider: Provider, headers: Iterable[tuple[bytes, bytes]], extra: Iterable[str] = ()) -> None:
     """Check the betas that the headers ask for. Raises NotAllowed."""
     grammar = GRAMMARS[provider]
     values = [
         value.decode("latin-1") for name, value in headers if name.decode("latin-1").lower() == grammar.beta_header
     ]
     names = (each.strip() for value in values for each in value.split(","))
-    _check("beta", grammar.betas, (name for name in names if name), frozenset(more))
+    _check("beta", grammar.betas, (name for name in names if name), frozenset(extra))
 
 
-def extra_headers(more: Iterable[str]) -> frozenset[str]:
+def extra_headers(extra: Iterable[str]) -> frozenset[str]:
     """The names of the headers that operators let pass."""
-    return frozenset(entry.partition(":")[2].lower() for entry in more if entry.startswith("header:"))
+    return frozenset(entry.partition(":")[2].lower() for entry in extra if entry.startswith("header:"))
 
 
-def wrong(entries: Iterable[str]) -> list[str]:
+def invalid_entries(entries: Iterable[str]) -> list[str]:
     """Those of the operators' entries that are none."""
     return [entry for entry in entries if not ENTRY.fullmatch(entry)]
 
 
-def _check(kind: str, allowed: frozenset[str], names: Iterable[str], more: frozenset[str]) -> None:
+def _check(kind: str, allowed: frozenset[str], names: Iterable[str], extra: frozenset[str]) -> None:
     missing = {_entry(kind, name) for name in names if name not in allowed}
-    if missing := {entry for entry in missing if not _listed(more, entry)}:
+    if missing := {entry for entry in missing if not _listed(extra, entry)}:
         raise NotAllowed(missing)
 
 
-def _written(asked: dict[str, Any]) -> bytes:
+def _dumped(request: dict[str, Any]) -> bytes:
     try:
-        text = json.dumps(asked, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return (json.dumps(asked) if SURROGATE.search(text) else text).encode()
+        text = json.dumps(request, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return (json.dumps(request) if SURROGATE.search(text) else text).encode()
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"The body is no JSON: {error}"[:300]) from None
+        raise InvalidBody(f"The body is no JSON: {error}"[:300]) from None
 
 
-def _entries(grammar: Grammar, asked: dict[str, Any]) -> Iterator[str]:
+def _entries(grammar: Grammar, request: dict[str, Any]) -> Iterator[str]:
     """What a request needs beyond the grammar, as entries."""
-    for name, value in asked.items():
+    for name, value in request.items():
         if name not in grammar.fields and value is not None:
             yield _entry("field", name)
         elif name == "model" and isinstance(value, str) and any(fnmatchcase(value, each) for each in SEARCHING):
             yield _entry("model", value)
         elif name == "tools":
             yield from _tools(grammar, value)
-        elif name in grammar.looked_into:
+        elif name in grammar.with_blocks:
             yield from _blocks(grammar, value)
 
 
@@ -259,16 +259,16 @@ def _is_data(url: str) -> bool:
 
 def _entry(kind: str, name: Any) -> str:
     text = name if isinstance(name, str) else json.dumps(name)
-    return f"{kind}:{''.join(c if c.isprintable() else '�' for c in text[:NAME_TOLD])}"
+    return f"{kind}:{''.join(c if c.isprintable() else '�' for c in text[:NAME_SHOWN])}"
 
 
 def _listed(names: frozenset[str], name: str) -> bool:
     return name in names or any(fnmatchcase(name, each) for each in names if each.endswith("*"))
 
 
-def _most(asked: dict[str, Any]) -> int:
-    """The most tokens that an answer may have: all of its choices."""
-    told = [asked.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")]
-    limits = [value for value in told if isinstance(value, int) and value > 0]
-    count = asked.get("n")
+def _max_tokens(request: dict[str, Any]) -> int:
+    """The most tokens that a response may have: all of its choices."""
+    values = [request.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")]
+    limits = [value for value in values if isinstance(value, int) and value > 0]
+    count = request.get("n")
     return max(limits, default=0) * (count if isinstance(count, int) and count > 1 else 1)

@@ -4,28 +4,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from groups.choices import Provider
-
-Headers = list[tuple[bytes, bytes]]
+from sessions.machine_api import Headers
 
 # What belongs to one connection and not to what is passed on: RFC 9110, section 7.6.1.
-HOP = frozenset({
+HOP_BY_HOP = frozenset({
     "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
     "proxy-authorization", "proxy-authenticate", "proxy-authentication-info",
 })  # fmt: skip
 # What passes: a gateway may take from other headers where to send the request, with the key.
-# Betas are checked in `allowed`. What Claude Code tells of itself passes.
-PASSED = frozenset({
+# Betas are checked in `allowlist`. What Claude Code says of itself passes.
+REQUEST_HEADERS = frozenset({
     "accept", "user-agent", "anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access",
     "openai-beta", "x-app", "x-claude-code-session-id",
 })  # fmt: skip
-PASSED_STARTS = ("x-stainless-",)
-# What an agent may not choose even so: who asks, on whose account, and in which form the answer comes.
-NOT_ASKED = HOP | {
+REQUEST_HEADER_PREFIXES = ("x-stainless-",)
+# What an agent may not choose even so: who asks, on whose account, and in which form the response comes.
+NEVER_SENT = HOP_BY_HOP | {
     "host", "content-length", "accept-encoding", "expect", "cookie", "authorization", "x-api-key", "api-key",
     "openai-organization", "openai-project", "forwarded", "via", "x-real-ip",
 }  # fmt: skip
-# What an answer tells of the account that the key belongs to, and what is no longer so once it was read here.
-NOT_TOLD = HOP | {
+# What a response says of the account that the key belongs to, and what is no longer so once it was read here.
+NEVER_RETURNED = HOP_BY_HOP | {
     "content-length", "content-encoding",
     "set-cookie", "openai-organization", "openai-project", "anthropic-organization-id", "www-authenticate",
     "alt-svc", "strict-transport-security",
@@ -87,35 +86,36 @@ def route(method: str, path: str) -> Route | None:
 
 def stand_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """What the agent sent in the place of a key: `x-api-key`, or a bearer token. Empty if nothing."""
-    found = {name.decode("latin-1").lower(): value.decode("latin-1").strip() for name, value in headers}
-    scheme, _, token = found.get("authorization", "").partition(" ")
-    return found.get("x-api-key", "") or (token.strip() if scheme.lower() == "bearer" else "")
+    values = {name.decode("latin-1").lower(): value.decode("latin-1").strip() for name, value in headers}
+    scheme, _, token = values.get("authorization", "").partition(" ")
+    return values.get("x-api-key", "") or (token.strip() if scheme.lower() == "bearer" else "")
 
 
-def asked(
-    headers: Iterable[tuple[bytes, bytes]], name: str, key: str, more: frozenset[str] = frozenset()
+def request_headers(
+    headers: Iterable[tuple[bytes, bytes]], name: str, key: str, extra: frozenset[str] = frozenset()
 ) -> list[tuple[str, str]]:
     """The headers of the request to the provider: the agent's, without what it may not choose, and with the key.
 
-    `more` are names of headers that operators let pass besides.
+    `extra` are names of headers that operators let pass besides.
     """
     pairs = [(each.decode("latin-1"), value.decode("latin-1")) for each, value in headers]
-    left_out = NOT_ASKED | {name.lower()} | _named_by_connection(pairs)
+    withheld = NEVER_SENT | {name.lower()} | _named_by_connection(pairs)
+    allowed = REQUEST_HEADERS | extra
     passed = [
         (each, value)
         for each, value in pairs
-        if (each.lower() in PASSED | more or each.lower().startswith(PASSED_STARTS)) and each.lower() not in left_out
+        if (low := each.lower()) not in withheld and (low in allowed or low.startswith(REQUEST_HEADER_PREFIXES))
     ]
     secret = f"Bearer {key}" if name.lower() == "authorization" else key
-    # Uncompressed, so that the tokens in the answer can be counted as it passes.
+    # Uncompressed, so that the tokens in the response can be counted as it passes.
     return [*passed, ("accept-encoding", "identity"), (name, secret)]
 
 
-def told(headers: Iterable[tuple[str, str]]) -> Headers:
-    """The headers of the answer to the agent: the provider's, without what is about the connection or the account."""
+def response_headers(headers: Iterable[tuple[str, str]]) -> Headers:
+    """The headers of the response to the agent: the provider's, without what is about the connection or the account."""
     pairs = list(headers)
-    left_out = NOT_TOLD | _named_by_connection(pairs)
-    return [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs if name.lower() not in left_out]
+    withheld = NEVER_RETURNED | _named_by_connection(pairs)
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs if name.lower() not in withheld]
 
 
 def _named_by_connection(pairs: Iterable[tuple[str, str]]) -> set[str]:

@@ -1,10 +1,10 @@
-"""Counting the tokens of an answer while it passes: pure, fed with bytes as they come.
+"""Counting the tokens of a response while it passes: pure, fed with bytes as they come.
 
-Both providers tell in `usage` what an answer cost: in the one JSON object, or in events of a stream (Anthropic in
-`message_start` and `message_delta`, OpenAI in its last chunk or `response.completed`). An answer that ends before it
-has told, because the agent hung up for instance, is counted by its length instead, so that hanging up saves nothing.
-A model may think without a word of it in the answer: so one that never told counts at least what the time was enough
-for. Where it told, what some providers leave out of the output (reasoning, compaction) is found in their other counts.
+Both providers say in `usage` what a response cost: in the one JSON object, or in events of a stream (Anthropic in
+`message_start` and `message_delta`, OpenAI in its last chunk or `response.completed`). A response that ends before
+that, because the agent hung up for instance, is counted by its length instead, so that hanging up saves nothing.
+A model may think without a word of it in the response: so one without `usage` counts at least what the time was enough
+for. Where it came, what some providers leave out of the output (reasoning, compaction) is found in their other counts.
 
 https://docs.claude.com/en/api/messages-streaming
 https://platform.openai.com/docs/api-reference/chat-streaming
@@ -18,78 +18,78 @@ from typing import Any
 
 CHARACTERS = 4  # of a token, roughly
 PER_SECOND = 100  # tokens that a model writes, at most roughly
-BACKGROUND = 64_000  # tokens that an answer counts which is made after this one, and whose cost nobody hears
+BACKGROUND = 64_000  # tokens that a response counts which is made after this one, and whose cost nobody hears
 COUNT_MAX = 1_000_000_000  # tokens in a count: a column holds more, a gateway may say anything
 LINE_MAX = 4 * 1024 * 1024  # an event longer than this is not looked into
-WHOLE_MAX = 16 * 1024 * 1024  # likewise an answer that is no stream
+WHOLE_MAX = 16 * 1024 * 1024  # likewise a response that is no stream
 INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "prompt_tokens")
 OUTPUT = ("output_tokens", "completion_tokens")
 
 
 class Meter:
-    """Counts one answer. `asked_bytes` is the size of the request's body, `most` its limit of tokens, if any."""
+    """Counts one response. `request_bytes` is the size of the request's body, `max_tokens` its limit, 0 for none."""
 
-    def __init__(self, content_type: str, asked_bytes: int, most: int = 0) -> None:
-        self._most = most
+    def __init__(self, content_type: str, request_bytes: int, max_tokens: int = 0) -> None:
+        self._max_tokens = max_tokens
         self._stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
-        self._asked_bytes = asked_bytes
-        self._left = b""  # the line that is not complete yet
-        self._whole = bytearray()  # all that came of an answer that is no stream
+        self._request_bytes = request_bytes
+        self._line = b""  # that is not complete yet
+        self._body = bytearray()  # all that came of a response that is no stream
         self._skipping = False  # the rest of a line that is too long
         self._input: dict[str, int] = {}
         self._output = 0
-        self._said = 0  # characters that the model was seen to write
-        self._told = False  # `usage` came with what the whole answer cost
+        self._characters = 0  # that the model was seen to write
+        self._complete = False  # `usage` came with what the whole response cost
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the answer."""
+        """Take the next bytes of the response."""
         if not self._stream:
-            if len(self._whole) < WHOLE_MAX:
-                self._whole += chunk
+            if len(self._body) < WHOLE_MAX:
+                self._body += chunk
             else:
-                self._said += len(chunk)
+                self._characters += len(chunk)
             return
-        *lines, self._left = (self._left + chunk).split(b"\n")
+        *lines, self._line = (self._line + chunk).split(b"\n")
         for line in lines:
             if not self._skipping and line.startswith(b"data:"):
-                self._look(line[5:])
+                self._read_event(line[5:])
             self._skipping = False
-        if len(self._left) > LINE_MAX:
-            self._said += len(self._left)
-            self._left, self._skipping = b"", True
+        if len(self._line) > LINE_MAX:
+            self._characters += len(self._line)
+            self._line, self._skipping = b"", True
 
     def total(self, seconds: float = 0.0) -> tuple[int, int]:
-        """Tokens in and out, once the answer has ended or was cut off, `seconds` after it was asked for."""
-        if self._whole:
-            self._look(bytes(self._whole))
-            self._said += 0 if self._told else len(self._whole)
-            self._whole.clear()
-        tokens_in = sum(self._input.values()) or -(-self._asked_bytes // CHARACTERS)
-        if self._told:
+        """Tokens in and out, once the response has ended or was cut off, `seconds` after it was asked for."""
+        if self._body:
+            self._read_event(bytes(self._body))
+            self._characters += 0 if self._complete else len(self._body)
+            self._body.clear()
+        tokens_in = sum(self._input.values()) or -(-self._request_bytes // CHARACTERS)
+        if self._complete:
             return tokens_in, self._output
         unseen = int(seconds * PER_SECOND)
-        unseen = min(unseen, self._most) if self._most else unseen
-        return tokens_in, max(self._output, -(-self._said // CHARACTERS), unseen)
+        unseen = min(unseen, self._max_tokens) if self._max_tokens else unseen
+        return tokens_in, max(self._output, -(-self._characters // CHARACTERS), unseen)
 
-    def _look(self, data: bytes) -> None:
+    def _read_event(self, data: bytes) -> None:
         try:
             event = json.loads(data)
             if not isinstance(event, dict):
                 return
-            self._said += _written(event)
+            self._characters += _written(event)
         except (ValueError, RecursionError):  # [DONE], or what is no JSON that anybody reads
             return
-        if not self._told and any(_is_background(place) for place in (event, event.get("response"))):
-            self._said = max(self._said, BACKGROUND * CHARACTERS)
-        for place in (event, event.get("message"), event.get("response")):
-            usage = place.get("usage") if isinstance(place, dict) else None
+        if not self._complete and any(_is_background(part) for part in (event, event.get("response"))):
+            self._characters = max(self._characters, BACKGROUND * CHARACTERS)
+        for part in (event, event.get("message"), event.get("response")):
+            usage = part.get("usage") if isinstance(part, dict) else None
             if isinstance(usage, dict):
-                self._take(usage)
+                self._add_usage(usage)
                 # What a stream says at its beginning is not all.
-                self._told = self._told or event.get("type") != "message_start"
+                self._complete = self._complete or event.get("type") != "message_start"
 
-    def _take(self, usage: dict[str, Any]) -> None:
-        """Counts grow within an answer, so the largest is the last."""
+    def _add_usage(self, usage: dict[str, Any]) -> None:
+        """Counts grow within a response, so the largest is the last."""
         steps = usage.get("iterations")
         steps = [each for each in steps if isinstance(each, dict)] if isinstance(steps, list) else []
         for name in INPUT:
@@ -97,12 +97,12 @@ class Meter:
             if count:
                 self._input[name] = max(self._input.get(name, 0), count)
         written = [max(_count(usage.get(name)), sum(_count(step.get(name)) for step in steps)) for name in OUTPUT]
-        besides = _count(usage.get("total_tokens")) - _count(usage.get("prompt_tokens"))
-        self._output = max(self._output, *written, besides if "prompt_tokens" in usage else 0)
+        unlisted = _count(usage.get("total_tokens")) - _count(usage.get("prompt_tokens"))
+        self._output = max(self._output, *written, unlisted if "prompt_tokens" in usage else 0)
 
 
-def _is_background(place: Any) -> bool:
-    return isinstance(place, dict) and place.get("background") is True
+def _is_background(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("background") is True
 
 
 def _count(value: Any) -> int:

@@ -96,7 +96,7 @@ def secrets_sources(**_: Any) -> list[CheckMessage]:
 
 def broker_allowed(**_: Any) -> list[CheckMessage]:
     """berth.E022: what operators let pass the credential broker is spelled as its refusals name it."""
-    if not (wrong := allowlist.wrong(settings.BROKER_ALLOWED)):
+    if not (wrong := allowlist.invalid_entries(settings.BROKER_ALLOWED)):
         return []
     hint = f"Use KIND:NAME, such as tool:web_search_20250305; kinds are {', '.join(allowlist.KINDS)}."
     return [Error(f"BROKER_ALLOWED has {', '.join(map(repr, wrong))}.", hint=hint, id="berth.E022")]

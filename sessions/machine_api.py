@@ -54,7 +54,7 @@ class Request:
     """One HTTP request, as ASGI hands it over."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.method, self.path = scope["method"], scope["path"]
+        self.scope, self.method, self.path = scope, scope["method"], scope["path"]
         self.headers: dict[bytes, bytes] = {name.lower(): value for name, value in scope["headers"]}
         self._query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         self._receive = receive

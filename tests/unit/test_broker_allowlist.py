@@ -107,7 +107,7 @@ MOST = {id(CLAUDE_CODE): 32000, id(CHAT): 200}
     ],
 )
 def test_what_clients_send_passes(provider: Provider, asked: dict[str, Any]) -> None:
-    sent, most = allowlist.body(provider, json.dumps(asked).encode())
+    sent, most = allowlist.check_body(provider, json.dumps(asked).encode())
     assert json.loads(sent) == asked and most == MOST.get(id(asked), 0)
 
 
@@ -168,11 +168,11 @@ def test_what_the_provider_would_fetch_needs_an_entry(
 ) -> None:
     data = json.dumps(asked).encode()
     with pytest.raises(allowlist.NotAllowed) as refused:
-        allowlist.body(provider, data)
+        allowlist.check_body(provider, data)
     assert refused.value.entries == missing
     assert all(entry in str(refused.value) for entry in missing)
-    if not allowlist.wrong(missing):
-        assert json.loads(allowlist.body(provider, data, missing)[0]) == asked
+    if not allowlist.invalid_entries(missing):
+        assert json.loads(allowlist.check_body(provider, data, missing)[0]) == asked
 
 
 NAMES = st.sampled_from(
@@ -190,8 +190,8 @@ JSON = st.recursive(
 @given(st.sampled_from(list(Provider)), st.dictionaries(NAMES, JSON, max_size=5))
 def test_any_body_is_passed_or_refused_and_never_with_an_address(provider: Provider, asked: dict[str, Any]) -> None:
     try:
-        sent, _ = allowlist.body(provider, json.dumps(asked).encode())
-    except (allowlist.NotAllowed, allowlist.Unreadable):
+        sent, _ = allowlist.check_body(provider, json.dumps(asked).encode())
+    except (allowlist.NotAllowed, allowlist.InvalidBody):
         return
     for name in ("messages", "system"):
         assert '"url": "http' not in json.dumps(json.loads(sent).get(name))
@@ -201,12 +201,14 @@ def test_any_body_is_passed_or_refused_and_never_with_an_address(provider: Provi
 def test_no_bytes_break_it(provider: Provider, data: bytes) -> None:
     for each in (data, b'{"messages": ' + data + b"}"):
         try:
-            allowlist.body(provider, each)
-        except (allowlist.NotAllowed, allowlist.Unreadable):
+            allowlist.check_body(provider, each)
+        except (allowlist.NotAllowed, allowlist.InvalidBody):
             continue
 
 
 def test_a_refusal_is_short_whatever_was_asked() -> None:
     with pytest.raises(allowlist.NotAllowed) as refused:
-        allowlist.body(Provider.ANTHROPIC, json.dumps({f"x{'y' * 5000}{number}\n": 1 for number in range(99)}).encode())
+        allowlist.check_body(
+            Provider.ANTHROPIC, json.dumps({f"x{'y' * 5000}{number}\n": 1 for number in range(99)}).encode()
+        )
     assert len(str(refused.value)) < 1200 and "\n" not in str(refused.value)

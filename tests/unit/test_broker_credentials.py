@@ -23,6 +23,7 @@ from controlplane.asgi import application
 from groups.choices import Provider
 from groups.models import AgentGroup, AgentProfile, BrokeredKey, BrokerUsage, SecretReference
 from sessions.lifecycle import run_spec, run_tokens, runtime_factory, secrets, transitions
+from sessions.machine_api import Request
 from sessions.models import AgentSession, Run
 from testbed.waiting import wait_for
 
@@ -83,14 +84,14 @@ def test_the_agents_own_credentials_and_the_connections_headers_stay_behind() ->
         ("x-app", "cli"),
         ("accept-encoding", "identity"),
     ]
-    assert providers.asked(sent, "x-api-key", KEY) == [*passed, ("x-api-key", KEY)]
-    widened = providers.asked(sent, "x-api-key", KEY, frozenset({"anthropic-unknown", "cookie"}))
+    assert providers.request_headers(sent, "x-api-key", KEY) == [*passed, ("x-api-key", KEY)]
+    widened = providers.request_headers(sent, "x-api-key", KEY, frozenset({"anthropic-unknown", "cookie"}))
     assert ("Anthropic-Unknown", "1") in widened and "Cookie" not in dict(widened)
-    assert providers.asked(sent, "authorization", KEY) == [*passed, ("authorization", f"Bearer {KEY}")]
+    assert providers.request_headers(sent, "authorization", KEY) == [*passed, ("authorization", f"Bearer {KEY}")]
     back = [("Content-Type", "text/event-stream"), ("Set-Cookie", "a"), ("request-id", "r"), ("Connection", "x-y"),
             ("X-Y", "1"), ("anthropic-organization-id", "org"), ("Content-Length", "5"),
             ("Content-Encoding", "gzip")]  # fmt: skip
-    assert providers.told(back) == [(b"content-type", b"text/event-stream"), (b"request-id", b"r")]
+    assert providers.response_headers(back) == [(b"content-type", b"text/event-stream"), (b"request-id", b"r")]
 
 
 # --- counting ---
@@ -233,7 +234,7 @@ def provided() -> Iterator[Provided]:
 def key(transactional_db: None, group: AgentGroup, provided: Provided, monkeypatch: pytest.MonkeyPatch) -> BrokeredKey:
     monkeypatch.setenv("BERTH_SECRET_MODEL", f"{KEY}\n")
     runtime_factory.get.cache_clear()
-    authorization._kept.clear()
+    authorization._cached.clear()
     reference = SecretReference.objects.create(name="model-key", kind="env", place="BERTH_SECRET_MODEL")
     reference.groups.add(group)
     return BrokeredKey.objects.create(provider="anthropic", group=group, reference=reference, base_url=provided.url)
@@ -366,8 +367,10 @@ def test_addresses_beside_the_list_are_not_passed_on(run: Run, provided: Provide
 def test_a_body_is_limited_and_has_its_length(run: Run, provided: Provided, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "BODY_MAX", 10)
     assert ask(run, body=b"x" * 11)[0] == 413 and not provided.asked
-    with pytest.raises(authorization.Refused) as refused:
-        views._size({"headers": [(b"transfer-encoding", b"chunked")]})
+    scope = {"method": "POST", "path": "/", "headers": [(b"transfer-encoding", b"chunked")]}
+    chunked = Request(scope, ApplicationCommunicator(application, scope).receive_output)
+    with pytest.raises(authorization.BrokerError) as refused:
+        views._body_size(chunked)
     assert refused.value.status == 411
 
 
@@ -464,7 +467,7 @@ def test_an_agent_that_hangs_up_ends_the_providers_work_and_pays_for_it(
     asyncio.run(talk())
     provided.hold.set()
     assert used(group) == (1, 100, 100)
-    assert not views._under_way
+    assert not views._in_flight
 
 
 def test_a_run_asks_a_few_things_at_a_time(run: Run, provided: Provided, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,10 +562,10 @@ def test_what_was_looked_at_is_what_is_sent(run: Run, provided: Provided) -> Non
 
 
 def test_bodies_are_held_up_to_a_limit(run: Run, provided: Provided, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "HELD_OF_RUN", 10)
+    monkeypatch.setattr(views, "BODIES_OF_RUN", 10)
     status, headers, _ = ask(run, body=b'{"system": ""}')
     assert status == 429 and headers[b"retry-after"] == b"1" and not provided.asked
-    assert ask(run)[0] == 200 and not views._held
+    assert ask(run)[0] == 200 and not views._body_bytes
 
 
 # --- the key in answers ---
@@ -598,8 +601,8 @@ def test_one_that_cannot_be_read_is_refused(run: Run, provided: Provided) -> Non
     assert status == 502 and "can't read" in told["error"]["message"]
 
 
-NEEDLES = key_filter.needles(KEY)
-KEY_FORMS = sorted(NEEDLES.exact.strings)
+FORMS = key_filter.key_forms(KEY)
+KEY_FORMS = sorted(FORMS.exact.strings)
 
 
 @given(
@@ -607,13 +610,13 @@ KEY_FORMS = sorted(NEEDLES.exact.strings)
     st.lists(st.integers(0, 400), max_size=30),
 )
 def test_no_cut_of_an_answer_lets_the_key_through(parts: list[bytes], cuts: list[int]) -> None:
-    text, cleaner, out, last = b"".join(parts), key_filter.Scrub(NEEDLES), b"", 0
+    text, cleaner, out, last = b"".join(parts), key_filter.KeyFilter(FORMS), b"", 0
     for cut in [*sorted({min(each, len(text)) for each in cuts}), len(text)]:
         out += cleaner.feed(text[last:cut])
         last = cut
     out += cleaner.end()
     assert not [form for form, _ in KEY_FORMS if form in out]
-    if not any(form in text for form, _ in KEY_FORMS) and NEEDLES.exact.begun(text) is None:
+    if not any(form in text for form, _ in KEY_FORMS) and FORMS.exact.begun(text) is None:
         assert out == text
 
 
