@@ -130,7 +130,7 @@ def test_only_what_was_on_the_page_is_approved(group: AgentGroup, root: MountRoo
     assert row.state == MountState.REQUESTED
     stale = GroupMount.objects.get()
     mount_requests.request(row, people["owner"])
-    assert not stale.decide(MountState.APPROVED, people["operator"])
+    assert not mount_requests.decide(stale, MountState.APPROVED, people["operator"])
 
 
 def test_operators_of_some_groups_decide_on_those_alone(group: AgentGroup, root: MountRoot) -> None:
