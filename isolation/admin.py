@@ -10,7 +10,7 @@ from django.template.response import TemplateResponse
 from unfold.decorators import display
 
 from groups import permissions
-from groups.admin import ReadOnlyAdmin
+from groups.admin.toolkit.bases import ReadOnlyAdmin
 from groups.models import AgentGroup
 from isolation.choices import COLOURS, Expected, Verdict
 from isolation.models import Proof

@@ -13,7 +13,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from groups.admin import VisibleAdmin
+from groups.admin.toolkit.bases import VisibleAdmin
 from groups.models import AgentGroup, AgentProfile
 from schedules import execute, service
 from schedules.choices import OUTCOME_COLOURS, STATE_COLOURS, Context, Kind

@@ -16,8 +16,9 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from egress_policy import access_requests
 from egress_policy.choices import REQUEST_COLOURS, Term, Whose
 from egress_policy.models import EgressRequest
-from groups.admin import ReadOnlyAdmin, VisibleSelectFilter, confirm
-from groups.admin.confirm import Question
+from groups.admin.toolkit import bulk_actions as confirm
+from groups.admin.toolkit.bases import ReadOnlyAdmin, VisibleSelectFilter
+from groups.admin.toolkit.bulk_actions import Question
 from groups.models import AgentGroup
 from groups.permissions import scoped
 from sessions.lifecycle.intake import Refused

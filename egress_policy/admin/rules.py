@@ -13,7 +13,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from egress_policy import host_patterns, rules
 from egress_policy.models import EgressRule
-from groups.admin import HistoryAdmin, VisibleAdmin
+from groups.admin.toolkit.bases import HistoryAdmin, VisibleAdmin
 from groups.models import AgentGroup, AgentProfile
 from groups.permissions import scoped
 

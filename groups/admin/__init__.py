@@ -1,4 +1,4 @@
-"""The admin of tenants, people and limits, and what all of Berth's admin pages share."""
+"""The admin of tenants, people and limits."""
 
 from groups.admin import api_tokens as api_tokens
 from groups.admin import audit as audit
@@ -7,13 +7,3 @@ from groups.admin import limits as limits
 from groups.admin import mounts as mounts
 from groups.admin import people as people
 from groups.admin import secrets as secrets
-from groups.admin.shared import (
-    GlobalAdmin,
-    HistoryAdmin,
-    ReadOnlyAdmin,
-    SuperusersAdmin,
-    VisibleAdmin,
-    VisibleSelectFilter,
-)
-
-__all__ = ["GlobalAdmin", "HistoryAdmin", "ReadOnlyAdmin", "SuperusersAdmin", "VisibleAdmin", "VisibleSelectFilter"]

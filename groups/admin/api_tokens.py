@@ -13,7 +13,7 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
 from groups import audit
-from groups.admin.shared import AddForm, ReadOnlyAdmin
+from groups.admin.toolkit.bases import AddForm, ReadOnlyAdmin
 from groups.choices import Scope
 from groups.models import AgentGroup, ApiToken
 from groups.models.tokens import DAYS, MOST_DAYS

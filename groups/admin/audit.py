@@ -11,7 +11,7 @@ from unfold.decorators import action, display
 from unfold.views import ChangeList
 
 from groups import permissions, times
-from groups.admin.shared import CountOnce, ReadOnlyAdmin
+from groups.admin.toolkit.bases import CountOnce, ReadOnlyAdmin
 from groups.audit_export import lines
 from groups.models import AuditEntry
 

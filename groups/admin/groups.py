@@ -10,9 +10,9 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
 from unfold.decorators import action, display
 
 from groups import permissions
-from groups.admin import confirm
-from groups.admin.confirm import Question, ReasonForm
-from groups.admin.shared import HistoryAdmin, VisibleAdmin
+from groups.admin.toolkit import bulk_actions as confirm
+from groups.admin.toolkit.bases import HistoryAdmin, VisibleAdmin
+from groups.admin.toolkit.bulk_actions import Question, ReasonForm
 from groups.choices import HOLD_COLOURS, Hold
 from groups.models import AgentGroup, Limits, Membership
 

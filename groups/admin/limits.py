@@ -8,7 +8,7 @@ from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from groups.admin.shared import GlobalAdmin, HistoryAdmin
+from groups.admin.toolkit.bases import GlobalAdmin, HistoryAdmin
 from groups.models import Limits
 
 ONLY = "1"

@@ -13,9 +13,9 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 
 from groups import audit, mount_requests
-from groups.admin import confirm
-from groups.admin.confirm import Question, ReasonForm
-from groups.admin.shared import GlobalAdmin, HistoryAdmin, VisibleAdmin, VisibleSelectFilter
+from groups.admin.toolkit import bulk_actions as confirm
+from groups.admin.toolkit.bases import GlobalAdmin, HistoryAdmin, VisibleAdmin, VisibleSelectFilter
+from groups.admin.toolkit.bulk_actions import Question, ReasonForm
 from groups.choices import MOUNT_COLOURS, MountState
 from groups.models import AgentGroup, GroupMount, MountRoot
 

@@ -14,7 +14,7 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from groups.admin.shared import (
+from groups.admin.toolkit.bases import (
     AddForm,
     GlobalAdmin,
     HistoryAdmin,

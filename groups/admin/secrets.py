@@ -13,7 +13,7 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter, RangeDateFilter
 from unfold.decorators import display
 
 from groups import audit, permissions
-from groups.admin.shared import GlobalAdmin, HistoryAdmin, ReadOnlyAdmin, VisibleAdmin, VisibleSelectFilter
+from groups.admin.toolkit.bases import GlobalAdmin, HistoryAdmin, ReadOnlyAdmin, VisibleAdmin, VisibleSelectFilter
 from groups.models import AgentGroup, BrokeredKey, BrokerUsage, SecretReference, SecretUse
 
 GRANTS = ("profiles", "groups")

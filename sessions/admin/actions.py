@@ -9,8 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from unfold.admin import ModelAdmin
 from unfold.decorators import action
 
-from groups.admin import confirm
-from groups.admin.confirm import Question
+from groups.admin.toolkit import bulk_actions as confirm
+from groups.admin.toolkit.bulk_actions import Question
 from sessions.lifecycle import intake
 from sessions.models import AgentSession
 

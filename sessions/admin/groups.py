@@ -8,9 +8,9 @@ from django.http import HttpRequest, HttpResponse
 from unfold.decorators import action
 
 from groups import deletion
-from groups.admin import confirm
-from groups.admin.confirm import Question
 from groups.admin.groups import AgentGroupAdmin
+from groups.admin.toolkit import bulk_actions as confirm
+from groups.admin.toolkit.bulk_actions import Question
 from groups.deletion import TooLate
 from groups.models import AgentGroup
 from sessions.cleanup.deleted_groups import delete_group

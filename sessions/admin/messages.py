@@ -14,8 +14,8 @@ from django.urls import URLPattern, path, reverse
 from unfold.contrib.filters.admin import ChoicesCheckboxFilter
 from unfold.decorators import action, display
 
-from groups.admin import confirm
-from groups.admin.confirm import Question
+from groups.admin.toolkit import bulk_actions as confirm
+from groups.admin.toolkit.bulk_actions import Question
 from sessions.admin.actions import NOT_ALLOWED
 from sessions.admin.shared import MESSAGE_COLOURS, OfSessionAdmin, shortened
 from sessions.choices import EventKind, MessageState

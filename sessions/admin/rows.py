@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 
-from groups.admin.shared import CountOnce
+from groups.admin.toolkit.bases import CountOnce
 from sessions.admin.shared import shortened
 from sessions.choices import EventKind, SessionState
 from sessions.models import AgentSession, Event

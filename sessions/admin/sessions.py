@@ -21,7 +21,7 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from groups.admin import VisibleAdmin, VisibleSelectFilter
+from groups.admin.toolkit.bases import VisibleAdmin, VisibleSelectFilter
 from groups.models import AgentGroup, AgentProfile
 from sessions.admin.actions import BulkActions
 from sessions.admin.live_view import LivePage

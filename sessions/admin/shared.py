@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.paginator import InfinitePaginator
 
-from groups.admin import ReadOnlyAdmin
+from groups.admin.toolkit.bases import ReadOnlyAdmin
 from sessions.choices import EventKind, MessageState, RunState
 from sessions.models import AgentSession
 from sessions.stream.markdown import visible

@@ -106,7 +106,7 @@ def test_each_acts_only_where_they_may_write(group: AgentGroup, profile: AgentPr
 def test_more_than_an_action_takes_is_refused(
     operator: Client, group: AgentGroup, profile: AgentProfile, people: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("groups.admin.confirm.MOST", 1)
+    monkeypatch.setattr("groups.admin.toolkit.bulk_actions.MOST", 1)
     rows = more(group, profile, 2)
     answer = act(operator, AgentSession, "stop_sessions", rows, confirmed="yes")
 

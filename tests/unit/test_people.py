@@ -15,7 +15,7 @@ from django.urls import reverse
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 
 from groups import audit
-from groups.admin.shared import FiltersOnly, SuperusersAdmin
+from groups.admin.toolkit.bases import FiltersOnly, SuperusersAdmin
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, AuditEntry, Limits, Membership, OperatorScope
 from groups.models.audit import Unchangeable
