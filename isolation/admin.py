@@ -3,14 +3,13 @@
 from typing import Any
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
+from django.http import HttpRequest
 from unfold.decorators import display
 
 from groups import permissions
 from groups.admin.toolkit.bases import ReadOnlyAdmin
+from groups.admin.toolkit.pages import DetailPage
 from groups.models import AgentGroup
 from isolation.choices import COLOURS, Expected, Verdict
 from isolation.models import Proof
@@ -19,8 +18,10 @@ from sessions.stream.markdown import visible
 
 
 @admin.register(Proof)
-class ProofAdmin(ReadOnlyAdmin):
+class ProofAdmin(DetailPage, ReadOnlyAdmin):
     """Reports, for superusers and whoever was given the permission to see them."""
+
+    detail_template = "admin/isolation/proof/change_form.html"
 
     list_display = ["at", "verdict_shown", "group", "beside", "runtime", "passed", "failed", "untested"]
     list_filter = ["verdict", "runtime"]
@@ -41,30 +42,16 @@ class ProofAdmin(ReadOnlyAdmin):
         """It stands in the menu of those who may look."""
         return self.has_view_permission(request)
 
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    def get_details(self, request: HttpRequest, row: Proof) -> dict[str, Any]:
         """The report."""
-        if not self.has_view_permission(request) or request.method not in ("GET", "HEAD"):
-            raise PermissionDenied
-        proof = self.get_object(request, object_id)
-        if proof is None:
-            raise Http404
-        context = {
-            **self.admin_site.each_context(request),
-            "title": str(proof),
-            "opts": self.opts,
-            "original": proof,
-            "object_id": object_id,
-            "media": self.media,
-            "proof": proof,
-            "colour": COLOURS[Verdict(proof.verdict)],
-            "counts": [(verdict.label, COLOURS[verdict], proof.count(verdict)) for verdict in Verdict],
-            "sections": sections(proof.rows),
-            "session": AgentSession.objects.visible_to(request.user).filter(pk=proof.session).first(),
-            **(extra_context or {}),
+        visible_sessions = AgentSession.objects.visible_to(request.user)
+        return {
+            "proof": row,
+            "colour": COLOURS[Verdict(row.verdict)],
+            "counts": [(verdict.label, COLOURS[verdict], row.count(verdict)) for verdict in Verdict],
+            "sections": sections(row.rows),
+            "session": row.session and visible_sessions.filter(pk=row.session).first(),
         }
-        return TemplateResponse(request, "admin/isolation/proof/change_form.html", context)
 
     @display(description="verdict", ordering="verdict", label=COLOURS)
     def verdict_shown(self, proof: Proof) -> tuple[str, str]:

@@ -1,10 +1,9 @@
 """The admin of tasks: making and changing them, when they are due, what became of them."""
 
-from collections.abc import Callable
 from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import Model, QuerySet
 from django.db.models.functions import Left
 from django.http import HttpRequest
@@ -14,6 +13,8 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 
 from groups.admin.toolkit.bases import VisibleAdmin
+from groups.admin.toolkit.bulk_actions import bulk_action
+from groups.admin.toolkit.pages import FixedFields
 from groups.models import AgentGroup, AgentProfile
 from schedules import execute, service
 from schedules.choices import OUTCOME_COLOURS, STATE_COLOURS, Context, Kind
@@ -54,8 +55,11 @@ class TaskForm(forms.ModelForm):
         fields = ["group", *service.EDITABLE]
 
 
+CHANGING: dict[str, Any] = {"allowed": ScheduledTask.objects.writable_by, "refusals": (Refused,)}
+
+
 @admin.register(ScheduledTask)
-class ScheduledTaskAdmin(VisibleAdmin):
+class ScheduledTaskAdmin(FixedFields, VisibleAdmin):
     """Tasks. Members of a group make and change them."""
 
     form = TaskForm
@@ -68,7 +72,13 @@ class ScheduledTaskAdmin(VisibleAdmin):
     search_fields = ["name", "prompt", "group__slug", "group__name", "agents_id"]
     autocomplete_fields = ["session"]
     conditional_fields = {field: SHOWN_IF.format(*needs) for field, needs in NEEDS.items()}
-    actions = ["pause_selected", "resume_selected", "run_selected"]
+    readonly_fields = WRITTEN
+    fixed_fields = ["group"]
+    actions = [
+        bulk_action(name="pause_selected", description="Pause", work=service.pause, done="paused", **CHANGING),
+        bulk_action(name="resume_selected", description="Resume", work=service.resume, done="resumed", **CHANGING),
+        bulk_action(name="run_selected", description="Run now", work=execute.run_now, done="run", **CHANGING),
+    ]
     fieldsets = [
         (None, {"fields": ["group", "name", "prompt"]}),
         ("When", {"fields": ["kind", "cron", "time_zone", "every_seconds", "once_at"]}),
@@ -85,10 +95,6 @@ class ScheduledTaskAdmin(VisibleAdmin):
         """What Berth wrote stands first, once there is something."""
         return [("Now", {"fields": WRITTEN}), *self.fieldsets] if obj else self.fieldsets
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """A task stays in its group."""
-        return [*WRITTEN, "group"] if obj else []
-
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Groups and sessions in which the person may write, profiles that are switched on."""
         field = super().formfield_for_foreignkey(db_field, request, **kwargs)
@@ -99,15 +105,6 @@ class ScheduledTaskAdmin(VisibleAdmin):
         elif field is not None and db_field.name == "profile":
             field.queryset = AgentProfile.objects.filter(active=True)
         return field
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        """Choosing a row is no occasion to change it."""
-        form = super().get_form(request, obj, change=change, **kwargs)
-        for name in {"group", "session", "profile"} & form.base_fields.keys():
-            widget = form.base_fields[name].widget
-            for chance in ("add", "change", "delete", "view"):
-                setattr(widget, f"can_{chance}_related", False)
-        return form
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """As any other change: its next time is counted anew, and the audit log knows."""
@@ -135,36 +132,6 @@ class ScheduledTaskAdmin(VisibleAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """As for changing."""
         return self.has_change_permission(request, obj)
-
-    @admin.action(description="Pause")
-    def pause_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """They are not due until they are resumed."""
-        self._each(request, queryset, service.pause, "paused")
-
-    @admin.action(description="Resume")
-    def resume_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """They are due again, from now on."""
-        self._each(request, queryset, service.resume, "resumed")
-
-    @admin.action(description="Run now")
-    def run_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """Each once, whatever its state."""
-        self._each(request, queryset, execute.run_now, "run")
-
-    def _each(self, request: HttpRequest, queryset: QuerySet[Any], do: Callable[..., Any], done: str) -> None:
-        """Do it to those that the person may change, and tell what happened."""
-        user = request.user
-        allowed = set(ScheduledTask.objects.writable_by(user).values_list("pk", flat=True))
-        count = 0
-        for task in queryset:
-            if task.pk not in allowed:
-                messages.error(request, f"{task}: you may read it only.")
-                continue
-            try:
-                count += bool(do(task, actor=user, by=user.get_username()))
-            except Refused as refused:
-                messages.error(request, f"{task}: {refused}")
-        messages.info(request, f"{count} of {len(queryset)} {done}.")
 
     @display(description="task", ordering="name")
     def name_shown(self, task: Any) -> str:

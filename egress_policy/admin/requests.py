@@ -1,30 +1,27 @@
 """The admin of what agents asked for: owners propose, operators decide, many at a time."""
 
-from collections.abc import Callable
 from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
-from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.contrib import admin
+from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesCheckboxFilter
-from unfold.decorators import action, display
+from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from egress_policy import access_requests
 from egress_policy.choices import REQUEST_COLOURS, Term, Whose
 from egress_policy.models import EgressRequest
-from groups.admin.toolkit import bulk_actions as confirm
 from groups.admin.toolkit.bases import ReadOnlyAdmin, VisibleSelectFilter
-from groups.admin.toolkit.bulk_actions import Question
+from groups.admin.toolkit.bulk_actions import ActionForm, Confirmation, bulk_action
 from groups.models import AgentGroup
 from groups.permissions import scoped
 from sessions.lifecycle.intake import Refused
 
 
-class WantForm(forms.Form):
+class WantForm(ActionForm):
     """Why an owner wants it."""
 
     reason = forms.CharField(
@@ -32,7 +29,7 @@ class WantForm(forms.Form):
     )
 
 
-class AnswerForm(forms.Form):
+class AnswerForm(ActionForm):
     """What is said to a refusal."""
 
     answer = forms.CharField(
@@ -44,7 +41,7 @@ class AnswerForm(forms.Form):
     )
 
 
-class ApproveForm(forms.Form):
+class ApproveForm(ActionForm):
     """For how long, and for whom."""
 
     term = forms.ChoiceField(label="How long", choices=Term.choices, initial=Term.WEEK, widget=UnfoldAdminSelectWidget)
@@ -57,12 +54,26 @@ class ApproveForm(forms.Form):
         help_text="Stands with the rule. Empty: the owner's words.",
     )
 
-    def __init__(self, user: Any, data: Any = None) -> None:
-        """`user` decides; who operates some groups only decides for these."""
-        super().__init__(data)
-        if scoped(user):
-            shared = {str(Whose.PROFILE)}
-            self.fields["whose"].choices = [each for each in Whose.choices if each[0] not in shared]  # type: ignore[attr-defined]
+    def clean_term(self) -> Term:
+        """One of them."""
+        return Term(self.cleaned_data["term"])
+
+    def clean_whose(self) -> Whose:
+        """One of them."""
+        return Whose(self.cleaned_data["whose"])
+
+    def prepare(self, request: HttpRequest, rows: list[EgressRequest]) -> None:
+        """Who operates some groups only decides for these."""
+        if scoped(request.user):
+            allowed = [each for each in Whose.choices if each[0] != Whose.PROFILE]
+            self.fields["whose"].choices = allowed  # type: ignore[attr-defined]
+
+
+DECIDING: dict[str, Any] = {
+    "allowed": EgressRequest.objects.operable_by,
+    "permissions": ["decide"],
+    "refusals": (Refused,),
+}
 
 
 @admin.register(EgressRequest)
@@ -75,7 +86,57 @@ class EgressRequestAdmin(ReadOnlyAdmin):
     list_select_related = ["group", "profile", "last_session"]
     search_fields = ["host", "group__slug", "group__name", "reason"]
     ordering = ["-last_at"]
-    actions = ["propose_selected", "approve_selected", "refuse_selected", "reopen_selected"]
+    actions = [
+        bulk_action(
+            name="propose_selected",
+            description="Propose: an operator decides",
+            permissions=["propose"],
+            work=access_requests.propose,
+            allowed=EgressRequest.objects.ownable_by,
+            done="proposed",
+            refusals=(Refused,),
+            confirmation=Confirmation(
+                "Propose these?",
+                "Operators see your words next to what the agents tried to reach, and allow it or not.",
+                "Propose",
+                form=WantForm,
+            ),
+        ),
+        bulk_action(
+            name="approve_selected",
+            description="Approve",
+            work=access_requests.approve,
+            done="approved",
+            confirmation=Confirmation(
+                "Allow these?",
+                "The agents' next try goes through: nothing has to be restarted. Withdraw the rule to take it back.",
+                "Approve",
+                form=ApproveForm,
+            ),
+            **DECIDING,
+        ),
+        bulk_action(
+            name="refuse_selected",
+            description="Refuse: they are not asked for again",
+            work=access_requests.refuse,
+            done="refused",
+            confirmation=Confirmation(
+                "Refuse these?",
+                "Agents go on being refused, and nobody is asked again until somebody reopens it.",
+                "Refuse",
+                danger=True,
+                form=AnswerForm,
+            ),
+            **DECIDING,
+        ),
+        bulk_action(
+            name="reopen_selected",
+            description="Reopen what was refused",
+            work=access_requests.reopen,
+            done="reopened",
+            **DECIDING,
+        ),
+    ]
     fields = [
         "place", "group", "profile", "state_shown", "count", "first_at", "last_at", "last_shown", "wanted", "decided",
         "rule",
@@ -89,71 +150,6 @@ class EgressRequestAdmin(ReadOnlyAdmin):
     def has_decide_permission(self, request: HttpRequest) -> bool:
         """Whoever may make rules."""
         return bool(request.user.has_perm("reach.add_egressrule"))
-
-    @action(description="Propose: an operator decides", permissions=["propose"])
-    def propose_selected(self, request: HttpRequest, queryset: QuerySet[EgressRequest]) -> HttpResponse | None:
-        """Asks what it is needed for."""
-        form = WantForm(request.POST if confirm.confirmed(request) else None)
-        if not form.is_valid():
-            words = "Operators see your words next to what the agents tried to reach, and allow it or not."
-            return self._ask(request, queryset, Question("propose_selected", "Propose these?", words, "Propose"), form)
-        rows = EgressRequest.objects.ownable_by(request.user)
-        self._each(request, queryset, rows, "proposed", access_requests.propose, form.cleaned_data["reason"])
-        return None
-
-    @action(description="Approve", permissions=["decide"])
-    def approve_selected(self, request: HttpRequest, queryset: QuerySet[EgressRequest]) -> HttpResponse | None:
-        """Asks for how long, and for whom."""
-        form = ApproveForm(request.user, request.POST if confirm.confirmed(request) else None)
-        if not form.is_valid():
-            words = "The agents' next try goes through: nothing has to be restarted. Withdraw the rule to take it back."
-            return self._ask(request, queryset, Question("approve_selected", "Allow these?", words, "Approve"), form)
-        said = form.cleaned_data
-        rows = EgressRequest.objects.operable_by(request.user)
-        terms = (Term(said["term"]), Whose(said["whose"]), said["answer"])
-        self._each(request, queryset, rows, "approved", access_requests.approve, *terms)
-        return None
-
-    @action(description="Refuse: they are not asked for again", permissions=["decide"])
-    def refuse_selected(self, request: HttpRequest, queryset: QuerySet[EgressRequest]) -> HttpResponse | None:
-        """Asks for a word about it."""
-        form = AnswerForm(request.POST if confirm.confirmed(request) else None)
-        if not form.is_valid():
-            words = "Agents go on being refused, and nobody is asked again until somebody reopens it."
-            question = Question("refuse_selected", "Refuse these?", words, "Refuse", danger=True)
-            return self._ask(request, queryset, question, form)
-        rows = EgressRequest.objects.operable_by(request.user)
-        self._each(request, queryset, rows, "refused", access_requests.refuse, form.cleaned_data["answer"])
-        return None
-
-    @action(description="Reopen what was refused", permissions=["decide"])
-    def reopen_selected(self, request: HttpRequest, queryset: QuerySet[EgressRequest]) -> None:
-        """No question: nothing is allowed by it."""
-        rows = EgressRequest.objects.operable_by(request.user)
-        self._each(request, queryset, rows, "reopened", access_requests.reopen)
-
-    def _ask(
-        self, request: HttpRequest, queryset: QuerySet[EgressRequest], question: Question, form: forms.Form
-    ) -> HttpResponse | None:
-        return None if confirm.too_many(request, queryset) else confirm.ask(self, request, queryset, question, form)
-
-    def _each(
-        self, request: HttpRequest, chosen: Any, allowed: Any, done: str, do: Callable[..., Any], *said: Any
-    ) -> None:
-        """Do it to those that the person may decide, and tell what happened."""
-        user, rows = request.user, list(chosen)
-        mine = set(allowed.filter(pk__in=[row.pk for row in rows]).values_list("pk", flat=True))
-        count = 0
-        for row in rows:
-            if row.pk not in mine:
-                messages.error(request, f"{row}: you may read it only.")
-                continue
-            try:
-                do(row, *said, actor=user, by=user.get_username())
-                count += 1
-            except Refused as refused:
-                messages.error(request, str(refused))
-        messages.info(request, f"{count} of {len(rows)} {done}.")
 
     @display(description="host", ordering="host")
     def place(self, row: EgressRequest) -> str:

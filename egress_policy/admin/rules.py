@@ -8,12 +8,14 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.contrib.filters.admin import RadioFilter
-from unfold.decorators import action, display
+from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from egress_policy import host_patterns, rules
 from egress_policy.models import EgressRule
 from groups.admin.toolkit.bases import HistoryAdmin, VisibleAdmin
+from groups.admin.toolkit.bulk_actions import bulk_action
+from groups.admin.toolkit.pages import FixedFields
 from groups.models import AgentGroup, AgentProfile
 from groups.permissions import scoped
 
@@ -39,15 +41,15 @@ class Ports(forms.CharField):
 
 
 class RuleForm(forms.ModelForm):
-    """A rule as operators edit it. `user` is set by the admin."""
+    """A rule as operators edit it."""
 
-    user: Any = None
+    request: HttpRequest
     ports = Ports(help_text="443 is HTTPS, 80 is plain HTTP. Separated by commas.")
 
     def clean(self) -> dict[str, Any] | None:
         """Who operates some groups only makes rules for these."""
         cleaned = super().clean()
-        if "group" in self.fields and scoped(self.user) and not self.cleaned_data.get("group"):
+        if "group" in self.fields and scoped(self.request.user) and not self.cleaned_data.get("group"):
             self.add_error("group", "Choose a group: rules for every group are not yours to make.")
         return cleaned
 
@@ -76,7 +78,7 @@ class LivingFilter(RadioFilter):
 
 
 @admin.register(EgressRule)
-class EgressRuleAdmin(HistoryAdmin, VisibleAdmin):
+class EgressRuleAdmin(FixedFields, HistoryAdmin, VisibleAdmin):
     """What agents may reach. A rule counts where all of group and profile that it names are the agent's own."""
 
     form = RuleForm
@@ -85,16 +87,16 @@ class EgressRuleAdmin(HistoryAdmin, VisibleAdmin):
     list_select_related = ["group", "profile", "created_by"]
     search_fields = ["host", "reason", "group__slug", "group__name"]
     fields = ["host", "ports", "group", "profile", "until", "reason"]
-    actions = ["withdraw_selected"]
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        """The form knows who fills it in; choosing a row is no occasion to change it."""
-        form = super().get_form(request, obj, change=change, **kwargs)
-        form.user = request.user
-        for name in {"group", "profile"} & form.base_fields.keys():
-            for chance in ("add", "change", "delete", "view"):
-                setattr(form.base_fields[name].widget, f"can_{chance}_related", False)
-        return form
+    actions = [
+        bulk_action(
+            name="withdraw_selected",
+            description="Withdraw: what is open by them ends at once",
+            permissions=["delete"],
+            work=rules.withdraw,
+            allowed=EgressRule.objects.operable_by,
+            done="withdrawn",
+        )
+    ]
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Groups that the person operates, and what stands for none of them."""
@@ -143,15 +145,6 @@ class EgressRuleAdmin(HistoryAdmin, VisibleAdmin):
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         """As any other withdrawal."""
         rules.withdraw(obj, actor=request.user, by=request.user.get_username())
-
-    @action(description="Withdraw: what is open by them ends at once", permissions=["delete"])
-    def withdraw_selected(self, request: HttpRequest, queryset: QuerySet[EgressRule]) -> None:
-        """Those that the person operates."""
-        mine = EgressRule.objects.operable_by(request.user).filter(pk__in=queryset.values("pk"))
-        chosen, count = list(mine), len(queryset)
-        for rule in chosen:
-            self.delete_model(request, rule)
-        messages.info(request, f"{len(chosen)} of {count} withdrawn.")
 
     @display(description="ports")
     def ports_shown(self, rule: EgressRule) -> str:

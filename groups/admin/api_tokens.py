@@ -6,14 +6,14 @@ from django import forms
 from django.contrib import admin
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 from django.utils import timezone
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
 from groups import audit
-from groups.admin.toolkit.bases import AddForm, ReadOnlyAdmin
+from groups.admin.toolkit.bases import ReadOnlyAdmin
+from groups.admin.toolkit.pages import FixedFields, render
 from groups.choices import Scope
 from groups.models import AgentGroup, ApiToken
 from groups.models.tokens import DAYS, MOST_DAYS
@@ -39,7 +39,7 @@ class TokenForm(forms.ModelForm):
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(AddForm, ReadOnlyAdmin):
+class ApiTokenAdmin(FixedFields, ReadOnlyAdmin):
     """Keys of programs. A token is shown once, when it is made; afterwards it can only be revoked."""
 
     add_form = TokenForm
@@ -84,15 +84,8 @@ class ApiTokenAdmin(AddForm, ReadOnlyAdmin):
 
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
         """The page that shows the token. It is kept by nobody: no cache, no message, no address."""
-        context = {
-            **self.admin_site.each_context(request),
-            "title": "API token",
-            "opts": self.opts,
-            "media": self.media,
-            "token": request.new_token,  # type: ignore[attr-defined]
-            "row": obj,
-        }
-        answer = TemplateResponse(request, "admin/groups/apitoken/made.html", context)
+        context = {"token": request.new_token, "row": obj}  # type: ignore[attr-defined]
+        answer = render(self, request, "admin/groups/apitoken/made.html", "API token", context)
         answer["Cache-Control"] = "no-store"
         return answer
 

@@ -1,18 +1,18 @@
 """The admin of groups: who may start what, holds, and groups that were deleted."""
 
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from unfold.admin import TabularInline
 from unfold.contrib.filters.admin import ChoicesRadioFilter, RadioFilter
-from unfold.decorators import action, display
+from unfold.decorators import display
 
 from groups import permissions
-from groups.admin.toolkit import bulk_actions as confirm
 from groups.admin.toolkit.bases import HistoryAdmin, VisibleAdmin
-from groups.admin.toolkit.bulk_actions import Question, ReasonForm
+from groups.admin.toolkit.bulk_actions import Confirmation, ReasonForm, bulk_action
 from groups.choices import HOLD_COLOURS, Hold
 from groups.models import AgentGroup, Limits, Membership
 
@@ -63,6 +63,22 @@ class DeletedFilter(RadioFilter):
         return queryset.filter(deleted_at__isnull=self.value() != "deleted")
 
 
+def set_hold(group: AgentGroup, *, hold: Hold, reason: str = "", **_: Any) -> bool:
+    """Hold a group or open it; False if it is deleted. Saved alone, so that it is in the group's history."""
+    if group.deleted_at:
+        return False
+    group.hold, group.hold_reason = hold, reason
+    group.save(update_fields=["hold", "hold_reason"])
+    return True
+
+
+HOLDING: dict[str, Any] = {
+    "allowed": AgentGroup.objects.operable_by,
+    "unchanged": "deleted, so nothing was done",
+    "permissions": ["change"],
+}
+
+
 @admin.register(AgentGroup)
 class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
     """Tenants. Deleting one and taking that back are sessions' business, which adds its actions here."""
@@ -94,7 +110,43 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
             },
         ),
     ]
-    actions: list[Any] = ["pause", "drain", "open"]
+    actions = [
+        bulk_action(
+            name="pause",
+            description="Pause: nothing new starts",
+            work=partial(set_hold, hold=Hold.PAUSED),
+            done="paused",
+            confirmation=Confirmation(
+                "Pause groups?",
+                "Nothing of theirs starts until they are opened again. What runs goes on, and what waits keeps its "
+                "place.",
+                "Pause",
+                form=ReasonForm,
+            ),
+            **HOLDING,
+        ),
+        bulk_action(
+            name="drain",
+            description="Drain: nothing new starts, runs close after their turn",
+            work=partial(set_hold, hold=Hold.DRAINING),
+            done="draining",
+            confirmation=Confirmation(
+                "Drain groups?",
+                "Nothing of theirs starts until they are opened again, and what runs is closed when its turn ends.",
+                "Drain",
+                danger=True,
+                form=ReasonForm,
+            ),
+            **HOLDING,
+        ),
+        bulk_action(
+            name="open",
+            description="Open: sessions start again",
+            work=partial(set_hold, hold=Hold.NONE),
+            done="opened",
+            **HOLDING,
+        ),
+    ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AgentGroup]:
         """With the counts of the list, and what stands for a limit that is not set."""
@@ -132,46 +184,6 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
     def has_remove_permission(self, request: HttpRequest) -> bool:
         """Deleting with a way back, and going it: who has Django's permission to delete."""
         return bool(request.user.has_perm("groups.delete_agentgroup"))
-
-    @action(description="Pause: nothing new starts", permissions=["change"])
-    def pause(self, request: HttpRequest, queryset: QuerySet[AgentGroup]) -> HttpResponse | None:
-        """Hold the chosen groups."""
-        words = (
-            "Nothing of theirs starts until they are opened again. What runs goes on, and what waits keeps its place."
-        )
-        question = Question("pause", "Pause groups?", words, "Pause")
-        return self._hold(request, queryset, Hold.PAUSED, question)
-
-    @action(description="Drain: nothing new starts, runs close after their turn", permissions=["change"])
-    def drain(self, request: HttpRequest, queryset: QuerySet[AgentGroup]) -> HttpResponse | None:
-        """Hold the chosen groups, and let what runs come to its end."""
-        words = "Nothing of theirs starts until they are opened again, and what runs is closed when its turn ends."
-        question = Question("drain", "Drain groups?", words, "Drain", danger=True)
-        return self._hold(request, queryset, Hold.DRAINING, question)
-
-    @action(description="Open: sessions start again", permissions=["change"])
-    def open(self, request: HttpRequest, queryset: QuerySet[AgentGroup]) -> None:
-        """Take a hold back."""
-        self._set(request, queryset.operable_by(request.user), Hold.NONE, "")  # type: ignore[attr-defined]
-
-    def _hold(
-        self, request: HttpRequest, rows: QuerySet[AgentGroup], hold: Hold, question: Question
-    ) -> HttpResponse | None:
-        rows = rows.operable_by(request.user)  # type: ignore[attr-defined]
-        form = ReasonForm(request.POST if confirm.confirmed(request) else None)
-        if not form.is_valid():
-            return confirm.ask(self, request, rows, question, form)
-        self._set(request, rows, hold, form.cleaned_data["reason"])
-        return None
-
-    def _set(self, request: HttpRequest, rows: QuerySet[AgentGroup], hold: Hold, reason: str) -> None:
-        """One by one, so that each has it in its history."""
-        living = [group for group in rows if group.deleted_at is None]
-        for group in living:
-            group.hold, group.hold_reason = hold, reason
-            group.save(update_fields=["hold", "hold_reason"])
-        done = {Hold.PAUSED: "paused", Hold.DRAINING: "draining", Hold.NONE: "opened"}[hold]
-        confirm.tell(request, {done: len(living), "deleted, so nothing was done": len(rows) - len(living)})
 
     @display(description="starts", ordering="hold", label=STARTS_COLOURS)
     def starts(self, group: AgentGroup) -> tuple[str, str]:

@@ -9,13 +9,14 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from groups.admin.toolkit.bases import GlobalAdmin, HistoryAdmin
+from groups.admin.toolkit.pages import OneSaveButton
 from groups.models import Limits
 
 ONLY = "1"
 
 
 @admin.register(Limits)
-class LimitsAdmin(HistoryAdmin, GlobalAdmin):
+class LimitsAdmin(OneSaveButton, HistoryAdmin, GlobalAdmin):
     """What operators change while Berth runs; what they leave empty, the settings say."""
 
     fieldsets = [
@@ -67,14 +68,3 @@ class LimitsAdmin(HistoryAdmin, GlobalAdmin):
         """Stay on the page, with words that say so."""
         self.message_user(request, "The limits were changed. They hold from now on.")
         return HttpResponseRedirect(reverse("admin:groups_limits_change", args=[ONLY]))
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        """The page, with one button."""
-        one_button = {"show_save_and_add_another": False, "show_save_and_continue": False}
-        return super().changeform_view(request, object_id, form_url, one_button | (extra_context or {}))

@@ -1,23 +1,24 @@
 """The admin of mounts: roots, which operators write; and what groups want under them, which owners ask for."""
 
 import json
+from functools import partial
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import ForeignKey, Model, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 
 from groups import audit, mount_requests
-from groups.admin.toolkit import bulk_actions as confirm
 from groups.admin.toolkit.bases import GlobalAdmin, HistoryAdmin, VisibleAdmin, VisibleSelectFilter
-from groups.admin.toolkit.bulk_actions import Question, ReasonForm
+from groups.admin.toolkit.bulk_actions import Confirmation, ReasonForm, bulk_action
+from groups.admin.toolkit.pages import render
 from groups.choices import MOUNT_COLOURS, MountState
 from groups.models import AgentGroup, GroupMount, MountRoot
+from groups.permissions import Person
 
 WISH = ["group", "root", "path", "name", "read_write"]
 
@@ -42,13 +43,36 @@ class DecisionForm(ReasonForm):
 
     seen = forms.CharField(widget=forms.HiddenInput)
 
-    def versions(self) -> dict[str, str]:
+    def prepare(self, request: HttpRequest, rows: list[GroupMount]) -> None:
+        """Put what is shown into the page."""
+        self.initial["seen"] = json.dumps({str(row.pk): row.version for row in rows})
+
+    def clean_seen(self) -> dict[str, str]:
         """Primary key → the version that was shown."""
         try:
             seen = json.loads(self.cleaned_data["seen"])
         except ValueError:
             return {}
         return seen if isinstance(seen, dict) else {}
+
+
+def decide(
+    state: MountState, row: GroupMount, *, reason: str, seen: dict[str, str], actor: Person, by: str
+) -> bool | str:
+    """Decide on one mount; False if it is decided so already, a text if it can't be."""
+    if seen.get(str(row.pk)) != row.version:
+        return "changed meanwhile, so nothing was done"
+    if state == MountState.APPROVED and not (verdict := row.judge()).ok:
+        return f"can't be approved ({row.name}: {verdict.reason})"
+    return mount_requests.decide(row, state, actor, reason)
+
+
+DECIDING: dict[str, Any] = {
+    "allowed": GroupMount.objects.operable_by,
+    "unchanged": "were so already",
+    "permissions": ["approve"],
+    "select": lambda rows: rows.select_related("group", "root"),
+}
 
 
 class DryRunForm(forms.Form):
@@ -86,7 +110,35 @@ class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
             },
         ),
     ]  # fmt: skip
-    actions: list[Any] = ["approve", "refuse"]
+    actions = [
+        bulk_action(
+            name="approve",
+            description="Approve: runs mount it from their next start on",
+            work=partial(decide, MountState.APPROVED),
+            done="approved",
+            confirmation=Confirmation(
+                "Approve these mounts?",
+                "Agents of these groups see what is in these folders, from their next start on.",
+                "Approve",
+                form=DecisionForm,
+            ),
+            **DECIDING,
+        ),
+        bulk_action(
+            name="refuse",
+            description="Refuse: runs that start do without it",
+            work=partial(decide, MountState.REFUSED),
+            done="refused",
+            confirmation=Confirmation(
+                "Refuse these mounts?",
+                "Runs that start do without them. What runs now keeps what it has mounted until it ends.",
+                "Refuse",
+                danger=True,
+                form=DecisionForm,
+            ),
+            **DECIDING,
+        ),
+    ]
     actions_list = ["dry_run"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[GroupMount]:
@@ -132,7 +184,8 @@ class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
             obj.save()
             return
         mount_requests.request(obj, request.user)
-        if self.has_approve_permission(request) and self._operable(request, [obj]):
+        operable = GroupMount.objects.operable_by(request.user).filter(pk=obj.pk)
+        if self.has_approve_permission(request) and operable.exists():
             mount_requests.decide(obj, MountState.APPROVED, request.user, "asked for by an operator")
         else:
             messages.info(request, "An operator has to approve it before runs mount it.")
@@ -147,54 +200,6 @@ class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
         for each in queryset.select_related("group"):
             self.delete_model(request, each)
 
-    @action(description="Approve: runs mount it from their next start on", permissions=["approve"])
-    def approve(self, request: HttpRequest, queryset: QuerySet[GroupMount]) -> HttpResponse | None:
-        """Let the chosen mounts be mounted."""
-        words = "Agents of these groups see what is in these folders, from their next start on."
-        question = Question("approve", "Approve these mounts?", words, "Approve")
-        return self._decide(request, queryset, MountState.APPROVED, question)
-
-    @action(description="Refuse: runs that start do without it", permissions=["approve"])
-    def refuse(self, request: HttpRequest, queryset: QuerySet[GroupMount]) -> HttpResponse | None:
-        """Don't let the chosen mounts be mounted, or no longer."""
-        words = "Runs that start do without them. What runs now keeps what it has mounted until it ends."
-        question = Question("refuse", "Refuse these mounts?", words, "Refuse", danger=True)
-        return self._decide(request, queryset, MountState.REFUSED, question)
-
-    def _decide(
-        self, request: HttpRequest, queryset: QuerySet[GroupMount], state: MountState, question: Question
-    ) -> HttpResponse | None:
-        rows = queryset.select_related("group", "root")
-        form = DecisionForm(request.POST if confirm.confirmed(request) else None)
-        if not form.is_valid():
-            if not form.is_bound:
-                form.initial["seen"] = json.dumps({str(row.pk): row.version for row in rows})
-            return confirm.ask(self, request, rows, question, form)
-        counts = {"approved" if state == MountState.APPROVED else "refused": 0}
-        done = next(iter(counts))
-        mine, seen = self._operable(request, list(rows)), form.versions()
-        for row in rows:
-            words = self._one(row, state, request, form.cleaned_data["reason"], mine, seen) or done
-            counts[words] = counts.get(words, 0) + 1
-        confirm.tell(request, counts)
-        return None
-
-    def _one(
-        self, row: GroupMount, state: MountState, request: HttpRequest, why: str, mine: set[int], seen: dict[str, str]
-    ) -> str:
-        """Decide on one mount; why that was not done, or an empty text."""
-        if row.pk not in mine:
-            return "of groups that you don't operate"
-        if seen.get(str(row.pk)) != row.version:
-            return "changed meanwhile, so nothing was done"
-        if state == MountState.APPROVED and not (verdict := row.judge()).ok:
-            return f"can't be approved ({row.name}: {verdict.reason})"
-        return "" if mount_requests.decide(row, state, request.user, why) else "were so already"
-
-    def _operable(self, request: HttpRequest, rows: list[GroupMount]) -> set[int]:
-        chosen = GroupMount.objects.filter(pk__in=[row.pk for row in rows])
-        return set(chosen.operable_by(request.user).values_list("pk", flat=True))
-
     @action(description="Try a path", url_path="try", permissions=["add"], icon="rule")
     def dry_run(self, request: HttpRequest) -> HttpResponse:
         """The verdict on any path, before anybody asks for it. Nothing is saved."""
@@ -203,14 +208,8 @@ class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
         verdict = None
         if form.is_valid():
             verdict = GroupMount(**form.cleaned_data).judge()
-        context = {
-            **self.admin_site.each_context(request),
-            "title": "Try a path",
-            "opts": self.opts,
-            "form": form,
-            "verdict": verdict,
-        }
-        return TemplateResponse(request, "admin/berth/dry_run.html", context)
+        context = {"form": form, "verdict": verdict}
+        return render(self, request, "admin/berth/dry_run.html", "Try a path", context)
 
     @display(description="state", ordering="state", label=MOUNT_COLOURS)
     def state_shown(self, mount: GroupMount) -> tuple[str, str]:

@@ -15,13 +15,13 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from groups.admin.toolkit.bases import (
-    AddForm,
     GlobalAdmin,
     HistoryAdmin,
     SuperusersAdmin,
     VisibleAdmin,
     VisibleSelectFilter,
 )
+from groups.admin.toolkit.pages import FixedFields
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, Membership, OperatorScope
 
@@ -50,10 +50,11 @@ class MembershipForm(forms.ModelForm):
 
 
 @admin.register(Membership)
-class MembershipAdmin(AddForm, HistoryAdmin, VisibleAdmin):
+class MembershipAdmin(FixedFields, HistoryAdmin, VisibleAdmin):
     """Who is in which group: seen by all who are in it, changed by its owners and operators."""
 
     add_form = MembershipForm
+    fixed_fields = ["user", "group"]
     list_display = ["user", "group", "role_shown", "created_at"]
     list_filter = [("role", ChoicesRadioFilter), ("group", VisibleSelectFilter)]
     list_filter_submit = True
@@ -67,10 +68,6 @@ class MembershipAdmin(AddForm, HistoryAdmin, VisibleAdmin):
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
         """A membership stays that of its person in its group; the role changes."""
         return ["user", "group", "role"] if obj else ["group", "person", "role"]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
-        """See `get_fields`."""
-        return ["user", "group"] if obj else []
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Groups that the person decides on."""

@@ -1,43 +1,53 @@
 """The admin of messages: the list, and a page that tells to which runs a message was handed and what came of it."""
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.db.models.functions import Left
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from unfold.contrib.filters.admin import ChoicesCheckboxFilter
-from unfold.decorators import action, display
+from unfold.decorators import display
 
-from groups.admin.toolkit import bulk_actions as confirm
-from groups.admin.toolkit.bulk_actions import Question
-from sessions.admin.actions import NOT_ALLOWED
+from groups.admin.toolkit.bulk_actions import Confirmation, bulk_action
+from groups.admin.toolkit.pages import ButtonViews, DetailPage
+from sessions.admin import actions
+from sessions.admin.live_view import actor_of
 from sessions.admin.shared import MESSAGE_COLOURS, OfSessionAdmin, shortened
 from sessions.choices import EventKind, MessageState
 from sessions.lifecycle import intake
 from sessions.models import AgentSession, Event, Message
 
-NOTHING = "left as they are"
-Work = Callable[[Message, Any], Any]
+
+def take_back(message: Message, *, by: str, actor: Any) -> bool:
+    """Take back what waits, discard what failed; False if it is neither."""
+    try:
+        intake.cancel(message.session, message.number, by=by, actor=actor)
+    except intake.Refused:
+        return False
+    return True
 
 
-def take_back(message: Message, user: Any) -> None:
-    """Take back what waits, discard what failed. Raises Refused."""
-    intake.cancel(message.session, message.number, by=user.get_username(), actor=user)
+def retry(message: Message, *, by: str, actor: Any) -> bool:
+    """Queue the failed messages of its session again; False if nothing failed."""
+    return actions.retry(message.session, by=by, actor=actor)
 
 
-def retry(message: Message, user: Any) -> None:
-    """Queue the failed messages of its session again. Raises Refused."""
-    intake.retry(message.session, by=user.get_username(), actor=user)
+def one_failed_of_each_session(rows: QuerySet[Message]) -> list[Message]:
+    """What is retried: all that failed in a session goes together, so that messages keep their order."""
+    failed = rows.filter(state=MessageState.FAILED).order_by("session", "number")
+    return list({message.session_id: message for message in failed.select_related("session")}.values())
+
+
+def writable(user: Any) -> QuerySet[Message]:
+    """The messages of sessions that a person may write to."""
+    return Message.objects.filter(session__in=AgentSession.objects.writable_by(user).order_by().values("pk"))
 
 
 @admin.register(Message)
-class MessageAdmin(OfSessionAdmin):
+class MessageAdmin(ButtonViews, DetailPage, OfSessionAdmin):
     """What went in."""
 
     list_display = [
@@ -48,108 +58,71 @@ class MessageAdmin(OfSessionAdmin):
     list_fullwidth = True
     list_select_related = ["session", "sender"]
     ordering = ["-pk"]
-    actions = ["retry_messages", "take_back_messages"]
+    detail_template = "admin/agent_sessions/message/change_form.html"
+    buttons = ["retry", "cancel"]
+    actions = [
+        bulk_action(
+            name="retry_messages",
+            description="Retry: queue what failed again",
+            work=retry,
+            allowed=writable,
+            select=one_failed_of_each_session,
+            done="session(s) queued again",
+        ),
+        bulk_action(
+            name="take_back_messages",
+            description="Cancel: take back what waits, discard what failed",
+            work=take_back,
+            allowed=writable,
+            select=lambda rows: rows.select_related("session"),
+            done="cancelled",
+            confirmation=Confirmation(
+                "Cancel these messages?",
+                "Those that wait are taken back, those that failed are discarded; the others are left as they are.",
+                "Cancel messages",
+                danger=True,
+            ),
+        ),
+    ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Message]:
         """With the beginnings of long texts alone."""
         rows = super().get_queryset(request).annotate(begin=Left("text", 200), why=Left("reason", 200))
         return rows.defer("text", "reason")
 
-    def get_urls(self) -> list[URLPattern]:
-        """The page's own addresses, before Django's."""
-        views = {"retry": self.retry_view, "cancel": self.cancel_view}
-        own = [
-            path(f"<int:pk>/{name}/", self.admin_site.admin_view(view), name=f"agent_sessions_message_{name}")
-            for name, view in views.items()
-        ]
-        return [*own, *super().get_urls()]
+    def has_button_permission(self, request: HttpRequest, row: Message) -> bool:
+        """Whoever may write to its session."""
+        return AgentSession.objects.writable_by(request.user).filter(pk=row.session_id).exists()
 
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        """The message's page."""
-        message: Any = self.get_object(request, object_id)
-        if message is None:
-            raise Http404
-        if request.method not in ("GET", "HEAD"):
-            raise PermissionDenied
-        can_write = AgentSession.objects.writable_by(request.user).filter(pk=message.session_id).exists()
-        context = {
-            **self.admin_site.each_context(request),
-            "title": str(message),
-            "opts": self.opts,
-            "original": message,
-            "object_id": object_id,
-            "media": self.media,
-            "message": message,
-            "colour": MESSAGE_COLOURS[MessageState(message.state)],
-            "deliveries": deliveries(message),
-            "can_retry": can_write and message.state == MessageState.FAILED,
-            "can_cancel": can_write and message.state in (MessageState.QUEUED, MessageState.FAILED),
-            **(extra_context or {}),
+    def get_details(self, request: HttpRequest, row: Message) -> dict[str, Any]:
+        """How far it came, and which buttons do something."""
+        can_write = self.has_button_permission(request, row)
+        return {
+            "message": row,
+            "colour": MESSAGE_COLOURS[MessageState(row.state)],
+            "deliveries": deliveries(row),
+            "can_retry": can_write and row.state == MessageState.FAILED,
+            "can_cancel": can_write and row.state in (MessageState.QUEUED, MessageState.FAILED),
         }
-        return TemplateResponse(request, "admin/agent_sessions/message/change_form.html", context)
 
-    def retry_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """POST: queue it again."""
-        return self._act(request, pk, retry, "It is queued again.")
+    def retry_view(self, request: HttpRequest, message: Message) -> HttpResponse:
+        """Queue it again."""
+        return self._answer(request, message, intake.retry, (message.session,), "It is queued again.")
 
-    def cancel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """POST: take it back, or discard it."""
-        return self._act(request, pk, take_back, "It is cancelled.")
+    def cancel_view(self, request: HttpRequest, message: Message) -> HttpResponse:
+        """Take it back, or discard it."""
+        return self._answer(request, message, intake.cancel, (message.session, message.number), "It is cancelled.")
 
-    def _act(self, request: HttpRequest, pk: int, work: Work, done: str) -> HttpResponse:
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        message: Any = self.get_object(request, str(pk))
-        if message is None:
-            raise Http404
-        if not AgentSession.objects.writable_by(request.user).filter(pk=message.session_id).exists():
-            messages.error(request, "You may read this session. Only members and owners of its group may do this.")
-        else:
-            try:
-                work(message, request.user)
-                messages.success(request, done)
-            except intake.Refused as refused:
-                messages.error(request, str(refused))
-        return HttpResponseRedirect(reverse("admin:agent_sessions_message_change", args=[pk]))
-
-    @action(description="Retry: queue what failed again")
-    def retry_messages(self, request: HttpRequest, queryset: QuerySet[Message]) -> None:
-        """All that failed in a session goes together, so that messages keep their order."""
-        if confirm.too_many(request, queryset):
-            return
-        failed = queryset.filter(state=MessageState.FAILED).order_by("session", "number")
-        of_sessions = {message.session_id: message for message in failed.select_related("session")}
-        confirm.tell(request, self._do(request, of_sessions.values(), retry, "session(s) queued again"))
-
-    @action(description="Cancel: take back what waits, discard what failed")
-    def take_back_messages(self, request: HttpRequest, queryset: QuerySet[Message]) -> HttpResponse | None:
-        """Asks first: no agent will ever see them."""
-        if confirm.too_many(request, queryset):
-            return None
-        if not confirm.confirmed(request):
-            words = "Those that wait are taken back, those that failed are discarded; the others are left as they are."
-            question = Question("take_back_messages", "Cancel these messages?", words, "Cancel messages", danger=True)
-            return confirm.ask(self, request, queryset, question)
-        confirm.tell(request, self._do(request, queryset.select_related("session"), take_back, "cancelled"))
-        return None
-
-    def _do(self, request: HttpRequest, rows: Any, work: Work, done: str) -> dict[str, int]:
-        chosen = list(rows)
-        ids = {message.session_id for message in chosen}
-        allowed = set(AgentSession.objects.writable_by(request.user).filter(pk__in=ids).values_list("pk", flat=True))
-        counts = Counter({done: 0, NOTHING: 0, NOT_ALLOWED: 0})
-        for message in chosen:
-            if message.session_id not in allowed:
-                counts[NOT_ALLOWED] += 1
-                continue
-            try:
-                work(message, request.user)
-                counts[done] += 1
-            except intake.Refused:
-                counts[NOTHING] += 1
-        return dict(counts)
+    def _answer(
+        self, request: HttpRequest, message: Message, work: Callable[..., Any], args: tuple[Any, ...], done: str
+    ) -> HttpResponse:
+        """Do it, and say on the message's page what came of it."""
+        try:
+            work(*args, **actor_of(request))
+            messages.success(request, done)
+        except intake.Refused as refused:
+            messages.error(request, str(refused))
+        return HttpResponseRedirect(reverse("admin:agent_sessions_message_change", args=[message.pk]))
 
     @display(description="state", ordering="state", label=MESSAGE_COLOURS)
     def state_shown(self, message: Message) -> tuple[str, str]:

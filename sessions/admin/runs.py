@@ -6,13 +6,12 @@ from typing import Any
 
 import structlog
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
+from django.http import HttpRequest
 from unfold.contrib.filters.admin import ChoicesCheckboxFilter, ChoicesDropdownFilter
 from unfold.decorators import display
 
+from groups.admin.toolkit.pages import DetailPage
 from runtimes.base import RuntimeFault
 from sessions.admin.shared import RUN_COLOURS, OfSessionAdmin
 from sessions.admin.start_timeline import Bar, bars
@@ -30,8 +29,10 @@ Known = dict[str, Any]  # steps, notices, manifest: as a RunRecord holds them
 
 
 @admin.register(Run)
-class RunAdmin(OfSessionAdmin):
+class RunAdmin(DetailPage, OfSessionAdmin):
     """Executions, with their verdicts."""
+
+    detail_template = "admin/agent_sessions/run/change_form.html"
 
     list_display = [
         "__str__", "state_shown", "attempt", "verdict_shown", "verdict_words", "exit_code", "claimed_at", "ended_at",
@@ -45,24 +46,11 @@ class RunAdmin(OfSessionAdmin):
         """Without the last lines of each."""
         return super().get_queryset(request).defer("last_lines")
 
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        """The run's page."""
-        visible = self.get_object(request, object_id)
-        if visible is None:
-            raise Http404
-        if request.method not in ("GET", "HEAD"):
-            raise PermissionDenied
-        run = Run.objects.select_related("session__group", "session__profile").get(pk=visible.pk)
+    def get_details(self, request: HttpRequest, row: Run) -> dict[str, Any]:
+        """How it started, why it ended, and of what it was made."""
+        run = Run.objects.select_related("session__group", "session__profile").get(pk=row.pk)
         known, trouble = know(run)
-        context = {
-            **self.admin_site.each_context(request),
-            "title": str(run),
-            "opts": self.opts,
-            "original": run,
-            "object_id": object_id,
-            "media": self.media,
+        return {
             "run": run,
             "colour": RUN_COLOURS[RunState(run.state)],
             "failed": run.verdict in ADVICE and ADVICE[run.verdict].failure,  # type: ignore[index]
@@ -72,9 +60,7 @@ class RunAdmin(OfSessionAdmin):
             "manifest": json.dumps(known["manifest"], indent=2) if known["manifest"] else "",
             "trouble": trouble,
             "sections": [section(run) for section in SECTIONS],
-            **(extra_context or {}),
         }
-        return TemplateResponse(request, "admin/agent_sessions/run/change_form.html", context)
 
     @display(description="state", ordering="state", label=RUN_COLOURS)
     def state_shown(self, run: Run) -> tuple[str, str]:

@@ -22,8 +22,9 @@ from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from groups.admin.toolkit.bases import VisibleAdmin, VisibleSelectFilter
+from groups.admin.toolkit.pages import FixedFields, OneSaveButton
 from groups.models import AgentGroup, AgentProfile
-from sessions.admin.actions import BulkActions
+from sessions.admin.actions import SESSION_ACTIONS
 from sessions.admin.live_view import LivePage
 from sessions.admin.rows import SessionList
 from sessions.admin.shared import as_uuid
@@ -98,7 +99,7 @@ class ActiveFilter(DropdownFilter):
 
 
 @admin.register(AgentSession)
-class AgentSessionAdmin(LivePage, BulkActions, VisibleAdmin):
+class AgentSessionAdmin(LivePage, OneSaveButton, FixedFields, VisibleAdmin):
     """Sessions. The change page is the live page; a person changes only title and priority."""
 
     list_display = [
@@ -117,6 +118,8 @@ class AgentSessionAdmin(LivePage, BulkActions, VisibleAdmin):
         ("profile", RelatedDropdownFilter),
         ActiveFilter,
     ]
+    actions = SESSION_ACTIONS
+    add_form = NewSessionForm
     list_filter_submit = True
     list_fullwidth = True
     list_select_related = ["group", "profile"]
@@ -148,17 +151,6 @@ class AgentSessionAdmin(LivePage, BulkActions, VisibleAdmin):
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
         """What a person decides."""
         return ["title", "priority"] if obj else ["group", "profile", "text", "title"]
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        """The form of the add page knows who asks."""
-        if obj is None:
-            kwargs["form"] = type("BoundNewSessionForm", (NewSessionForm,), {"request": request})
-        form = super().get_form(request, obj, change=change, **kwargs)
-        for name in ("group", "profile"):
-            if name in form.base_fields:  # choosing one is no occasion to change it
-                widget = form.base_fields[name].widget
-                widget.can_add_related = widget.can_change_related = widget.can_view_related = False
-        return form
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """What can be chosen in one way only is chosen already."""
@@ -202,17 +194,6 @@ class AgentSessionAdmin(LivePage, BulkActions, VisibleAdmin):
     def response_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
         """Back to the live page."""
         return HttpResponseRedirect(reverse("admin:agent_sessions_agentsession_change", args=[obj.pk]))
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        """The add page and the edit page, each with one button."""
-        one_button = {"show_save_and_add_another": False, "show_save_and_continue": False}
-        return super().changeform_view(request, object_id, form_url, one_button | (extra_context or {}))
 
     @display(description="session", ordering="title")
     def title_shown(self, session: AgentSession) -> SafeString:

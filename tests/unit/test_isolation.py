@@ -201,7 +201,7 @@ def test_operators_see_reports_and_nobody_else_does(client: Client, people: dict
     assert client.get("/admin/isolation/proof/").status_code == 200
     shown = client.get(page).content.decode()
     assert "&lt;b&gt;answer&lt;/b&gt;" in shown and "\x1b" not in shown and "The API server" in shown
-    assert client.post(page, {"verdict": "failed"}).status_code == 403
+    assert client.post(page, {"verdict": "failed"}).status_code == 405
 
 
 @pytest.mark.django_db

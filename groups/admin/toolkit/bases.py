@@ -10,6 +10,8 @@ from django.core.exceptions import ValidationError
 from django.db.models import ForeignKey, JSONField, Model, QuerySet
 from django.forms.fields import InvalidJSONInput
 from django.http import Http404, HttpRequest, HttpResponse
+from django.utils.decorators import method_decorator
+from django.views.decorators.http import require_safe
 from simple_history.admin import SimpleHistoryAdmin
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
@@ -105,22 +107,6 @@ class VisibleAdmin(FiltersOnly):
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
 
-class AddForm(ModelAdmin):
-    """Pages with a form of their own for a new row, `add_form`. Choosing a group there is no occasion to change it."""
-
-    add_form: Any = None
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        """The form of a new row, or the usual one."""
-        if obj is None:
-            kwargs["form"] = self.add_form
-        form = super().get_form(request, obj, change=change, **kwargs)
-        if "group" in form.base_fields:
-            widget = form.base_fields["group"].widget
-            widget.can_add_related = widget.can_change_related = widget.can_view_related = False
-        return form
-
-
 class CountOnce(ChangeList):
     """A list that is counted once, not a second time without its filters."""
 
@@ -132,19 +118,26 @@ class CountOnce(ChangeList):
 
 
 class ReadOnlyAdmin(VisibleAdmin):
-    """Rows that only Berth writes."""
+    """Rows that only Berth writes: nobody adds, changes or deletes one, and pages of rows take no POST (405)."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never."""
+        """No."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Never."""
+        """No."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Never."""
+        """No."""
         return False
+
+    @method_decorator(require_safe)
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Django's page of a row, whose fields can't be edited."""
+        return super().change_view(request, object_id, form_url, extra_context)
 
 
 class JsonField(forms.JSONField):
