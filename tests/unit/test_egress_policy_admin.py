@@ -211,7 +211,7 @@ def test_operators_refuse_and_reopen(operator: Client, row: EgressRequest) -> No
     row.refresh_from_db()
     assert (row.state, row.answer, row.decided_by) == ("refused", "use the mirror", "chief")
     answer = act(operator, EgressRequest, "refuse_selected", [row], confirmed="yes", answer="")
-    assert told(answer)[-2:] == ["api.example.com:443 is refused already.", "1 left as they are."]
+    assert told(answer)[-2].endswith("api.example.com:443 is refused already.") and "1 left as" in told(answer)[-1]
     act(operator, EgressRequest, "reopen_selected", [row])
     row.refresh_from_db()
     assert row.state == "open"

@@ -142,12 +142,12 @@ def test_the_list_shows_state_outcome_and_reason(member: Client, task: Scheduled
 
 
 def test_actions_tell_what_happened(member: Client, task: ScheduledTask) -> None:
-    assert "1 of 1 paused." in act(member, "pause_selected", task)
+    assert "1 paused." in act(member, "pause_selected", task)
     assert ScheduledTask.objects.get().state == "paused"
-    assert "1 of 1 resumed." in act(member, "resume_selected", task)
-    assert "1 of 1 run." in act(member, "run_selected", task)
+    assert "1 resumed." in act(member, "resume_selected", task)
+    assert "1 run." in act(member, "run_selected", task)
     again = act(member, "run_selected", task)
-    assert "0 of 1 run." in again and "not over" in again
+    assert "1 left as they are." in again and "not over" in again
     assert Message.objects.count() == 1
 
 
@@ -157,7 +157,7 @@ def test_a_viewer_reads_and_changes_nothing(group: AgentGroup, task: ScheduledTa
     assert viewer.post(page(task), wanted).status_code == 403
     assert viewer.post(page(task, "delete"), {"post": "yes"}).status_code == 403
     assert add(viewer, wanted).status_code == 403
-    assert "read it only" in act(viewer, "run_selected", task)
+    assert "1 not allowed" in act(viewer, "run_selected", task)
     assert not Message.objects.exists() and ScheduledTask.objects.exists()
 
 

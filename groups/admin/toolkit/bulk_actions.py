@@ -92,7 +92,7 @@ def bulk_action(
                 try:
                     outcome = work(row, by=user.get_username(), actor=user, **fields)
                 except refusals as refusal:
-                    messages.error(request, str(refusal))
+                    messages.error(request, f"{row}: {refusal}")
                     outcome = False
             counts[outcome if isinstance(outcome, str) else unchanged if outcome is False else done] += 1
         text = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
