@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from isolation.checks import Check
+from isolation.checks.catalogue import Check
 from isolation.choices import Expected, Outcome, Verdict
 
 GAP_MAX = 10.0  # seconds in which nothing is seen of the neighbour while the agent prints

@@ -15,8 +15,8 @@ from typing import Any
 from django.conf import settings
 
 from groups.models import AgentGroup, AgentProfile
-from isolation import checks, discovery, environment, fixtures, observations
-from isolation.checks import Check
+from isolation import discovery, environment, fixtures, observations
+from isolation.checks.catalogue import Check, catalogue
 from isolation.environment import Place, Surroundings
 from isolation.evaluate import Row, judge
 from isolation.listener import Canary
@@ -67,7 +67,7 @@ def prove(options: Options) -> Proof:
         given = _given(furniture, attacker, options, canary.place, provider.url)
         options.say(f"Starting the neighbour in {pair[1].slug}.")
         beside = stack.enter_context(Beside(pair[1], bystander, cluster))
-        asked = checks.catalogue(_around(cluster, canary.place, beside, given, options, pair[0]))
+        asked = catalogue(_around(cluster, canary.place, beside, given, options, pair[0]))
         options.say(f"Starting the hostile agent in {pair[0].slug}: {len(asked)} checks.")
         heard = stack.enter_context(opened(pair[0], attacker, _orders(asked)))
         wait_for([heard, beside.heard], lambda: "attempt" in heard.told, START_SECONDS)
@@ -97,7 +97,7 @@ def untried() -> list[Check]:
         api_servers=(nowhere,),
         kubelets=(nowhere,),
     )
-    return checks.catalogue(around)
+    return catalogue(around)
 
 
 def _given(

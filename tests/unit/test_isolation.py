@@ -17,8 +17,8 @@ from django.test import Client
 from isolation import evaluate, report_text, runner
 from isolation.attacks import ATTACKS, broker
 from isolation.attacks.base import outcome
-from isolation.checks import Check, catalogue
-from isolation.checks_egress import spellings
+from isolation.checks.catalogue import Check, catalogue
+from isolation.checks.egress import spellings
 from isolation.choices import Expected, Verdict
 from isolation.environment import Neighbour, Place, Surroundings
 from isolation.evaluate import Outside

@@ -13,7 +13,7 @@ from django.db import transaction
 from groups import audit
 from groups.models import AgentGroup
 from isolation import evaluate, report_text, runner
-from isolation.checks_egress import TRICKS
+from isolation.checks.egress import TRICKS
 from isolation.choices import Verdict
 from isolation.environment import Place
 from isolation.fixtures import BY

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from isolation import checks_broker, checks_egress, checks_inside
+from isolation.checks import broker, container, egress
 from isolation.choices import Expected
 from isolation.environment import Place, Surroundings
 
@@ -34,17 +34,17 @@ class Check:
 def catalogue(around: Surroundings) -> list[Check]:
     """Every check, in the order in which it is made; what takes more than its share comes last."""
     sections = {
-        "Its own": [*own(around), *checks_egress.own(around)],
+        "Its own": [*own(around), *egress.own(around)],
         "Cluster": cluster(around),
         "Neighbour": neighbour(around),
         "Control plane": control_plane(around),
-        "Broker": checks_broker.around_the_broker(around),
+        "Broker": broker.around_the_broker(around),
         "Stores": stores(around),
         "DNS": dns(around),
-        "Egress proxy": checks_egress.around_the_proxy(around),
-        "Files": checks_inside.files(around),
-        "Kernel": checks_inside.kernel(),
-        "Resources": checks_inside.resources(around),
+        "Egress proxy": egress.around_the_proxy(around),
+        "Files": container.files(around),
+        "Kernel": container.kernel(),
+        "Resources": container.resources(around),
     }
     return [Check(section=section, **each) for section, checks in sections.items() for each in checks]
 
