@@ -1,4 +1,4 @@
-"""Proves that a group's berth holds what runs in it: a hostile agent, judged from inside and outside."""
+"""Proves that a group's namespace isolates what runs in it: a hostile agent attacks, and is observed."""
 
 from django.apps import AppConfig
 

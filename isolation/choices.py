@@ -21,7 +21,7 @@ class Outcome(models.TextChoices):
 
 
 class Verdict(models.TextChoices):
-    """What is concluded from an attempt and from what was seen outside."""
+    """What is concluded from an attempt and from what was seen observations."""
 
     PASSED = "passed", "Passed"
     FAILED = "failed", "Failed"

@@ -1,15 +1,23 @@
-"""What there is around an agent that it must not reach, and what it may have. Plain data."""
+"""The environment of an agent: what it must not reach, and what it may have. Plain data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Endpoint:
     """An address and a TCP port."""
 
     address: str
     port: int
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Where a URL of HTTP leads."""
+        parts = urlsplit(url)
+        return cls(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
     def __str__(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
@@ -28,20 +36,20 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Environment:
     """Everything that checks are made of. What is empty could not be found out, or is not there."""
 
-    control_plane: str  # where couriers call home, a URL
-    canary: Place  # a listener beside the control plane, on a port that agents have no business with
+    control_plane: str  # a URL, COURIER_URL
+    listener: Endpoint  # a listener beside the control plane, on a port that agents have no business with
     neighbour: Neighbour
     workspace: str = "/workspace/group"
-    api_service: tuple[Place, ...] = ()
-    api_servers: tuple[Place, ...] = ()
-    kubelets: tuple[Place, ...] = ()
+    api_service: tuple[Endpoint, ...] = ()
+    api_servers: tuple[Endpoint, ...] = ()
+    kubelets: tuple[Endpoint, ...] = ()
     dns: tuple[str, ...] = ()
     # Name of a store → where it is, as far as a pod may see it; empty if it is not used.
-    stores: Mapping[str, tuple[Place, ...]] = field(default_factory=dict)
-    closed: frozenset[Place] = frozenset()  # of these, where nobody answers the control plane either
+    stores: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=dict)
+    closed: frozenset[Endpoint] = frozenset()  # of these, where nobody answers the control plane either
     secret: str = ""  # SHA-256 of what is in the file `proof` of the agent's secrets
     mount: str = ""  # name of a read-only mount under /workspace/extra
     provider_key: str = ""  # name of the file with the stand-in for the key of a provider that the proof stands for

@@ -1,4 +1,4 @@
-"""What a proof needs while it runs, and takes away again: profiles, a secret, a mount, egress rules, two groups."""
+"""What a proof needs while it runs, deleted afterwards: profiles, a secret, a mount, egress rules, two groups."""
 
 import base64
 import hashlib
@@ -25,13 +25,13 @@ BY = "manage.py prove_isolation"
 NAME = "isolation-proof"  # of the Secret, the claim and the rows for them
 FILE, MOUNT = "proof", "proof"
 MEMORY_MIB = 1024  # more than the scratch that the agent fills
-MINUTES = 15  # of the rules, should nobody take them away
+MINUTES = 15  # of the rules, should nobody withdraw them
 BOUND_SECONDS = 5.0
 
 
 @contextmanager
 def profile(slug: str, secret: bool) -> Iterator[AgentProfile]:
-    """The profile of the hostile agent, or of its neighbour; switched on for as long as it is needed."""
+    """The profile of the hostile agent, or of its neighbour; active for as long as it is needed."""
     fields = {
         "description": f"Attacks what isolates groups, for {BY}. Switched off otherwise.",
         "contract": Contract.JSONL,
@@ -69,22 +69,22 @@ def groups(slugs: list[str], keep: bool) -> Iterator[tuple[AgentGroup, AgentGrou
             deleted_groups.delete_group(group, by=BY)
 
 
-class Furniture:
-    """What was made for a proof; taken away at the end of `with`."""
+class Fixtures:
+    """Makes what a proof needs; all of it is deleted at the end of `with`, unless `keep`."""
 
     def __init__(self, runtime: Runtime, cluster: Cluster, group: AgentGroup, keep: bool) -> None:
         self.runtime, self.cluster, self.group, self.keep = runtime, cluster, group, keep
-        self._after = ExitStack()
+        self._cleanup = ExitStack()
 
-    def __enter__(self) -> "Furniture":
+    def __enter__(self) -> "Fixtures":
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self.keep:
-            self._after.close()
+            self._cleanup.close()
 
-    def ground(self) -> None:
-        """The group's berth, in which the rest is made."""
+    def ensure_namespace(self) -> None:
+        """The group's namespace, in which the rest is made."""
         group = self.group
         ref = GroupRef(str(group.pk), group.slug)
         self.runtime.keep(GroupSpec(ref, group.storage_gib, namespaces.quota(group)))
@@ -101,16 +101,16 @@ class Furniture:
         }
         self.cluster.api.delete(f"{path}/{NAME}")  # of a proof that was cut short
         self.cluster.api.create(path, body)
-        place = {"kind": SecretKind.KUBERNETES, "place": f"{NAME}/{FILE}", "description": f"Made by {BY}."}
-        reference, _ = SecretReference.objects.update_or_create(name=NAME, defaults=place)
+        source = {"kind": SecretKind.KUBERNETES, "place": f"{NAME}/{FILE}", "description": f"Made by {BY}."}
+        reference, _ = SecretReference.objects.update_or_create(name=NAME, defaults=source)
         reference.profiles.add(owner)
         reference.groups.add(self.group)
-        self._after.callback(lambda: self.cluster.api.delete(f"{path}/{NAME}"))
-        self._after.callback(lambda: reference.groups.remove(self.group))
+        self._cleanup.callback(lambda: self.cluster.api.delete(f"{path}/{NAME}"))
+        self._cleanup.callback(lambda: reference.groups.remove(self.group))
         return hashlib.sha256(value).hexdigest()
 
     def key(self, owner: AgentProfile, url: str) -> str:
-        """A key for a provider at `url`, for the group and the profile; needs `secret`. Returns its stand-in's file."""
+        """A brokered key for a provider at `url`; needs `secret`. Returns the file name of its stand-in."""
         reference = SecretReference.objects.get(name=NAME)
         made, _ = BrokeredKey.objects.update_or_create(
             provider=Provider.ANTHROPIC,
@@ -118,7 +118,7 @@ class Furniture:
             profile=owner,
             defaults={"reference": reference, "base_url": url, "active": True},
         )
-        self._after.callback(made.delete)
+        self._cleanup.callback(made.delete)
         return made.file_name
 
     def mount(self) -> str:
@@ -131,25 +131,25 @@ class Furniture:
         with suppress(Conflict):  # of a proof that was cut short
             self.cluster.api.create(path, body)
         self._wait_for_volume(f"{path}/{NAME}")
-        place = {"kind": MountKind.CLAIM, "place": NAME, "description": f"Made by {BY}.", "read_write": False}
-        root, _ = MountRoot.objects.update_or_create(name=NAME, defaults=place)
-        wish = {"root": root, "path": ".", "read_write": False, "state": MountState.APPROVED, "decision": BY}
-        mount, _ = GroupMount.objects.update_or_create(group=self.group, name=MOUNT, defaults=wish)
-        self._after.callback(lambda: self.cluster.api.delete(f"{path}/{NAME}"))
-        self._after.callback(mount.delete)
+        source = {"kind": MountKind.CLAIM, "place": NAME, "description": f"Made by {BY}.", "read_write": False}
+        root, _ = MountRoot.objects.update_or_create(name=NAME, defaults=source)
+        fields = {"root": root, "path": ".", "read_write": False, "state": MountState.APPROVED, "decision": BY}
+        mount, _ = GroupMount.objects.update_or_create(group=self.group, name=MOUNT, defaults=fields)
+        self._cleanup.callback(lambda: self.cluster.api.delete(f"{path}/{NAME}"))
+        self._cleanup.callback(mount.delete)
         return MOUNT
 
-    def forget_denials(self, owner: AgentProfile) -> None:
-        """What the agent was refused is nothing that a group asks for."""
-        asked = EgressRequest.objects.filter(group=self.group, profile=owner)
-        self._after.callback(lambda: asked.delete())
+    def delete_denials(self, owner: AgentProfile) -> None:
+        """Delete, at the end, the requests for access that come of the agent's refused attempts."""
+        requests = EgressRequest.objects.filter(group=self.group, profile=owner)
+        self._cleanup.callback(lambda: requests.delete())
 
     def allow(self, host: str, port: int) -> None:
         """A rule for the group, for some minutes at most."""
         until = timezone.now() + timedelta(minutes=MINUTES)
         rule = EgressRule(host=host, ports=[port], group=self.group, until=until, reason=BY)
         rules.store(rule, by=BY)
-        self._after.callback(lambda: rules.withdraw(rule, by=BY))
+        self._cleanup.callback(lambda: rules.withdraw(rule, by=BY))
 
     def _wait_for_volume(self, path: str) -> None:
         """A pod on a claim that is not bound yet starts late; some claims are bound only by a pod."""

@@ -6,25 +6,25 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from isolation.environment import Place
+from isolation.environment import Endpoint
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\ncanary"
 
 
-class Canary:
-    """Listens from `with` on. `heard` has the addresses of those who connected."""
+class Listener:
+    """Listens from `with` on. `peers` are the addresses of those who connected."""
 
-    def __init__(self, towards: Place) -> None:
-        """`towards` is where pods call home: the canary is found at that address, or at the one that leads there."""
-        self.heard: list[str] = []
-        self.place = Place(own_address(towards), 0)
+    def __init__(self, towards: Endpoint) -> None:
+        """`towards` is where pods find the control plane: the listener has this machine's address on the way there."""
+        self.peers: list[str] = []
+        self.endpoint = Endpoint(own_address(towards), 0)
         self._server: socket.socket | None = None
 
     def __enter__(self) -> Self:
-        family = socket.AF_INET6 if ":" in self.place.address else socket.AF_INET
-        self._server = socket.create_server((self.place.address, 0), family=family)
-        self.place = Place(self.place.address, self._server.getsockname()[1])
-        with socket.create_connection((self.place.address, self.place.port), 3):  # else it would hear nobody
+        family = socket.AF_INET6 if ":" in self.endpoint.address else socket.AF_INET
+        self._server = socket.create_server((self.endpoint.address, 0), family=family)
+        self.endpoint = Endpoint(self.endpoint.address, self._server.getsockname()[1])
+        with socket.create_connection((self.endpoint.address, self.endpoint.port), 3):  # shows that it can be reached
             self._server.accept()[0].close()
         threading.Thread(target=self._listen, args=(self._server,), daemon=True).start()
         return self
@@ -40,16 +40,16 @@ class Canary:
     def _listen(self, server: socket.socket) -> None:
         while True:
             try:
-                talk, peer = server.accept()
+                connection, peer = server.accept()
             except OSError:
                 return
-            self.heard.append(str(peer[0]))
-            with contextlib.suppress(OSError), talk:
-                talk.sendall(ANSWER)
+            self.peers.append(str(peer[0]))
+            with contextlib.suppress(OSError), connection:
+                connection.sendall(ANSWER)
 
 
-def own_address(towards: Place) -> str:
-    """This machine's address on the way to a place; that place's own, if it is here."""
+def own_address(towards: Endpoint) -> str:
+    """This machine's address on the way to an endpoint; that endpoint's own, if it is here."""
     found = socket.getaddrinfo(towards.address, towards.port, type=socket.SOCK_DGRAM)
     family, _, _, _, address = found[0]
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -57,10 +57,10 @@ def own_address(towards: Place) -> str:
         return str(probe.getsockname()[0])
 
 
-def answers(place: Place) -> bool:
-    """Whether anybody answers at a place, from here."""
+def accepts_connections(endpoint: Endpoint) -> bool:
+    """Whether an endpoint accepts a connection from here."""
     try:
-        socket.create_connection((place.address, place.port), 1.5).close()
+        socket.create_connection((endpoint.address, endpoint.port), 1.5).close()
     except OSError:
         return False
     return True

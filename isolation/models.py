@@ -10,9 +10,9 @@ from isolation.choices import Verdict
 
 
 class Proof(models.Model):
-    """What a hostile agent tried in one group's berth, with another group's run beside it, and what came of it.
+    """What a hostile agent tried in one group's namespace, with another group's run beside it, and what came of it.
 
-    Groups and sessions are named, not tied: the report outlives them.
+    Groups and sessions are named, and no foreign keys: the report outlives them.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)

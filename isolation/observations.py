@@ -1,4 +1,4 @@
-"""What was seen from outside while the agent tried."""
+"""What is observed outside of the agent while it tries."""
 
 import hashlib
 from itertools import pairwise
@@ -8,33 +8,38 @@ from urllib.request import Request, urlopen
 
 from django.conf import settings
 
-from isolation.evaluate import Outside
-from isolation.listener import Canary
-from isolation.runs import Beside, Heard, wait_for
+from isolation.evaluate import Observations
+from isolation.listener import Listener
+from isolation.runs import NeighbourRun, Transcript, wait_for
 from sessions.lifecycle import run_tokens
 
-AFTER_SECONDS = 15.0  # in which the neighbour has to be heard of once more
+HEARTBEAT_SECONDS = 15.0  # in which the neighbour has to report once more
 
 
-def look(canary: Canary, beside: Beside, attacker: Heard) -> Outside:
-    """Put together what was seen. The agent has ended its attempts; both runs are still alive."""
-    before = len(beside.heard.told["tick"])
-    wait_for([beside.heard], lambda: len(beside.heard.told["tick"]) > before, AFTER_SECONDS)
-    ticks = beside.heard.told["tick"]
-    numbers = [told["number"] for _, told in ticks]
-    ready = beside.heard.last("ready") or {}
-    neighbours, run = beside.heard.run(), attacker.run()
+def collect(listener: Listener, neighbour: NeighbourRun, attacker: Transcript) -> Observations:
+    """Put together what was observed. The agent has ended its attempts; both runs are still alive."""
+    transcript = neighbour.transcript
+    before = len(transcript.reports["tick"])
+    wait_for([transcript], lambda: len(transcript.reports["tick"]) > before, HEARTBEAT_SECONDS)
+    heartbeats = transcript.reports["tick"]
+    numbers = [payload["number"] for _, payload in heartbeats]
+    ready = transcript.latest("ready") or {}
+    neighbours_run, run = transcript.active_run(), attacker.active_run()
     token = run_tokens.mint(run.pk) if run else ""
-    return Outside(
-        canary=list(canary.heard),
-        heard=len(beside.heard.told.get("heard", [])),
-        ticks=len(ticks),
+    return Observations(
+        peers=list(listener.peers),
+        neighbour_peers=len(transcript.reports.get("heard", [])),
+        heartbeats=len(heartbeats),
         missing=numbers[-1] - numbers[0] + 1 - len(numbers),
-        gap=longest_gap([at for at, _ in ticks], *_flooded(attacker)),
-        changed=any(told["digest"] != ready.get("digest") for _, told in ticks),
-        alive=neighbours is not None and str(neighbours.pk) == beside.neighbour.run and len(ticks) > before,
-        token=hashlib.sha256(token.encode()).hexdigest() if token else "",
-        courier_status=_status(token) if token else None,
+        gap=longest_gap([at for at, _ in heartbeats], *_flood_times(attacker)),
+        file_changed=any(payload["digest"] != ready.get("digest") for _, payload in heartbeats),
+        alive=(
+            neighbours_run is not None
+            and str(neighbours_run.pk) == neighbour.neighbour.run
+            and len(heartbeats) > before
+        ),
+        token_digest=hashlib.sha256(token.encode()).hexdigest() if token else "",
+        courier_status=_api_status(token) if token else None,
     )
 
 
@@ -44,22 +49,23 @@ def longest_gap(times: list[float], begin: float, end: float) -> float:
     return max(later - earlier for earlier, later in pairwise(inside))
 
 
-def _flooded(attacker: Heard) -> tuple[float, float]:
-    """From when to when the agent printed without end, as it was seen; nothing, if it did not."""
+def _flood_times(attacker: Transcript) -> tuple[float, float]:
+    """When the agent began and ceased to print without end, as its reports came in; zeros if it did not."""
 
     def when(name: str) -> float:
-        return next((at for at, told in attacker.told.get(name, []) if told.get("check") == "flood"), 0.0)
+        reports = attacker.reports.get(name, [])
+        return next((at for at, payload in reports if payload.get("check") == "flood"), 0.0)
 
     begin, end = when("begins"), when("attempt")
     return (begin, end) if begin < end else (0.0, 0.0)
 
 
-def _status(token: str) -> int | None:
-    """What the API answers to the courier's token; None if it does not answer."""
+def _api_status(token: str) -> int | None:
+    """The API's status for a request with the courier's token; None without an answer."""
     headers: dict[str, Any] = {"Authorization": f"Bearer {token}"}
     try:
-        with urlopen(Request(f"{settings.COURIER_URL}/api/v1/groups", headers=headers), timeout=10) as answer:
-            return int(answer.status)
+        with urlopen(Request(f"{settings.COURIER_URL}/api/v1/groups", headers=headers), timeout=10) as response:
+            return int(response.status)
     except HTTPError as error:
         return error.code
     except OSError:

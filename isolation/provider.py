@@ -1,4 +1,4 @@
-"""A stand-in for a model's provider: it answers what it was asked, so that an agent sees what the broker lets pass."""
+"""A stand-in for a model's provider: its answer is the request, so that an agent sees what the broker lets pass."""
 
 import http.server
 import json
@@ -6,7 +6,7 @@ import threading
 from typing import Self
 
 from isolation.attacks.broker import MARK
-from isolation.environment import Place
+from isolation.environment import Endpoint
 from isolation.listener import own_address
 
 BODY_MAX = 1 << 20
@@ -15,8 +15,8 @@ BODY_MAX = 1 << 20
 class Provider:
     """Listens from `with` on, at an address that the control plane reaches."""
 
-    def __init__(self, towards: Place) -> None:
-        """`towards` is where pods call home: see `Canary`."""
+    def __init__(self, towards: Endpoint) -> None:
+        """`towards`: see `Listener`."""
         self._server = http.server.ThreadingHTTPServer((own_address(towards), 0), _Handler)
         self._server.daemon_threads = True
 
@@ -40,11 +40,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
-        asked = self.rfile.read(min(size, BODY_MAX)).decode(errors="replace")
+        request = self.rfile.read(min(size, BODY_MAX)).decode(errors="replace")
         hidden = ("x-api-key", "authorization")  # the key is nobody's business
         headers = {name: value for name, value in self.headers.items() if name.lower() not in hidden}
-        told = {"type": "message", "mark": MARK, "headers": headers, "asked": asked}
-        body = json.dumps(told | {"usage": {"input_tokens": 1, "output_tokens": 1}}).encode()
+        message = {"type": "message", "mark": MARK, "headers": headers, "asked": request}
+        body = json.dumps(message | {"usage": {"input_tokens": 1, "output_tokens": 1}}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -52,4 +52,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: what is asked is for the agent to tell."""
+        """Write nothing: the agent reports what was requested."""

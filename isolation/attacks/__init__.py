@@ -1,6 +1,6 @@
 """What the hostile agent tries: by kind, a function that takes a check's parameters.
 
-It returns what it got, in words, where it got it; raises `Refused`, or the OSError of the kernel's own no, where it did
+It returns `Success` where it got through; raises `Blocked`, or the OSError of the kernel's own no, where it did
 not. Anything else that it raises says that the attempt itself went wrong.
 """
 

@@ -2,7 +2,7 @@
 
 A message is a JSON object. `{"role": "attacker", "checks": [{"check", "attack", "parameters"}]}` has each attack made
 (this package) and reported in an event of its own; `{"role": "bystander", "marker", "port"}` makes it the neighbour,
-which keeps a file, listens, and says every quarter of a second how it is, until its input ends.
+which keeps a file, listens, and reports a heartbeat every quarter of a second, until its input ends.
 
 It harms nothing: attempts take 5 s at most, 600 MiB, 2,000 tasks, and give it all back. Start it as
 `python3 -m isolation.attacks.agent`.
@@ -20,11 +20,11 @@ import time
 from typing import Any
 
 from isolation.attacks import ALONE, ATTACKS
-from isolation.attacks.base import SECONDS, Attempt, together
+from isolation.attacks.base import SECONDS, Attempt, run_concurrently
 
 CONTAINERS = "/workspace/group"  # where every container of an agent has its workspace
 SIDE_BY_SIDE = 12
-TICK = 0.25  # seconds between two signs of life of the neighbour
+TICK = 0.25  # seconds between two heartbeats of the neighbour
 Check = dict[str, Any]
 
 
@@ -35,13 +35,13 @@ def emit(kind: str, **fields: Any) -> None:
         data = data[os.write(1, data) :]
 
 
-def report(name: str, told: dict[str, Any]) -> None:
-    """Tell something as an event `tool` with a result, which pages show."""
-    shown = f"{told['outcome']}: {told['detail']}" if "outcome" in told else json.dumps(told)
-    emit("tool", name=name, phase="result", id=str(told.get("check", name)), output=shown, **told)
+def report(name: str, payload: dict[str, Any]) -> None:
+    """Report something as an event `tool` with a result, which pages show."""
+    output = f"{payload['outcome']}: {payload['detail']}" if "outcome" in payload else json.dumps(payload)
+    emit("tool", name=name, phase="result", id=str(payload.get("check", name)), output=output, **payload)
 
 
-def attack(checks: list[Check]) -> str:
+def run_checks(checks: list[Check]) -> str:
     """Make every attempt, side by side where that is harmless, and report each."""
     count = 0
     for batch in batches(checks):
@@ -55,26 +55,26 @@ def attack(checks: list[Check]) -> str:
         ]
         unknown = [each for each in batch if each["attack"] not in ATTACKS]
         for each in unknown:
-            words = f"this image's agent knows no attack {each['attack']}"
-            report("attempt", {"check": each["check"], "outcome": "error", "detail": words})
-        reports = together(started)
+            detail = f"this image's agent knows no attack {each['attack']}"
+            report("attempt", {"check": each["check"], "outcome": "error", "detail": detail})
+        results = run_concurrently(started)
         if alone:
             os.write(1, b"\n")  # what it printed may have been cut in the middle of a line
-        for told in reports:
-            if told.get("silent") and not alone:
-                told = alone_again(next(each for each in batch if each["check"] == told["check"]))
-            report("attempt", told)
+        for result in results:
+            if result.get("silent") and not alone:
+                result = retry_alone(next(each for each in batch if each["check"] == result["check"]))
+            report("attempt", result)
             count += 1
     return f"{count} attempts"
 
 
-def alone_again(check: Check) -> dict[str, Any]:
+def retry_alone(check: Check) -> dict[str, Any]:
     """Make an attempt that gave no answer once more, alone: what ran beside it may have ended it, or held it up."""
     again = Attempt(check["check"], ATTACKS[check["attack"]], check["parameters"], SECONDS)
-    (told,) = together([again])
-    if told.get("silent"):
-        told["detail"] += ", for the second time, when nothing ran beside it"
-    return told
+    (result,) = run_concurrently([again])
+    if result.get("silent"):
+        result["detail"] += ", for the second time, when nothing ran beside it"
+    return result
 
 
 def batches(checks: list[Check]) -> list[list[Check]]:
@@ -90,19 +90,19 @@ def batches(checks: list[Check]) -> list[list[Check]]:
 
 
 class Bystander:
-    """The neighbour: a file, a listener for TCP and UDP, and a sign of life until the input ends."""
+    """The neighbour: a file, a listener for TCP and UDP, and heartbeats until the input ends."""
 
     def __init__(self, marker: str, port: int) -> None:
         folder = os.environ.get("BERTH_WORKSPACE") or "/workspace/group"
-        self.path, self.heard = os.path.join(folder, marker), 0
+        self.path, self.peers = os.path.join(folder, marker), 0
         with open(self.path, "w") as file:
             file.write(os.urandom(32).hex())
         self.tcp = socket.create_server(("", port))
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.bind(("", port))
 
-    def stay(self) -> str:
-        """Watch and tell until the input ends; returns what is left to say."""
+    def serve(self) -> str:
+        """Listen, and report heartbeats, until the input ends; returns the session's result."""
         address = socket.gethostbyname(socket.gethostname())
         with socket.create_connection((address, self.tcp.getsockname()[1]), 5):  # it can be reached, from here
             self.tcp.accept()[0].close()
@@ -110,16 +110,16 @@ class Bystander:
         number = 0
         while True:
             number += 1
-            report("tick", {"number": number, "heard": self.heard, "digest": self.digest()})
+            report("tick", {"number": number, "heard": self.peers, "digest": self.digest()})
             ready, _, _ = select.select([0, self.tcp.fileno(), self.udp.fileno()], [], [], TICK)
             if 0 in ready and not os.read(0, 65536):
                 break
             if self.tcp.fileno() in ready:
-                self._hear(self.tcp.accept())
+                self._reply(self.tcp.accept())
             if self.udp.fileno() in ready:
-                self._hear((self.udp, self.udp.recvfrom(2048)[1]))
+                self._reply((self.udp, self.udp.recvfrom(2048)[1]))
         os.unlink(self.path)
-        return f"heard {self.heard} strangers"
+        return f"heard {self.peers} strangers"
 
     def digest(self) -> str:
         """SHA-256 of the file, so that a change shows."""
@@ -127,32 +127,32 @@ class Bystander:
             return hashlib.sha256(file.read()).hexdigest()
         return ""
 
-    def _hear(self, said: tuple[socket.socket, Any]) -> None:
+    def _reply(self, accepted: tuple[socket.socket, Any]) -> None:
         """Answer a stranger, so that the stranger knows as well."""
-        self.heard += 1
-        talk, peer = said
+        self.peers += 1
+        sock, peer = accepted
         with contextlib.suppress(OSError):
-            if talk is self.udp:
-                talk.sendto(b"bystander", peer)
+            if sock is self.udp:
+                sock.sendto(b"bystander", peer)
             else:
-                talk.sendall(b"bystander\n")
-                talk.close()
+                sock.sendall(b"bystander\n")
+                sock.close()
         report("heard", {"peer": str(peer[0])})
 
 
-def answer(text: str) -> str:
-    """Do what a message says."""
+def handle(text: str) -> str:
+    """Do what a message says; returns the result's text."""
     try:
-        told = json.loads(text)
-        role = told["role"]
+        message = json.loads(text)
+        role = message["role"]
     except (ValueError, KeyError, TypeError):
         return "Send a JSON object with a role. `manage.py prove_isolation` does."
     if role == "attacker" and not os.path.isdir(CONTAINERS):
         return f"There is no {CONTAINERS}, so this is no container: here attacks would meet nothing but other people."
     if role == "attacker":
-        return attack(told["checks"])
+        return run_checks(message["checks"])
     if role == "bystander":
-        return Bystander(told["marker"], told["port"]).stay()
+        return Bystander(message["marker"], message["port"]).serve()
     return f"There is no role {role!r}."
 
 
@@ -166,8 +166,8 @@ def main() -> int:
             if message.get("type") == "close":
                 break
             if message.get("type") == "message":
-                said = answer(str(message["text"]))
-                emit("result", text=f"{said} after {time.monotonic() - began:.1f} s")
+                result = handle(str(message["text"]))
+                emit("result", text=f"{result} after {time.monotonic() - began:.1f} s")
                 emit("idle", number=message["number"])
     return 0
 

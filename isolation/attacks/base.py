@@ -12,23 +12,23 @@ SECONDS = 5.0  # for one attempt, whatever it does
 REFUSED, SUCCEEDED, ERROR = "refused", "succeeded", "error"
 
 
-class Refused(Exception):
-    """The attempt came to nothing; `str()` says how, `data` holds what else is worth knowing."""
+class Blocked(Exception):
+    """What was attempted was refused; `str()` says how, `data` holds what else is worth knowing."""
 
-    def __init__(self, words: str, **data: Any) -> None:
-        super().__init__(words)
+    def __init__(self, detail: str, **data: Any) -> None:
+        super().__init__(detail)
         self.data = data
 
 
-class Untested(Exception):
-    """The attempt says nothing here; `str()` says why."""
+class Inconclusive(Exception):
+    """The attempt proves nothing here; `str()` says why."""
 
 
-class Got:
-    """What an attempt got, in words, with more for programs."""
+class Success:
+    """What an attempt achieved, in words, with `data` for programs."""
 
-    def __init__(self, words: str, **data: Any) -> None:
-        self.words, self.data = words, data
+    def __init__(self, detail: str, **data: Any) -> None:
+        self.detail, self.data = detail, data
 
 
 class Attempt:
@@ -42,7 +42,7 @@ class Attempt:
         self.pid = os.fork()
         if not self.pid:
             os.setpgid(0, 0)
-            os.write(writer, json.dumps(outcome(attack, parameters)).encode())
+            os.write(writer, json.dumps(run_attack(attack, parameters)).encode())
             os._exit(0)
         os.close(writer)
 
@@ -59,31 +59,31 @@ class Attempt:
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         os.close(self.reader)
         try:
-            told = json.loads(self.answer)
+            report = json.loads(self.answer)
         except ValueError:
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             late = f"no answer within {self.seconds:g} s"
-            words = late if time.monotonic() >= self.end else f"it was ended {how}"
-            told = {"outcome": ERROR, "detail": words, "silent": True}
-        return {"check": self.check, **told}
+            detail = late if time.monotonic() >= self.end else f"it was ended {how}"
+            report = {"outcome": ERROR, "detail": detail, "silent": True}
+        return {"check": self.check, **report}
 
 
-def outcome(attack: Callable[..., Any], parameters: dict[str, Any]) -> dict[str, Any]:
+def run_attack(attack: Callable[..., Any], parameters: dict[str, Any]) -> dict[str, Any]:
     """Make an attempt here and now, and return its outcome, in words and as data."""
     try:
-        got = attack(**parameters)
-    except Refused as refused:
-        return {"outcome": REFUSED, "detail": str(refused), **refused.data}
-    except Untested as words:
-        return {"outcome": ERROR, "detail": str(words), "untested": True}
+        success = attack(**parameters)
+    except Blocked as blocked:
+        return {"outcome": REFUSED, "detail": str(blocked), **blocked.data}
+    except Inconclusive as inconclusive:
+        return {"outcome": ERROR, "detail": str(inconclusive), "untested": True}
     except OSError as error:
         return {"outcome": REFUSED, "detail": error.strerror or str(error) or type(error).__name__}
     except Exception as error:
         return {"outcome": ERROR, "detail": f"{type(error).__name__}: {error}"}
-    return {"outcome": SUCCEEDED, "detail": got.words, **got.data}
+    return {"outcome": SUCCEEDED, "detail": success.detail, **success.data}
 
 
-def together(attempts: list[Attempt]) -> list[dict[str, Any]]:
+def run_concurrently(attempts: list[Attempt]) -> list[dict[str, Any]]:
     """Wait for attempts that run side by side, each within its time, and return their reports in their order."""
     waiting = {attempt.reader: attempt for attempt in attempts}
     while waiting:

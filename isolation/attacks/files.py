@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from isolation.attacks import kernel
-from isolation.attacks.base import Got, Refused
+from isolation.attacks.base import Blocked, Success
 
 SECRETS = "/var/secrets"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -29,7 +29,7 @@ SERVICES = (
 NOT_DISKS = ("tmpfs", "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "overlay")
 
 
-def own(paths: list[str]) -> Got:
+def own(paths: list[str]) -> Success:
     """Write, read back, rename and remove a file in each of the agent's own folders."""
     folders = [os.path.expanduser(path) for path in paths]
     for folder in folders:
@@ -39,35 +39,35 @@ def own(paths: list[str]) -> Got:
         os.rename(name, f"{name}.new")
         with open(f"{name}.new") as file:
             if file.read() != "mine":
-                raise Refused(f"{folder}: another text came back")
+                raise Blocked(f"{folder}: another text came back")
         os.unlink(f"{name}.new")
-    return Got(f"wrote and read in {', '.join(folders)}")
+    return Success(f"wrote and read in {', '.join(folders)}")
 
 
-def secret(name: str, sha256: str) -> Got:
+def secret(name: str, sha256: str) -> Success:
     """Read a secret of the agent's own, and compare it; nobody is told its value."""
     with open(os.path.join(os.environ.get("BERTH_SECRETS") or SECRETS, name), "rb") as file:
         found = hashlib.sha256(file.read()).hexdigest()
     if found != sha256:
-        raise Refused(f"{name} holds another value")
-    return Got(f"{name} holds what it should")
+        raise Blocked(f"{name} holds another value")
+    return Success(f"{name} holds what it should")
 
 
-def read(paths: list[str]) -> Got:
+def read(paths: list[str]) -> Success:
     """Read files, or list folders. One is enough."""
     refusals: dict[str, list[str]] = {}
     for path in paths:
         try:
             if os.path.isdir(path):
-                return Got(f"{path} lists {len(os.listdir(path))} entries")
+                return Success(f"{path} lists {len(os.listdir(path))} entries")
             with open(path, "rb") as file:
-                return Got(f"{path} gives {len(file.read(1024))} bytes")
+                return Success(f"{path} gives {len(file.read(1024))} bytes")
         except OSError as error:
             refusals.setdefault(str(error.strerror), []).append(path)
-    raise Refused(_told(refusals))
+    raise Blocked(_describe(refusals))
 
 
-def write(paths: list[str]) -> Got:
+def write(paths: list[str]) -> Success:
     """Make a file in folders. One is enough; it is removed."""
     refusals: dict[str, list[str]] = {}
     for folder in paths:
@@ -78,19 +78,19 @@ def write(paths: list[str]) -> Got:
             refusals.setdefault(str(error.strerror), []).append(folder)
             continue
         os.unlink(name)
-        return Got(f"made a file in {folder}")
-    raise Refused(_told(refusals))
+        return Success(f"made a file in {folder}")
+    raise Blocked(_describe(refusals))
 
 
-def _told(refusals: dict[str, list[str]]) -> str:
-    """What the kernel said of which paths."""
+def _describe(refusals: dict[str, list[str]]) -> str:
+    """The kernel's errors, each with its paths."""
     return "; ".join(f"{words}: {', '.join(paths)}" for words, paths in refusals.items())
 
 
-def search(name: str, also: list[str]) -> Got:
+def search(name: str, also: list[str]) -> Success:
     """Look for a file of the neighbour's in all that can be seen, and in what other processes see."""
     until, seen = time.monotonic() + WALK_SECONDS, 0
-    roots = ["/", *also, *(f"/proc/{pid}/{way}" for pid in kernel.others() for way in ("root", "cwd"))]
+    roots = ["/", *also, *(f"/proc/{pid}/{way}" for pid in kernel.foreign_processes() for way in ("root", "cwd"))]
     for root in roots:
         for folder, folders, files in os.walk(root):
             folders[:] = [each for each in folders if os.path.join(folder, each) not in SKIPPED]
@@ -98,27 +98,27 @@ def search(name: str, also: list[str]) -> Got:
             if name in files:
                 with open(os.path.join(folder, name), "rb") as file:
                     digest = hashlib.sha256(file.read(4096)).hexdigest()
-                return Got(f"found {os.path.join(folder, name)}", digest=digest)
+                return Success(f"found {os.path.join(folder, name)}", digest=digest)
             if time.monotonic() > until:
-                raise Refused(f"not among {seen} files, in the time there was")
-    raise Refused(f"not among {seen} files")
+                raise Blocked(f"not among {seen} files, in the time there was")
+    raise Blocked(f"not among {seen} files")
 
 
-def symlinks(folder: str, targets: list[str]) -> Got:
+def symlinks(folder: str, targets: list[str]) -> Success:
     """Leave a folder by symlinks, absolute or like `../../journal`. One that can be read is enough."""
     link = os.path.join(folder, f".proof-link-{os.getpid()}")
     for target in targets:
         os.symlink(target, link)
         try:
-            return Got(f"{target}: {read([link, os.path.join(folder, target)]).words}")
-        except Refused:
+            return Success(f"{target}: {read([link, os.path.join(folder, target)]).detail}")
+        except Blocked:
             continue
         finally:
             os.unlink(link)
-    raise Refused(f"none of {len(targets)} links and paths leads anywhere")
+    raise Blocked(f"none of {len(targets)} links and paths leads anywhere")
 
 
-def unix_sockets(own: list[str]) -> Got:
+def unix_sockets(own: list[str]) -> Success:
     """Connect to services of the machine by their sockets, wherever in the file system, and to those without a path."""
     with open("/proc/net/unix") as file:  # https://man7.org/linux/man-pages/man5/proc.5.html
         named = [fields[7] for line in file if len(fields := line.split()) > 7]
@@ -129,11 +129,11 @@ def unix_sockets(own: list[str]) -> Got:
             continue
         tried += 1
         for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM):
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as talk:
-                talk.settimeout(0.2)
-                talk.connect(path)
-                return Got(f"connected to {path!r}")
-    raise Refused(f"none of {tried} can be connected to")
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as sock:
+                sock.settimeout(0.2)
+                sock.connect(path)
+                return Success(f"connected to {path!r}")
+    raise Blocked(f"none of {tried} can be connected to")
 
 
 def _sockets() -> Iterator[str]:
@@ -150,7 +150,7 @@ def _sockets() -> Iterator[str]:
             return
 
 
-def node_disk(own: list[str]) -> Got:
+def node_disk(own: list[str]) -> Success:
     """Open for writing what is mounted from the node's disk besides the volume, such as the termination log.
 
     Nobody counts what is written there. Nothing is.
@@ -159,28 +159,28 @@ def node_disk(own: list[str]) -> Got:
     with open("/proc/self/mountinfo") as file:  # https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
         fields = [line.split() for line in file]
     for each in fields:
-        place, kind = each[4], each[each.index("-") + 1]
-        if kind in NOT_DISKS or place.startswith(("/proc", "/sys", *own)):
+        mount_point, kind = each[4], each[each.index("-") + 1]
+        if kind in NOT_DISKS or mount_point.startswith(("/proc", "/sys", *own)):
             continue
         count += 1
         with contextlib.suppress(OSError):
-            if os.path.isdir(place):
-                return write([place])
-            os.close(os.open(place, os.O_WRONLY))
-            return Got(f"opened {place} for writing")
-    raise Refused(f"none of {count} may be written to")
+            if os.path.isdir(mount_point):
+                return write([mount_point])
+            os.close(os.open(mount_point, os.O_WRONLY))
+            return Success(f"opened {mount_point} for writing")
+    raise Blocked(f"none of {count} may be written to")
 
 
-def courier_token(paths: list[str]) -> Got:
+def courier_token(paths: list[str]) -> Success:
     """Look for the courier's token: where it is mounted, and in all of /proc. `digests` are SHA-256 of what looks so.
 
     The agent has credentials of its own that look alike; who knows the token tells them apart.
     """
-    digests = token_digests([*paths, *_places()])
+    digests = token_digests([*paths, *_proc_paths()])
     opened = [path for path in paths if os.access(path, os.R_OK)]
     if opened:
-        return Got(f"{opened[0]} can be read", digests=digests)
-    raise Refused(f"nothing at {', '.join(paths)}; {len(digests)} texts of its form elsewhere", digests=digests)
+        return Success(f"{opened[0]} can be read", digests=digests)
+    raise Blocked(f"nothing at {', '.join(paths)}; {len(digests)} texts of its form elsewhere", digests=digests)
 
 
 def token_digests(paths: Iterable[str]) -> list[str]:
@@ -201,15 +201,15 @@ def token_digests(paths: Iterable[str]) -> list[str]:
     return digests
 
 
-def service_account(folder: str = SERVICE_ACCOUNT) -> Got:
+def service_account(folder: str = SERVICE_ACCOUNT) -> Success:
     """Read the token that Kubernetes gives to pods which are to talk to it."""
     for path in (folder, folder.replace("/var/run", "/run")):
         if os.path.isdir(path):
-            return Got(f"{path} lists {len(os.listdir(path))} entries")
-    raise Refused(f"there is no {folder}")
+            return Success(f"{path} lists {len(os.listdir(path))} entries")
+    raise Blocked(f"there is no {folder}")
 
 
-def _places() -> Iterator[str]:
+def _proc_paths() -> Iterator[str]:
     """Files of /proc, and small files of the places where a pod is given things."""
     for pid in _pids():
         yield from (f"/proc/{pid}/{name}" for name in ("environ", "cmdline", "root/var/lib/berth/token/token"))

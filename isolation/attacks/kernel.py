@@ -7,7 +7,7 @@ import stat
 import subprocess
 from typing import Any
 
-from isolation.attacks.base import Got, Refused
+from isolation.attacks.base import Blocked, Success
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,7 +32,7 @@ def call(name: str, *arguments: Any) -> int:
     return result
 
 
-def become_root() -> Got:
+def become_root() -> Success:
     """Take root's ids, plainly."""
     for change in (
         lambda: os.setuid(0),
@@ -43,11 +43,11 @@ def become_root() -> Got:
         with contextlib.suppress(OSError):
             change()
     if 0 in (*os.getresuid(), *os.getresgid()) or 0 in os.getgroups():
-        return Got(f"ids {os.getresuid()}, groups {os.getresgid()} and {os.getgroups()}")
-    raise Refused(f"still user {os.getuid()}, group {os.getgid()}")
+        return Success(f"ids {os.getresuid()}, groups {os.getresgid()} and {os.getgroups()}")
+    raise Blocked(f"still user {os.getuid()}, group {os.getgid()}")
 
 
-def set_uid_programs() -> Got:
+def set_uid_programs() -> Success:
     """Use the programs that run as root whoever starts them."""
     found = []
     for folder in PROGRAMS:
@@ -61,11 +61,11 @@ def set_uid_programs() -> Got:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1)
             if done.returncode == 0 and done.stdout.strip() == "0":
-                return Got(f"{' '.join(words)} ran as root")
-    raise Refused(f"{len(found)} such programs, none makes root")
+                return Success(f"{' '.join(words)} ran as root")
+    raise Blocked(f"{len(found)} such programs, none makes root")
 
 
-def capabilities() -> Got:
+def capabilities() -> Success:
     """Take all capabilities."""
 
     class Header(ctypes.Structure):
@@ -73,10 +73,10 @@ def capabilities() -> Got:
 
     sets = (ctypes.c_uint32 * 6)(*([0xFFFFFFFF] * 6))
     call("capset", ctypes.byref(Header(CAPABILITIES, 0)), sets)
-    return Got("the kernel gave every capability")
+    return Success("the kernel gave every capability")
 
 
-def namespaces() -> Got:
+def namespaces() -> Success:
     """Make namespaces of one's own, in which one would be root."""
     refusals = []
     kinds = {"user": CLONE_NEWUSER, "mount": CLONE_NEWNS, "pid": CLONE_NEWPID, "network": CLONE_NEWNET}
@@ -87,11 +87,11 @@ def namespaces() -> Got:
         except OSError as error:
             refusals.append(f"{name}: {error.strerror}")
             continue
-        return Got(f"a {name} namespace of its own")
-    raise Refused("; ".join(refusals))
+        return Success(f"a {name} namespace of its own")
+    raise Blocked("; ".join(refusals))
 
 
-def mounts() -> Got:
+def mounts() -> Success:
     """Mount a file system, bind a folder over another, change the root, enter another's namespace."""
     tries = {
         "mount tmpfs": lambda: call("mount", b"none", b"/tmp", b"tmpfs", 0, None),
@@ -111,8 +111,8 @@ def mounts() -> Got:
         except OSError as error:
             refusals.append(f"{name}: {error.strerror}")
             continue
-        return Got(name)
-    raise Refused("; ".join(refusals))
+        return Success(name)
+    raise Blocked("; ".join(refusals))
 
 
 def _same(namespace: str) -> bool:
@@ -122,17 +122,17 @@ def _same(namespace: str) -> bool:
     return False
 
 
-def knobs() -> Got:
+def knobs() -> Success:
     """Open what changes the node, and its disks and memory, for writing."""
     disks = [f"/dev/{name}" for name in os.listdir("/dev") if stat.S_ISBLK(os.lstat(f"/dev/{name}").st_mode)]
     for path in [*KNOBS, *disks, "/dev/mem", "/dev/kmem", "/dev/kmsg", "/dev/fuse", "/dev/kvm"]:
         with contextlib.suppress(OSError):
             os.close(os.open(path, os.O_WRONLY))
-            return Got(f"opened {path} for writing")
-    raise Refused(f"none of {len(KNOBS) + len(disks) + 5} could be opened for writing")
+            return Success(f"opened {path} for writing")
+    raise Blocked(f"none of {len(KNOBS) + len(disks) + 5} could be opened for writing")
 
 
-def file_handles() -> Got:
+def file_handles() -> Success:
     """Open the root of the disk by its inode, past all mounts, as a container without care lets one."""
     handle = ctypes.create_string_buffer(8 + 128)
     ctypes.memmove(handle, (128).to_bytes(4, "little"), 4)  # how much room it has
@@ -141,26 +141,26 @@ def file_handles() -> Got:
     folder = os.open(where, os.O_RDONLY)
     found = call("open_by_handle_at", folder, handle, os.O_RDONLY)
     os.close(found)
-    return Got("files can be opened by their inodes")
+    return Success("files can be opened by their inodes")
 
 
-def trace() -> Got:
+def trace() -> Success:
     """Attach to processes of other containers, such as the courier, or read their memory and files."""
-    foreign = others()
+    foreign = foreign_processes()
     for pid in foreign:
         with contextlib.suppress(OSError):
             call("ptrace", PTRACE_SEIZE, pid, None, None)
-            return Got(f"attached to process {pid}")
+            return Success(f"attached to process {pid}")
         for name in ("environ", "mem", "root/etc/passwd"):
             with contextlib.suppress(OSError):
                 os.close(os.open(f"/proc/{pid}/{name}", os.O_RDONLY))
-                return Got(f"opened {name} of process {pid}")
+                return Success(f"opened {name} of process {pid}")
     if foreign:
-        raise Refused(f"{len(foreign)} processes of others can be seen, none may be touched")
-    raise Refused("no process of the courier, or of anybody else, can be seen")
+        raise Blocked(f"{len(foreign)} processes of others can be seen, none may be touched")
+    raise Blocked("no process of the courier, or of anybody else, can be seen")
 
 
-def others() -> list[int]:
+def foreign_processes() -> list[int]:
     """The processes that are none of this container's, as far as they can be seen."""
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _foreign(pid)]
 
@@ -175,7 +175,7 @@ def _foreign(pid: int) -> bool:
         return True
 
 
-def confined() -> Got:
+def confined() -> Success:
     """What the kernel says of this process: no root, no new privileges, a filter of system calls, no capability."""
     with open("/proc/self/status") as file:
         status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
@@ -190,8 +190,8 @@ def confined() -> Got:
         if not holds
     ]
     if wrong:
-        raise Refused("; ".join(wrong))
-    return Got(f"user {os.getuid()}, no new privileges, system calls filtered, no capability")
+        raise Blocked("; ".join(wrong))
+    return Success(f"user {os.getuid()}, no new privileges, system calls filtered, no capability")
 
 
 ATTACKS: dict[str, Any] = {

@@ -8,8 +8,8 @@ import ssl
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from isolation.attacks.base import Got, Refused, Untested
-from isolation.attacks.network import connection
+from isolation.attacks.base import Blocked, Inconclusive, Success
+from isolation.attacks.network import open_connection
 
 SECONDS = 4.0  # the proxy may look names up and ask the control plane
 HEAD_MAX = 65536
@@ -25,115 +25,115 @@ def authorization(credential: str) -> str:
         password = "0" * 64
     elif credential != "own":
         user = credential
-    told = base64.b64encode(f"{user}:{password}".encode()).decode()
-    return f"Proxy-Authorization: Basic {told}\r\n"
+    userinfo = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return f"Proxy-Authorization: Basic {userinfo}\r\n"
 
 
-def ask(head: str) -> tuple[socket.socket, int, str]:
+def request(head: str) -> tuple[socket.socket, int, str]:
     """Send a request's head to the proxy; the connection, the answer's status, and how the answer begins."""
     proxy = urlsplit(os.environ.get("HTTPS_PROXY", ""))
     if not proxy.hostname:
-        raise Untested("the agent was given no proxy")
-    talk = connection(proxy.hostname, proxy.port or 3128)
-    talk.settimeout(SECONDS)
+        raise Inconclusive("the agent was given no proxy")
+    sock = open_connection(proxy.hostname, proxy.port or 3128)
+    sock.settimeout(SECONDS)
     answer = b""
     try:
-        talk.sendall(head.encode())
+        sock.sendall(head.encode())
         # Byte by byte, since what follows the head is the other side's first word.
-        while not answer.endswith(b"\r\n\r\n") and len(answer) < HEAD_MAX and (data := talk.recv(1)):
+        while not answer.endswith(b"\r\n\r\n") and len(answer) < HEAD_MAX and (data := sock.recv(1)):
             answer += data
     except TimeoutError:
-        raise Refused(f"the proxy gave no answer within {SECONDS:g} s") from None
+        raise Blocked(f"the proxy gave no answer within {SECONDS:g} s") from None
     start = answer.partition(b"\r\n")[0].decode("latin-1")
-    words = start.split(" ", 2)
-    if len(words) < 2 or not words[1].isdigit():
-        raise Refused("the proxy closed the connection")
-    return talk, int(words[1]), " ".join(words[1:])
+    status_line = start.split(" ", 2)
+    if len(status_line) < 2 or not status_line[1].isdigit():
+        raise Blocked("the proxy closed the connection")
+    return sock, int(status_line[1]), " ".join(status_line[1:])
 
 
 def tunnel(host: str, port: int, credential: str = "own") -> socket.socket:
-    """A tunnel to a host. Raises Refused with the proxy's words."""
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    head = f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{authorization(credential)}\r\n"
-    talk, status, start = ask(head)
+    """A tunnel to a host. Raises Blocked with the proxy's words."""
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization(credential)}\r\n"
+    sock, status, start = request(head)
     if status != 200:
-        talk.close()
-        raise Refused(f"CONNECT {place}: {start}")
-    return talk
+        sock.close()
+        raise Blocked(f"CONNECT {target}: {start}")
+    return sock
 
 
-def connect(hosts: list[str], port: int, credential: str = "own") -> Got:
+def connect(hosts: list[str], port: int, credential: str = "own") -> Success:
     """Ask for tunnels to hosts; one that opens is enough."""
     refusals = []
     for host in hosts:
         try:
             tunnel(host, port, credential).close()
-        except Refused as refused:
+        except Blocked as refused:
             refusals.append(str(refused))
             continue
-        return Got(f"the proxy opened a tunnel to {host}:{port}")
-    raise Refused("; ".join(refusals))
+        return Success(f"the proxy opened a tunnel to {host}:{port}")
+    raise Blocked("; ".join(refusals))
 
 
 def tls(host: str, port: int, name: str = "", path: str = "/", credential: str = "own") -> tuple[int, str]:
     """Speak TLS through a tunnel, with `name` as the server's name, and ask for a path: status and Location.
 
-    An empty `name` sends none. Certificates are not looked at: the question is who is reached. Raises Refused.
+    An empty `name` sends none. Certificates are not looked at: the question is who is reached. Raises Blocked.
     """
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     plain = tunnel(host, port, credential)
     try:
-        with context.wrap_socket(plain, server_hostname=name or None) as talk:
-            talk.sendall(f"GET {path} HTTP/1.1\r\nHost: {name or host}\r\nConnection: close\r\n\r\n".encode())
-            client = http.client.HTTPResponse(talk)
+        with context.wrap_socket(plain, server_hostname=name or None) as sock:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {name or host}\r\nConnection: close\r\n\r\n".encode())
+            client = http.client.HTTPResponse(sock)
             client.begin()
             return client.status, client.getheader("Location") or ""
     except (OSError, http.client.HTTPException) as error:
-        raise Refused(f"the tunnel to {host} was closed before an answer ({type(error).__name__})") from None
+        raise Blocked(f"the tunnel to {host} was closed before an answer ({type(error).__name__})") from None
 
 
-def fetch(host: str, port: int, name: str = "", path: str = "/") -> Got:
+def fetch(host: str, port: int, name: str = "", path: str = "/") -> Success:
     """Get a page by HTTPS through the proxy, as `name`, or without a server name if it is `-`."""
     sent = "" if name == "-" else name or host
     status, _ = tls(host, port, sent, path)
-    return Got(f"https://{host}:{port}{path} as {sent or 'nobody'} answered {status}")
+    return Success(f"https://{host}:{port}{path} as {sent or 'nobody'} answered {status}")
 
 
-def redirect(host: str, port: int, path: str, to: tuple[str, int]) -> Got:
+def redirect(host: str, port: int, path: str, to: tuple[str, int]) -> Success:
     """Follow a redirect of an allowed host; where there is none, ask for what it would have led to."""
     status, location = tls(host, port, host, path)
     parts = urlsplit(location)
     target = (parts.hostname, parts.port or 443) if 300 <= status < 400 and parts.hostname else to
     tunnel(*target).close()
-    return Got(f"the proxy opened a tunnel to {target[0]}:{target[1]}, to which {host} redirects")
+    return Success(f"the proxy opened a tunnel to {target[0]}:{target[1]}, to which {host} redirects")
 
 
-def raw(host: str, port: int, text: str) -> Got:
-    """Speak something else than TLS in a tunnel. Got is a single byte in answer."""
-    with tunnel(host, port) as talk:
-        talk.settimeout(SECONDS)
+def raw(host: str, port: int, text: str) -> Success:
+    """Speak something else than TLS in a tunnel. Success is a single byte in answer."""
+    with tunnel(host, port) as sock:
+        sock.settimeout(SECONDS)
         try:
-            talk.sendall(text.encode())
-            answer = talk.recv(1024)
+            sock.sendall(text.encode())
+            answer = sock.recv(1024)
         except TimeoutError:
-            raise Refused(f"nothing came back from {host} within {SECONDS:g} s") from None
+            raise Blocked(f"nothing came back from {host} within {SECONDS:g} s") from None
     if not answer:
-        raise Refused("the tunnel was closed without an answer")
-    return Got(f"{host}:{port} answered {len(answer)} bytes")
+        raise Blocked("the tunnel was closed without an answer")
+    return Success(f"{host}:{port} answered {len(answer)} bytes")
 
 
-def plain(urls: list[str], hosts: list[str]) -> Got:
-    """Plain HTTP for a URL with Host lines that say something else. Got is an answer that is not the proxy's no."""
+def plain_http(urls: list[str], hosts: list[str]) -> Success:
+    """Plain HTTP for a URL with Host lines that say something else. Success is an answer of no error."""
     refusals = []
     for url in urls:
         lines = "".join(f"Host: {host}\r\n" for host in hosts)
-        talk, status, start = ask(f"GET {url} HTTP/1.1\r\n{lines}{authorization('own')}Connection: close\r\n\r\n")
-        talk.close()
+        sock, status, start = request(f"GET {url} HTTP/1.1\r\n{lines}{authorization('own')}Connection: close\r\n\r\n")
+        sock.close()
         if status < 400:
-            return Got(f"{url} answered {start}")
+            return Success(f"{url} answered {start}")
         refusals.append(f"{url}: {start}")
-    raise Refused("; ".join(refusals))
+    raise Blocked("; ".join(refusals))
 
 
 ATTACKS: dict[str, Any] = {
@@ -141,5 +141,5 @@ ATTACKS: dict[str, Any] = {
     "proxy_fetch": fetch,
     "proxy_redirect": redirect,
     "proxy_raw": raw,
-    "proxy_plain": plain,
+    "proxy_plain": plain_http,
 }

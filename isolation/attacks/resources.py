@@ -7,7 +7,7 @@ import signal
 import threading
 from typing import Any
 
-from isolation.attacks.base import Got, Refused, Untested
+from isolation.attacks.base import Blocked, Inconclusive, Success
 
 MIB = 1024 * 1024
 BLOCK = 8 * MIB
@@ -29,7 +29,7 @@ ODD = [
 ]  # fmt: skip
 
 
-def fill(path: str) -> Got:
+def fill(path: str) -> Success:
     """Fill a file system whose size is limited, up to 600 MiB, and empty it again."""
     name, size = os.path.join(os.path.expanduser(path), f".proof-{os.getpid()}"), 0
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -39,23 +39,23 @@ def fill(path: str) -> Got:
             os.posix_fallocate(fd, size, BLOCK)
             size += BLOCK
     except OSError as error:
-        raise Refused(f"{path} took {size // MIB} MiB, then: {error.strerror}") from None
+        raise Blocked(f"{path} took {size // MIB} MiB, then: {error.strerror}") from None
     finally:
         os.close(fd)
-    return Got(f"{path} took {size // MIB} MiB and would take more")
+    return Success(f"{path} took {size // MIB} MiB and would take more")
 
 
-def volume(path: str, claimed_gib: int) -> Got:
+def volume(path: str, claimed_gib: int) -> Success:
     """Compare the size of a volume's file system with what its claim asks for: nothing is filled."""
     found = os.statvfs(path)
     size = found.f_blocks * found.f_frsize / (1024 * MIB)
     if size <= claimed_gib * 1.1:
-        raise Refused(f"its file system has {size:.1f} GiB, its claim asks for {claimed_gib}")
+        raise Blocked(f"its file system has {size:.1f} GiB, its claim asks for {claimed_gib}")
     words = f"this storage enforces no size: the file system has {size:.0f} GiB, the claim asks for {claimed_gib}"
-    raise Untested(words)
+    raise Inconclusive(words)
 
 
-def tasks() -> Got:
+def tasks() -> Success:
     """Make tasks until there are 2,000, or the kernel says no. Threads, which count as processes do and are small."""
     threading.stack_size(STACK)
     end, count = threading.Event(), 0
@@ -64,51 +64,51 @@ def tasks() -> Got:
             threading.Thread(target=end.wait, daemon=True).start()
             count += 1
     except RuntimeError as error:
-        raise Refused(f"{count} tasks, then: {error}") from None
+        raise Blocked(f"{count} tasks, then: {error}") from None
     finally:
         end.set()
-    told = _tasks_told()
-    if told:
-        raise Refused(f"the container's limit is {told}; it was not tried beyond {count}")
-    raise Untested(f"no limit was met with {count} tasks: set the kubelet's podPidsLimit")
+    limit = _pids_limit()
+    if limit:
+        raise Blocked(f"the container's limit is {limit}; it was not tried beyond {count}")
+    raise Inconclusive(f"no limit was met with {count} tasks: set the kubelet's podPidsLimit")
 
 
-def _tasks_told() -> int:
+def _pids_limit() -> int:
     """The container's own limit; 0 if it has none below the node's. A user's is no pod's: all pods share it."""
     with open("/proc/sys/kernel/pid_max") as file:
         node = int(file.read())
     for path in ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"):
         with contextlib.suppress(OSError, ValueError), open(path) as file:
-            if (told := int(file.read())) < node:
-                return told
+            if (limit := int(file.read())) < node:
+                return limit
     return 0
 
 
-def limits(memory_mib: int) -> Got:
+def memory_limit(memory_mib: int) -> Success:
     """Whether the container may use no more memory than its profile says."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError), open(path) as file:
-            told = int(file.read())
-            if told > memory_mib * MIB:
-                raise Refused(f"it may use {told // MIB} MiB")
-            return Got(f"it may use {told // MIB} MiB")
-    raise Refused("no limit of memory is to be seen")
+            limit = int(file.read())
+            if limit > memory_mib * MIB:
+                raise Blocked(f"it may use {limit // MIB} MiB")
+            return Success(f"it may use {limit // MIB} MiB")
+    raise Blocked("no limit of memory is to be seen")
 
 
-def flood() -> Got:
+def flood() -> Success:
     """Print as fast as it goes, for 3 s or 24 MiB. Who is made to wait longer is interrupted."""
-    signal.signal(signal.SIGALRM, _enough)
+    signal.signal(signal.SIGALRM, _raise_time_up)
     signal.setitimer(signal.ITIMER_REAL, FLOOD_SECONDS)
     block, sent = (b"flood " * 20 + b"\n") * 64, 0
     try:
         while sent < FLOOD_MIB * MIB:
             sent += os.write(1, block)
-    except Enough:
+    except TimeUp:
         pass
-    return Got(f"printed {sent // MIB} MiB", bytes=sent)
+    return Success(f"printed {sent // MIB} MiB", bytes=sent)
 
 
-def odd_lines() -> Got:
+def odd_lines() -> Success:
     """Print lines that look as if they were for the courier, and are not. Who hears of this attempt survived them."""
     size = 0
     for line in (*ODD, *(json.dumps({"type": kind, "text": value}) for kind in ("text", "error") for value in VALUES)):
@@ -119,22 +119,22 @@ def odd_lines() -> Got:
         while left:
             written = os.write(1, left)
             left, size = left[written:], size + written
-    return Got(f"printed {len(ODD)} odd lines and {LARGE} large ones, {size // 1024} KiB, and was heard")
+    return Success(f"printed {len(ODD)} odd lines and {LARGE} large ones, {size // 1024} KiB, and was heard")
 
 
-class Enough(Exception):
+class TimeUp(Exception):
     """The time is over."""
 
 
-def _enough(*_: Any) -> None:
-    raise Enough
+def _raise_time_up(*_: Any) -> None:
+    raise TimeUp
 
 
 ATTACKS: dict[str, Any] = {
     "fill": fill,
     "volume": volume,
     "tasks": tasks,
-    "limits": limits,
+    "limits": memory_limit,
     "flood": flood,
     "odd_lines": odd_lines,
 }

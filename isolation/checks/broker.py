@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from isolation.environment import Surroundings
+from isolation.environment import Environment
 
 Fields = dict[str, Any]
 AWAY = "https://stranger.invalid/"  # nobody's (RFC 2606)
@@ -12,13 +12,13 @@ LINK = {"type": "url", "url": f"{AWAY}x"}
 BETA = "proof-of-isolation-2026-01-01"
 
 
-def _said(*blocks: Fields) -> Fields:
+def _message(*blocks: Fields) -> Fields:
     return {"messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}, *blocks]}]}
 
 
-# Name → title, what is added to an ordinary request, and what of it the provider must not be told.
+# Name → title, what is added to an ordinary request, and the part of it that must not arrive at the provider.
 # https://docs.claude.com/en/api/messages: what Anthropic's own machines connect to or fetch for who asks.
-MOVES: dict[str, tuple[str, Fields, str]] = {
+REQUESTS: dict[str, tuple[str, Fields, str]] = {
     "mcp-servers": (
         "A server of tools that the provider is to connect to",
         {"mcp_servers": [{"type": "url", "url": f"{AWAY}mcp", "name": "away"}]},
@@ -29,22 +29,22 @@ MOVES: dict[str, tuple[str, Fields, str]] = {
         {"tools": [{"type": "web_fetch_20250910", "name": "web_fetch"}]},
         "web_fetch",
     ),
-    "image": ("An image that the provider is to fetch", _said({"type": "image", "source": LINK}), AWAY),
-    "document": ("A document that the provider is to fetch", _said({"type": "document", "source": LINK}), AWAY),
+    "image": ("An image that the provider is to fetch", _message({"type": "image", "source": LINK}), AWAY),
+    "document": ("A document that the provider is to fetch", _message({"type": "document", "source": LINK}), AWAY),
     "nested-image": (
         "An image in a tool's result that the provider is to fetch",
-        _said({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": LINK}]}),
+        _message({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": LINK}]}),
         AWAY,
     ),
 }
 
 
-def around_the_broker(around: Surroundings) -> Iterator[Fields]:
+def broker_checks(environment: Environment) -> Iterator[Fields]:
     """Ways out by way of the provider."""
-    same = {"attack": "broker", "untested": "" if around.provider_key else NO_PROVIDER}
-    place = {"url": around.control_plane, "key": around.provider_key}
-    for name, (title, body, needle) in MOVES.items():
-        parameters = place | {"body": body, "headers": {}, "needle": needle}
+    same = {"attack": "broker", "untested": "" if environment.provider_key else NO_PROVIDER}
+    broker = {"url": environment.control_plane, "key": environment.provider_key}
+    for name, (title, body, needle) in REQUESTS.items():
+        parameters = broker | {"body": body, "headers": {}, "needle": needle}
         yield {"name": f"broker-{name}", "title": title, "parameters": parameters} | same
-    parameters = place | {"body": {}, "headers": {"anthropic-beta": BETA}, "needle": BETA}
+    parameters = broker | {"body": {}, "headers": {"anthropic-beta": BETA}, "needle": BETA}
     yield {"name": "broker-beta", "title": "A beta of the agent's own choice", "parameters": parameters} | same

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from isolation.choices import Expected
-from isolation.environment import Surroundings
+from isolation.environment import Environment
 
 Fields = dict[str, Any]
 TOKEN, JOURNAL = "/var/lib/berth/token", "/var/lib/berth/journal"  # where the courier has them, in its container
@@ -23,9 +23,9 @@ KERNEL = {
 }
 
 
-def files(around: Surroundings) -> Iterator[Fields]:
+def files(environment: Environment) -> Iterator[Fields]:
     """Files that are not the agent's, and those that it may only read."""
-    volume = [around.neighbour.volume] if around.neighbour.volume else []
+    volume = [environment.neighbour.volume] if environment.neighbour.volume else []
     yield _check("node-files", "The node's files and sockets", "read", paths=[*NODE, *volume])
     yield _check("journal", "The courier's journal", "read", paths=[JOURNAL, "/var/lib/berth"])
     yield _check(
@@ -40,15 +40,15 @@ def files(around: Surroundings) -> Iterator[Fields]:
         "symlinks",
         "Out of the workspace by symlinks and ..",
         "symlinks",
-        folder=around.workspace,
+        folder=environment.workspace,
         targets=[*links, *steps, *(f"../../../../../..{each}" for each in links)],
     )
     yield _check("node-disk", "The node's disk, besides its volume", "node_disk", own=["/workspace"])
     yield _check("unix-sockets", "The machine's services, by their sockets", "unix_sockets", own=["/workspace"])
     yield _check("read-only-root", "Write outside its own folders", "write", paths=FORBIDDEN)
     yield _check(
-        "read-only-mount", "Write to a read-only mount", "write", paths=[f"/workspace/extra/{around.mount}"]
-    ) | {"untested": "" if around.mount else "it was given none"}
+        "read-only-mount", "Write to a read-only mount", "write", paths=[f"/workspace/extra/{environment.mount}"]
+    ) | {"untested": "" if environment.mount else "it was given none"}
 
 
 def kernel() -> Iterator[Fields]:
@@ -58,17 +58,16 @@ def kernel() -> Iterator[Fields]:
         yield _check(attack.replace("_", "-"), title, attack)
 
 
-def resources(around: Surroundings) -> Iterator[Fields]:
+def resources(environment: Environment) -> Iterator[Fields]:
     """More than its share. These run one at a time, and printing without end comes last."""
-    memory = _check("memory", "A limit of memory", "limits", memory_mib=around.memory_mib)
+    memory = _check("memory", "A limit of memory", "limits", memory_mib=environment.memory_mib)
     yield memory | {"expected": Expected.SUCCEEDED}
     for name, path in {"tmp": "/tmp", "shm": "/dev/shm", "home": "~"}.items():
         yield _check(f"fill-{name}", f"Fill {path if path != '~' else 'its home'} (at most 600 MiB)", "fill", path=path)
-    yield _check(
-        "volume", "A workspace of more than its size", "volume", path=around.workspace, claimed_gib=around.storage_gib
-    )
+    workspace, size = environment.workspace, environment.storage_gib
+    yield _check("volume", "A workspace of more than its size", "volume", path=workspace, claimed_gib=size)
     yield _check("tasks", "As many tasks as it likes (at most 2,000)", "tasks")
-    url = around.control_plane
+    url = environment.control_plane
     yield _check("large-body", "A large body for the control plane, without a token", "large_body", url=url)
     yield _check("unfinished", "Many requests to the control plane that are never finished", "unfinished", url=url)
     yield _check("flood", "Print as fast as it can, for 3 s", "flood") | {"expected": Expected.HARMLESS}

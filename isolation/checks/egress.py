@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from isolation.choices import Expected
-from isolation.environment import Surroundings
+from isolation.environment import Environment
 
 Fields = dict[str, Any]
 NO_PROXY = "there is no egress proxy (EGRESS_PROXY_URL)"
@@ -19,33 +19,33 @@ TRICKS = {
 TRIES = 6  # of a name whose address changes
 
 
-def own(around: Surroundings) -> Iterator[Fields]:
+def own(environment: Environment) -> Iterator[Fields]:
     """What the proxy must let through."""
-    host, port = around.allowed or ("", 0)
+    host, port = environment.allowed or ("", 0)
     yield {
         "name": "allowed-host",
         "title": f"A page of an allowed host{f', {host}:{port}' if host else ''}",
         "attack": "proxy_fetch",
         "parameters": {"host": host, "port": port},
         "expected": Expected.SUCCEEDED,
-        "untested": _untested(around, True),
+        "untested": _untested(environment, True),
     }
 
 
-def around_the_proxy(around: Surroundings) -> Iterator[Fields]:
+def proxy_checks(environment: Environment) -> Iterator[Fields]:
     """Ways around the rules, through the proxy."""
-    yield from _credentials(around)
-    yield from _hosts(around)
-    yield from _tunnels(around)
-    yield from _names(around)
+    yield from _credentials(environment)
+    yield from _hosts(environment)
+    yield from _tunnels(environment)
+    yield from _names(environment)
 
 
-def _credentials(around: Surroundings) -> Iterator[Fields]:
-    host, port = around.allowed or (STRANGER, 443)
+def _credentials(environment: Environment) -> Iterator[Fields]:
+    host, port = environment.allowed or (STRANGER, 443)
     tries = {
         "none": "Without a credential",
         "forged": "With a forged credential",
-        around.neighbour.run: "In the neighbour's name",
+        environment.neighbour.run: "In the neighbour's name",
     }
     for number, (credential, title) in enumerate(tries.items()):
         yield {
@@ -53,51 +53,51 @@ def _credentials(around: Surroundings) -> Iterator[Fields]:
             "title": title,
             "attack": "proxy_connect",
             "parameters": {"hosts": [host], "port": port, "credential": credential},
-            "untested": _untested(around),
+            "untested": _untested(environment),
         }
 
 
-def _hosts(around: Surroundings) -> Iterator[Fields]:
-    canary = around.canary
+def _hosts(environment: Environment) -> Iterator[Fields]:
+    listener = environment.listener
     yield {
         "name": "proxy-stranger",
         "title": "A host that no rule allows",
         "attack": "proxy_connect",
         "parameters": {"hosts": [STRANGER], "port": 443},
-        "untested": _untested(around),
+        "untested": _untested(environment),
     }
     yield {
         "name": "proxy-literal",
         "title": "Addresses instead of names, in every spelling",
         "attack": "proxy_connect",
-        "parameters": {"hosts": spellings(canary.address), "port": canary.port},
-        "untested": _untested(around),
+        "parameters": {"hosts": spellings(listener.address), "port": listener.port},
+        "untested": _untested(environment),
     }
-    host, _ = around.allowed or ("", 0)
+    host, _ = environment.allowed or ("", 0)
     yield {
         "name": "proxy-port",
         "title": "An allowed host on a port that is not",
         "attack": "proxy_connect",
         "parameters": {"hosts": [host], "port": 22},
-        "untested": _untested(around, True),
+        "untested": _untested(environment, True),
     }
-    url = f"http://{canary.address}:{canary.port}/"
+    url = f"http://{listener.address}:{listener.port}/"
     for name, hosts, title in (
         ("proxy-forged-host", [host], "Plain HTTP with the Host of an allowed one"),
-        ("proxy-double-host", [host, canary.address], "Plain HTTP with two Hosts"),
+        ("proxy-double-host", [host, listener.address], "Plain HTTP with two Hosts"),
     ):
         yield {
             "name": name,
             "title": title,
             "attack": "proxy_plain",
             "parameters": {"urls": [url, f"http://{STRANGER}/"], "hosts": hosts},
-            "untested": _untested(around, True),
+            "untested": _untested(environment, True),
         }
 
 
-def _tunnels(around: Surroundings) -> Iterator[Fields]:
-    host, port = around.allowed or ("", 0)
-    place, untested = {"host": host, "port": port}, _untested(around, True)
+def _tunnels(environment: Environment) -> Iterator[Fields]:
+    host, port = environment.allowed or ("", 0)
+    target, untested = {"host": host, "port": port}, _untested(environment, True)
     tries: dict[str, tuple[str, str, Fields]] = {
         "proxy-other-name": ("A tunnel to an allowed host, as another", "proxy_fetch", {"name": STRANGER}),
         "proxy-no-name": ("A tunnel to an allowed host, without a name", "proxy_fetch", {"name": "-"}),
@@ -106,7 +106,7 @@ def _tunnels(around: Surroundings) -> Iterator[Fields]:
         "proxy-redirect": (
             "A redirect of an allowed host to one that is not",
             "proxy_redirect",
-            {"path": "/redirect", "to": [around.canary.address, around.canary.port]},
+            {"path": "/redirect", "to": [environment.listener.address, environment.listener.port]},
         ),
     }
     for name, (title, attack, more) in tries.items():
@@ -114,20 +114,20 @@ def _tunnels(around: Surroundings) -> Iterator[Fields]:
             "name": name,
             "title": title,
             "attack": attack,
-            "parameters": place | more,
+            "parameters": target | more,
             "untested": untested,
         }
 
 
-def _names(around: Surroundings) -> Iterator[Fields]:
+def _names(environment: Environment) -> Iterator[Fields]:
     for kind, title in TRICKS.items():
-        host = around.tricks.get(kind, "")
+        host = environment.tricks.get(kind, "")
         yield {
             "name": f"proxy-{kind}",
             "title": title,
             "attack": "proxy_connect",
-            "parameters": {"hosts": [host] * TRIES, "port": around.canary.port},
-            "untested": _untested(around) or ("" if host else f"no such name was given (--trick {kind}=HOST)"),
+            "parameters": {"hosts": [host] * TRIES, "port": environment.listener.port},
+            "untested": _untested(environment) or ("" if host else f"no such name was given (--trick {kind}=HOST)"),
         }
 
 
@@ -146,7 +146,8 @@ def spellings(address: str) -> list[str]:
     return found
 
 
-def _untested(around: Surroundings, host: bool = False) -> str:
-    if not around.proxy:
+def _untested(environment: Environment, needs_host: bool = False) -> str:
+    """Why a check can't be made here; empty if it can."""
+    if not environment.proxy:
         return NO_PROXY
-    return NO_HOST if host and not around.allowed else ""
+    return NO_HOST if needs_host and not environment.allowed else ""

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from isolation.attacks import agent, control_plane, files, network, proxy, resources
-from isolation.attacks.base import Attempt, Got, Refused, Untested, outcome, together
+from isolation.attacks.base import Attempt, Blocked, Inconclusive, Success, run_attack, run_concurrently
 
 ROOT = Path(__file__).parents[2]
 AGENT = [sys.executable, "-m", "isolation.attacks.agent"]
@@ -110,30 +110,30 @@ def test_connections(listener: int, echo: int) -> None:
     closed = socket.create_server(("127.0.0.1", 0))
     port = closed.getsockname()[1]
     closed.close()
-    assert "connected" in network.tcp("127.0.0.1", listener).words
-    assert str(listener) in network.tcp_any([("127.0.0.1", port), ("127.0.0.1", listener)]).words
+    assert "connected" in network.tcp("127.0.0.1", listener).detail
+    assert str(listener) in network.tcp_any([("127.0.0.1", port), ("127.0.0.1", listener)]).detail
     for attack in (lambda: network.tcp("127.0.0.1", port), lambda: network.tcp_any([("127.0.0.1", port)])):
-        with pytest.raises(Refused, match="refused"):
+        with pytest.raises(Blocked, match="refused"):
             attack()
-    assert "answered 5 bytes" in network.udp("127.0.0.1", echo, "hello").words
+    assert "answered 5 bytes" in network.udp("127.0.0.1", echo, "hello").detail
 
 
 def test_a_resolver_is_asked_with_one_packet(echo: int) -> None:
-    assert "for a.example" in network.dns("127.0.0.1", "a.example", echo).words
-    query = network.question("a.example")
+    assert "for a.example" in network.dns("127.0.0.1", "a.example", echo).detail
+    query = network.dns_query("a.example")
     assert query[2:] == bytes.fromhex("01000001000000000000") + b"\1a\7example\0" + bytes.fromhex("00010001")
 
 
 def test_names() -> None:
-    assert "localhost is" in network.resolve(["localhost"]).words
+    assert "localhost is" in network.resolve(["localhost"]).detail
 
 
 def test_paths_of_the_control_plane(site: str) -> None:
     for path in ("/open", "/away"):
-        assert path in control_plane.http_path(site, ["/closed", path]).words
-    with pytest.raises(Refused, match=r"/closed 401, /login-first 302 \(to the login\)"):
+        assert path in control_plane.http_path(site, ["/closed", path]).detail
+    with pytest.raises(Blocked, match=r"/closed 401, /login-first 302 \(to the login\)"):
         control_plane.http_path(site, ["/closed", "/login-first"])
-    with pytest.raises(Refused, match="401"):
+    with pytest.raises(Blocked, match="401"):
         control_plane.websocket(site, "/ws")
 
 
@@ -143,22 +143,22 @@ def test_paths_of_the_control_plane(site: str) -> None:
 def test_a_root_path_that_is_believed(told: Callable[..., str], status: int, location: str) -> None:
     url = told(status, location)
     if "stranger" in location:
-        assert "stranger.invalid" in control_plane.root_path(url).words
+        assert "stranger.invalid" in control_plane.root_path(url).detail
     else:
-        with pytest.raises(Refused, match=f"answered {status}"):
+        with pytest.raises(Blocked, match=f"answered {status}"):
             control_plane.root_path(url)
 
 
 def test_a_server_that_goes_wrong(told: Callable[..., str]) -> None:
-    assert "answered 500" in control_plane.odd_requests(told(500), [("GET", "/%00")]).words
-    with pytest.raises(Refused, match="answered with 404"):
+    assert "answered 500" in control_plane.odd_requests(told(500), [("GET", "/%00")]).detail
+    with pytest.raises(Blocked, match="answered with 404"):
         control_plane.odd_requests(told(404), [("GET", "/%00"), ("POST", "//")])
 
 
 def test_a_body_from_nobody(told: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_plane, "BODY_MIB", 6)
-    assert "took 6 MiB" in control_plane.large_body(told(200, takes=1 << 30)).words
-    with pytest.raises(Refused, match="after"):
+    assert "took 6 MiB" in control_plane.large_body(told(200, takes=1 << 30)).detail
+    with pytest.raises(Blocked, match="after"):
         control_plane.large_body(told(413, takes=0))
 
 
@@ -167,9 +167,9 @@ def test_requests_that_are_never_finished(
 ) -> None:
     monkeypatch.setattr(control_plane, "UNFINISHED", 5)
     monkeypatch.setattr(control_plane, "UNFINISHED_SECONDS", 0.2)
-    assert "5 unfinished" in control_plane.unfinished(f"http://127.0.0.1:{listener}").words
+    assert "5 unfinished" in control_plane.unfinished(f"http://127.0.0.1:{listener}").detail
     monkeypatch.setattr(control_plane, "UNFINISHED_SECONDS", 5)
-    with pytest.raises(Refused, match="were ended"):
+    with pytest.raises(Blocked, match="were ended"):
         control_plane.unfinished(told(0))
 
 
@@ -180,31 +180,31 @@ def test_services_by_their_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with socket.socket(socket.AF_UNIX) as service:
         service.bind(path)
         service.listen()
-        assert "service.sock" in files.unix_sockets([]).words
-    with pytest.raises(Refused, match="can be connected to"):
+        assert "service.sock" in files.unix_sockets([]).detail
+    with pytest.raises(Blocked, match="can be connected to"):
         files.unix_sockets(["/", "\0"])
 
 
 def test_odd_lines_are_whole_and_bounded(capfd: pytest.CaptureFixture[str]) -> None:
     told = resources.odd_lines()
     printed = capfd.readouterr().out.splitlines()
-    assert f"{len(resources.ODD)} odd lines" in told.words and max(map(len, printed)) > resources.MIB
+    assert f"{len(resources.ODD)} odd lines" in told.detail and max(map(len, printed)) > resources.MIB
     assert sum(map(len, printed)) < 8 * resources.MIB
     kinds = [value["type"] for line in printed if line.startswith('{"type": "') for value in [json.loads(line)]]
     assert "idle" not in kinds and {"tool", "usage", "session", "text"} <= set(kinds)
 
 
 def test_the_proxy(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Untested):
+    with pytest.raises(Inconclusive):
         monkeypatch.delenv("HTTPS_PROXY", raising=False)
         proxy.connect(["open.example"], 443)
     monkeypatch.setenv("HTTPS_PROXY", site.replace("://", "://run:secret@"))
-    assert "open.example" in proxy.connect(["closed.example", "open.example"], 443).words
-    with pytest.raises(Refused, match="403"):
+    assert "open.example" in proxy.connect(["closed.example", "open.example"], 443).detail
+    with pytest.raises(Blocked, match="403"):
         proxy.connect(["closed.example"], 443)
-    assert "answered" in proxy.raw("open.example", 443, "SSH-2.0-me\r\n").words
-    assert "200" in proxy.plain(["http://closed.example/"], ["open.example"]).words
-    with pytest.raises(Refused, match="closed before an answer"):
+    assert "answered" in proxy.raw("open.example", 443, "SSH-2.0-me\r\n").detail
+    assert "200" in proxy.plain_http(["http://closed.example/"], ["open.example"]).detail
+    with pytest.raises(Blocked, match="closed before an answer"):
         proxy.fetch("open.example", 443)
 
 
@@ -217,13 +217,13 @@ def test_credentials_for_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files(tmp_path: Path) -> None:
     (tmp_path / "marker.txt").write_text("b's")
     (tmp_path / "own").mkdir()
-    assert str(tmp_path / "own") in files.own([str(tmp_path / "own")]).words
-    assert "3 bytes" in files.read([str(tmp_path / "no"), str(tmp_path / "marker.txt")]).words
-    assert "made a file" in files.write([str(tmp_path)]).words
-    assert "../marker.txt" in files.symlinks(str(tmp_path / "own"), ["../no", "../marker.txt"]).words
-    with pytest.raises(Refused, match="none of 1"):
+    assert str(tmp_path / "own") in files.own([str(tmp_path / "own")]).detail
+    assert "3 bytes" in files.read([str(tmp_path / "no"), str(tmp_path / "marker.txt")]).detail
+    assert "made a file" in files.write([str(tmp_path)]).detail
+    assert "../marker.txt" in files.symlinks(str(tmp_path / "own"), ["../no", "../marker.txt"]).detail
+    with pytest.raises(Blocked, match="none of 1"):
         files.symlinks(str(tmp_path / "own"), ["../no"])
-    with pytest.raises(Refused, match="No such file or directory: "):
+    with pytest.raises(Blocked, match="No such file or directory: "):
         files.read([str(tmp_path / "no")])
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["marker.txt", "own"]
 
@@ -246,23 +246,23 @@ def test_looking_for_a_token_takes_nothing_out_of_a_pipe() -> None:
 
 
 def test_a_volume_larger_than_its_claim_is_not_called_refused(tmp_path: Path) -> None:
-    with pytest.raises(Untested, match="enforces no size"):
+    with pytest.raises(Inconclusive, match="enforces no size"):
         resources.volume(str(tmp_path), 0)
-    with pytest.raises(Refused, match="its claim asks for"):
+    with pytest.raises(Blocked, match="its claim asks for"):
         resources.volume(str(tmp_path), 10**6)
 
 
 def test_an_attempt_is_bounded_and_ends_with_all_that_it_started() -> None:
     reader, writer = os.pipe()
 
-    def hang() -> Got:
+    def hang() -> Success:
         os.close(reader)
         subprocess.run(["sleep", "60"], pass_fds=[writer])
-        return Got("never")
+        return Success("never")
 
-    attempts = [Attempt("slow", hang, {}, 0.5), Attempt("quick", lambda: Got("there"), {}, 5)]
+    attempts = [Attempt("slow", hang, {}, 0.5), Attempt("quick", lambda: Success("there"), {}, 5)]
     os.close(writer)
-    slow, quick = together(attempts)
+    slow, quick = run_concurrently(attempts)
     assert (slow["outcome"], slow["detail"]) == ("error", "no answer within 0.5 s")
     assert quick == {"check": "quick", "outcome": "succeeded", "detail": "there"}
     assert os.read(reader, 1) == b""  # nobody holds it any more
@@ -272,33 +272,33 @@ def test_an_attempt_is_bounded_and_ends_with_all_that_it_started() -> None:
 def test_an_attempt_that_another_ended_is_made_again_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def ended(path: str, always: bool = False) -> Got:
+    def ended(path: str, always: bool = False) -> Success:
         if always or not Path(path).exists():
             Path(path).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return Got("there")
+        return Success("there")
 
-    monkeypatch.setattr(agent, "ATTACKS", {"ended": ended, "tcp": lambda: Got("here")})
+    monkeypatch.setattr(agent, "ATTACKS", {"ended": ended, "tcp": lambda: Success("here")})
     checks = [
         {"check": "a", "attack": "ended", "parameters": {"path": str(tmp_path / "a")}},
         {"check": "b", "attack": "tcp", "parameters": {}},
         {"check": "c", "attack": "ended", "parameters": {"path": str(tmp_path / "c"), "always": True}},
     ]
-    assert agent.attack(checks) == "3 attempts"
+    assert agent.run_checks(checks) == "3 attempts"
     told = {line["check"]: line for line in map(json.loads, capfd.readouterr().out.splitlines())}
     assert [told[name]["outcome"] for name in "abc"] == ["succeeded", "succeeded", "error"]
     assert "by signal 9, for the second time" in told["c"]["detail"]
 
 
 def test_outcomes() -> None:
-    def denied() -> Got:
+    def denied() -> Success:
         raise PermissionError(1, "Operation not permitted")
 
-    def wrong() -> Got:
+    def wrong() -> Success:
         raise ValueError("x")
 
-    assert outcome(denied, {}) == {"outcome": "refused", "detail": "Operation not permitted"}
-    assert outcome(wrong, {}) == {"outcome": "error", "detail": "ValueError: x"}
+    assert run_attack(denied, {}) == {"outcome": "refused", "detail": "Operation not permitted"}
+    assert run_attack(wrong, {}) == {"outcome": "error", "detail": "ValueError: x"}
 
 
 def test_what_takes_more_than_its_share_runs_alone() -> None:
@@ -356,8 +356,8 @@ def test_the_neighbour_tells_who_came(tmp_path: Path) -> None:
     process.stdin.flush()
     ready = json.loads(process.stdout.readline())
     assert ready["name"] == "ready" and ready["digest"] and (tmp_path / "marker.txt").exists()
-    assert "connected" in network.tcp("127.0.0.1", port).words
-    assert "answered" in network.udp("127.0.0.1", port, "hello").words
+    assert "connected" in network.tcp("127.0.0.1", port).detail
+    assert "answered" in network.udp("127.0.0.1", port, "hello").detail
     process.stdin.close()
     said = [json.loads(line) for line in process.stdout]
     process.stdout.close()

@@ -16,27 +16,27 @@ from django.test import Client
 
 from isolation import evaluate, report_text, runner
 from isolation.attacks import ATTACKS, broker
-from isolation.attacks.base import outcome
+from isolation.attacks.base import run_attack
 from isolation.checks.catalogue import Check, catalogue
 from isolation.checks.egress import spellings
 from isolation.choices import Expected, Verdict
-from isolation.environment import Neighbour, Place, Surroundings
-from isolation.evaluate import Outside
+from isolation.environment import Endpoint, Environment, Neighbour
+from isolation.evaluate import Observations
 from isolation.models import Proof
 from isolation.observations import longest_gap
 from isolation.provider import Provider
 
 ROOT = Path(__file__).parents[2]
 NEIGHBOUR = Neighbour("10.0.0.9", 8741, "proof-1.txt", "s", "r", "/srv/b")
-AROUND = Surroundings(
+ENVIRONMENT = Environment(
     control_plane="http://10.0.0.1:8000",
-    canary=Place("10.0.0.1", 40000),
+    listener=Endpoint("10.0.0.1", 40000),
     neighbour=NEIGHBOUR,
-    api_service=(Place("10.1.0.1", 443),),
-    api_servers=(Place("10.0.0.1", 6443),),
-    kubelets=(Place("10.0.0.1", 10250),),
+    api_service=(Endpoint("10.1.0.1", 443),),
+    api_servers=(Endpoint("10.0.0.1", 6443),),
+    kubelets=(Endpoint("10.0.0.1", 10250),),
     dns=("10.1.0.10",),
-    stores={name: (Place("10.0.0.1", 1000 + n),) for n, name in enumerate(("PostgreSQL", "Redis", "S3"))},
+    stores={name: (Endpoint("10.0.0.1", 1000 + n),) for n, name in enumerate(("PostgreSQL", "Redis", "S3"))},
     secret="0" * 64,
     mount="proof",
     provider_key="anthropic-api-key",
@@ -45,14 +45,15 @@ AROUND = Surroundings(
     tricks={"private": "a.example", "cname": "b.example", "rebinding": "c.example"},
 )
 CHECK = Check("api", "Cluster", "The API server", "tcp")
+UNDISTURBED, FLOOD = Check("neighbour-undisturbed", "", ""), Check("flood", "", "", "flood")
 
 
-def by_name(around: Surroundings) -> dict[str, Check]:
-    return {check.name: check for check in catalogue(around)}
+def by_name(environment: Environment) -> dict[str, Check]:
+    return {check.name: check for check in catalogue(environment)}
 
 
 def test_every_check_has_a_name_of_its_own_and_an_attack_that_the_agent_knows() -> None:
-    checks = catalogue(AROUND)
+    checks = catalogue(ENVIRONMENT)
     assert len({check.name for check in checks}) == len(checks) > 60
     for check in checks:
         assert check.attack in ATTACKS or not check.attack, check
@@ -65,7 +66,7 @@ def test_every_check_has_a_name_of_its_own_and_an_attack_that_the_agent_knows() 
 
 
 def test_what_is_not_there_is_not_tested() -> None:
-    checks = by_name(Surroundings(control_plane="http://b", canary=Place("10.0.0.1", 1), neighbour=NEIGHBOUR))
+    checks = by_name(Environment(control_plane="http://b", listener=Endpoint("10.0.0.1", 1), neighbour=NEIGHBOUR))
     why = {name: check.untested for name, check in checks.items() if check.untested}
     assert why["store-redis"] == "Redis is not used, or its address not known"
     assert why["api-node"] == why["dns-cluster"] == "its address is not known"
@@ -74,11 +75,11 @@ def test_what_is_not_there_is_not_tested() -> None:
 
 
 def test_a_refusal_where_nobody_listens_says_nothing() -> None:
-    place = Place("10.0.0.1", 5432)
-    around = Surroundings(
-        "http://b", AROUND.canary, NEIGHBOUR, stores={"PostgreSQL": (place,)}, closed=frozenset([place])
+    place = Endpoint("10.0.0.1", 5432)
+    environment = Environment(
+        "http://b", ENVIRONMENT.listener, NEIGHBOUR, stores={"PostgreSQL": (place,)}, closed=frozenset([place])
     )
-    assert by_name(around)["store-postgresql"].untested == "nobody listens at 10.0.0.1:5432"
+    assert by_name(environment)["store-postgresql"].untested == "nobody listens at 10.0.0.1:5432"
 
 
 def test_addresses_are_spelled_in_many_ways() -> None:
@@ -88,63 +89,63 @@ def test_addresses_are_spelled_in_many_ways() -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "attempt", "outside", "verdict", "words"),
+    ("check", "attempt", "observations", "verdict", "words"),
     [
-        (CHECK, {"outcome": "refused", "detail": "no answer"}, Outside(), "passed", "no answer"),
-        (CHECK, {"outcome": "succeeded", "detail": "connected"}, Outside(), "failed", "connected"),
-        (CHECK, {"outcome": "error", "detail": "a bug"}, Outside(), "failed", "could not be tried: a bug"),
-        (CHECK, {"outcome": "error", "detail": "no limit", "untested": True}, Outside(), "untested", "no limit"),
-        (CHECK, None, Outside(), "failed", "the agent ended before"),
+        (CHECK, {"outcome": "refused", "detail": "no answer"}, Observations(), "passed", "no answer"),
+        (CHECK, {"outcome": "succeeded", "detail": "connected"}, Observations(), "failed", "connected"),
+        (CHECK, {"outcome": "error", "detail": "a bug"}, Observations(), "failed", "could not be tried: a bug"),
+        (CHECK, {"outcome": "error", "detail": "no limit", "untested": True}, Observations(), "untested", "no limit"),
+        (CHECK, None, Observations(), "failed", "the agent ended before"),
         (
             CHECK,
             {"outcome": "refused", "detail": "nothing", "digests": ["d1"]},
-            Outside(token="d1"),
+            Observations(token_digest="d1"),
             "failed",
             "the courier's token",
         ),
-        (CHECK, {"outcome": "refused", "detail": "nothing", "digests": ["d2"]}, Outside(token="d1"), "passed", ""),
+        (
+            CHECK,
+            {"outcome": "refused", "detail": "nothing", "digests": ["d2"]},
+            Observations(token_digest="d1"),
+            "passed",
+            "",
+        ),
         (
             Check("own", "", "", "own", expected=Expected.SUCCEEDED),
             {"outcome": "refused", "detail": "full"},
-            Outside(),
+            Observations(),
             "failed",
             "full",
         ),
-        (Check("x", "", "", "tcp", untested="no proxy"), None, Outside(), "untested", "no proxy"),
-        (Check("canary", "", ""), None, Outside(canary=["10.2.0.1"]), "failed", "10.2.0.1"),
-        (Check("canary", "", ""), None, Outside(), "passed", "no connection"),
-        (Check("api-courier", "", ""), None, Outside(courier_status=401), "passed", "401"),
-        (Check("api-courier", "", ""), None, Outside(courier_status=200), "failed", "200"),
-        (Check("api-courier", "", ""), None, Outside(), "untested", ""),
-        (Check("neighbour-undisturbed", "", ""), None, Outside(ticks=9), "passed", "9 signs of life"),
-        (Check("neighbour-undisturbed", "", ""), None, Outside(ticks=9, missing=2), "failed", "2 of its signs"),
-        (Check("neighbour-undisturbed", "", ""), None, Outside(ticks=9, heard=1), "failed", "heard 1 strangers"),
-        (Check("neighbour-undisturbed", "", ""), None, Outside(ticks=9, changed=True), "failed", "file was changed"),
-        (Check("neighbour-undisturbed", "", ""), None, Outside(ticks=9, alive=False), "failed", "did not go on"),
-        (
-            Check("flood", "", "", "flood"),
-            {"outcome": "succeeded", "detail": "24 MiB"},
-            Outside(gap=1),
-            "passed",
-            "1.0 s",
-        ),
-        (Check("flood", "", "", "flood"), {"outcome": "succeeded", "detail": ""}, Outside(gap=60), "failed", "60.0 s"),
-        (Check("flood", "", "", "flood"), None, Outside(), "failed", "could not be tried"),
+        (Check("x", "", "", "tcp", untested="no proxy"), None, Observations(), "untested", "no proxy"),
+        (Check("canary", "", ""), None, Observations(peers=["10.2.0.1"]), "failed", "10.2.0.1"),
+        (Check("canary", "", ""), None, Observations(), "passed", "no connection"),
+        (Check("api-courier", "", ""), None, Observations(courier_status=401), "passed", "401"),
+        (Check("api-courier", "", ""), None, Observations(courier_status=200), "failed", "200"),
+        (Check("api-courier", "", ""), None, Observations(), "untested", ""),
+        (UNDISTURBED, None, Observations(heartbeats=9), "passed", "9 signs of life"),
+        (UNDISTURBED, None, Observations(heartbeats=9, missing=2), "failed", "2 of its signs"),
+        (UNDISTURBED, None, Observations(heartbeats=9, neighbour_peers=1), "failed", "heard 1 strangers"),
+        (UNDISTURBED, None, Observations(heartbeats=9, file_changed=True), "failed", "file was changed"),
+        (UNDISTURBED, None, Observations(heartbeats=9, alive=False), "failed", "did not go on"),
+        (FLOOD, {"outcome": "succeeded", "detail": "24 MiB"}, Observations(gap=1), "passed", "1.0 s"),
+        (FLOOD, {"outcome": "succeeded", "detail": ""}, Observations(gap=60), "failed", "60.0 s"),
+        (FLOOD, None, Observations(), "failed", "could not be tried"),
     ],
 )
-def test_end_reasons(check: Check, attempt: Any, outside: Outside, verdict: str, words: str) -> None:
-    row = evaluate.judge(check, attempt, outside)
+def test_verdicts(check: Check, attempt: Any, observations: Observations, verdict: str, words: str) -> None:
+    row = evaluate.evaluate(check, attempt, observations)
     assert row.verdict == verdict and words in row.detail
 
 
 def test_one_failure_fails_all_and_what_is_not_tested_does_not() -> None:
     passed, failed, untested = (
-        evaluate.judge(CHECK, {"outcome": outcome, "detail": "", "untested": outcome == "error"}, Outside())
+        evaluate.evaluate(CHECK, {"outcome": outcome, "detail": "", "untested": outcome == "error"}, Observations())
         for outcome in ("refused", "succeeded", "error")
     )
-    assert evaluate.whole([passed, untested]) is Verdict.PASSED
-    assert evaluate.whole([passed, failed, untested]) is Verdict.FAILED
-    assert evaluate.whole([untested]) is Verdict.UNTESTED
+    assert evaluate.overall_verdict([passed, untested]) is Verdict.PASSED
+    assert evaluate.overall_verdict([passed, failed, untested]) is Verdict.FAILED
+    assert evaluate.overall_verdict([untested]) is Verdict.UNTESTED
 
 
 def test_the_longest_time_without_a_sign_of_life() -> None:
@@ -185,8 +186,8 @@ def test_what_the_command_refuses(words: list[str], told: str) -> None:
 
 
 def report() -> Proof:
-    row = evaluate.judge(CHECK, {"outcome": "refused", "detail": "no\x1b[31m <b>answer</b>"}, Outside())
-    return Proof.objects.create(runtime="kubernetes", group="a", beside="b", verdict="passed", rows=[row.told()])
+    row = evaluate.evaluate(CHECK, {"outcome": "refused", "detail": "no\x1b[31m <b>answer</b>"}, Observations())
+    return Proof.objects.create(runtime="kubernetes", group="a", beside="b", verdict="passed", rows=[row.as_dict()])
 
 
 @pytest.mark.django_db
@@ -234,7 +235,7 @@ print(*(str(item["link"]) for section in settings.UNFOLD["SIDEBAR"]["navigation"
 
 
 def test_all_checks_are_listed_where_none_is_made() -> None:
-    assert {check.name for check in runner.untried()} == {check.name for check in catalogue(AROUND)}
+    assert {check.name for check in runner.all_checks()} == {check.name for check in catalogue(ENVIRONMENT)}
 
 
 class Relaying(http.server.BaseHTTPRequestHandler):
@@ -273,13 +274,13 @@ def test_what_a_broker_lets_pass_shows_at_the_provider(
 ) -> None:
     monkeypatch.setenv("BERTH_SECRETS", str(tmp_path))
     (tmp_path / "anthropic-api-key").write_text("stand-in")
-    with Provider(Place("127.0.0.1", 1)) as provider:
+    with Provider(Endpoint("127.0.0.1", 1)) as provider:
         handler = type("Handler", (Relaying,), {"provider": provider.url, "without": without})
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        parameters = by_name(AROUND)[check].parameters | {"url": url}
-        told = outcome(ATTACKS["broker"], parameters)
+        parameters = by_name(ENVIRONMENT)[check].parameters | {"url": url}
+        told = run_attack(ATTACKS["broker"], parameters)
         server.shutdown()
         server.server_close()
     assert told["outcome"] == ("refused" if without else "succeeded") and words in told["detail"]
@@ -291,8 +292,8 @@ def test_without_a_provider_a_refusal_says_nothing(tmp_path: Path, monkeypatch: 
     (tmp_path / "anthropic-api-key").write_text("stand-in")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    parameters = by_name(AROUND)["broker-beta"].parameters
-    told = outcome(ATTACKS["broker"], parameters | {"url": f"http://127.0.0.1:{server.server_address[1]}"})
+    parameters = by_name(ENVIRONMENT)["broker-beta"].parameters
+    told = run_attack(ATTACKS["broker"], parameters | {"url": f"http://127.0.0.1:{server.server_address[1]}"})
     server.shutdown()
     server.server_close()
     assert told["untested"] and "501" in told["detail"]

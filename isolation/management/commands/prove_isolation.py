@@ -1,4 +1,4 @@
-"""`manage.py prove_isolation`: let a hostile agent try what one group's berth must hold, and tell what came of it."""
+"""`manage.py prove_isolation`: let a hostile agent attack from one group's namespace, and report what came of it."""
 
 import json
 import sys
@@ -15,10 +15,10 @@ from groups.models import AgentGroup
 from isolation import evaluate, report_text, runner
 from isolation.checks.egress import TRICKS
 from isolation.choices import Verdict
-from isolation.environment import Place
+from isolation.environment import Endpoint
 from isolation.fixtures import BY
 from isolation.models import Proof
-from isolation.runs import Impossible
+from isolation.runs import ProofError
 from runtimes.base import RuntimeFault
 
 LOCAL = (
@@ -29,26 +29,26 @@ LOCAL = (
 BWRAP = " LOCAL_BWRAP puts them into a sandbox of their own; how well that holds is not proved here."
 
 
-def place(text: str) -> Place:
+def endpoint(text: str) -> Endpoint:
     """Read HOST:PORT."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit():
         raise ArgumentTypeError(f"{text!r} must read HOST:PORT")
-    return Place(host.strip("[]"), int(port))
+    return Endpoint(host.strip("[]"), int(port))
 
 
-def named(text: str) -> tuple[str, str]:
+def name_and_value(text: str) -> tuple[str, str]:
     """Read NAME=TEXT."""
-    name, equals, rest = text.partition("=")
-    if not equals or not rest:
+    name, equals, value = text.partition("=")
+    if not equals or not value:
         raise ArgumentTypeError(f"{text!r} must read NAME=…")
-    return name, rest
+    return name, value
 
 
 class Command(BaseCommand):
     """Prints a table and stores it. Ends with 0 only if nothing failed."""
 
-    help = "Prove, with a hostile agent, that a group's berth holds what runs in it. Takes one to three minutes."
+    help = "Prove, with a hostile agent, that a group's namespace isolates what runs in it. Takes one to three minutes."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The groups, and what can't be known from the settings."""
@@ -60,15 +60,15 @@ class Command(BaseCommand):
         parser.add_argument("--keep", action="store_true", help="keep the groups, the secret, the mount and the rules")
         parser.add_argument("--allow-local", action="store_true", help="end with 0 though the runtime isolates nothing")
         parser.add_argument(
-            "--allowed-host", type=place, metavar="HOST:PORT",
+            "--allowed-host", type=endpoint, metavar="HOST:PORT",
             help="a host that speaks TLS, to be allowed for the proof: it must be reached through the egress proxy",
         )  # fmt: skip
         parser.add_argument(
-            "--trick", type=named, action="append", default=[], metavar="KIND=HOST",
+            "--trick", type=name_and_value, action="append", default=[], metavar="KIND=HOST",
             help=f"a name of yours that leads inside, to be allowed for the proof: {', '.join(TRICKS)}",
         )  # fmt: skip
         parser.add_argument(
-            "--store", type=named, action="append", default=[], metavar="NAME=HOST:PORT",
+            "--store", type=name_and_value, action="append", default=[], metavar="NAME=HOST:PORT",
             help="where PostgreSQL, Redis or S3 is, if the settings don't tell",
         )  # fmt: skip
 
@@ -77,16 +77,16 @@ class Command(BaseCommand):
         chosen = self._options(options)
         local = settings.RUNTIME == "local"
         try:
-            proof = self._local(chosen) if local else self._prove(chosen)
-        except Impossible as error:
+            proof = self._not_isolated(chosen) if local else self._prove(chosen)
+        except ProofError as error:
             raise CommandError(f"Nothing is proved. {error}") from error
         except RuntimeFault as fault:
             raise CommandError(f"Nothing is proved. The cluster: {fault}") from fault
         with transaction.atomic():
             proof.save()
-            audit.record("isolation.runner", by=BY, target=proof.pk, verdict=proof.verdict, group_a=proof.group)
+            audit.record("isolation.prove", by=BY, target=proof.pk, verdict=proof.verdict, group_a=proof.group)
         if options["json"]:
-            self.stdout.write(json.dumps(told(proof), indent=2))
+            self.stdout.write(json.dumps(as_dict(proof), indent=2))
         else:
             if local:
                 self.stdout.write(LOCAL + (BWRAP if settings.LOCAL_BWRAP else ""))
@@ -106,7 +106,7 @@ class Command(BaseCommand):
             raise CommandError(f"There is no group {missing[0]!r}. Make it in the admin, or leave --group out.")
         if unknown := [kind for kind, _ in options["trick"] if kind not in TRICKS]:
             raise CommandError(f"There is no trick {unknown[0]!r}. Use one of {', '.join(TRICKS)}.")
-        stores = {name: place(text) for name, text in options["store"]}
+        stores = {name: endpoint(text) for name, text in options["store"]}
         if unknown := [name for name in stores if name not in ("PostgreSQL", "Redis", "S3")]:
             raise CommandError(f"There is no store {unknown[0]!r}. Use PostgreSQL, Redis or S3.")
         host = options["allowed_host"]
@@ -116,31 +116,31 @@ class Command(BaseCommand):
             allowed=(host.address, host.port) if host else None,
             tricks=dict(options["trick"]),
             stores=stores,
-            say=(lambda words: None) if options["json"] else self.stderr.write,
+            log=(lambda line: None) if options["json"] else self.stderr.write,
         )
 
     def _prove(self, options: runner.Options) -> Proof:
-        made = runner.prove(options)
+        result = runner.run(options)
         return Proof(
             runtime=settings.RUNTIME,
-            group=made.groups[0].slug,
-            beside=made.groups[1].slug,
-            session=made.sessions[0].pk,
-            verdict=evaluate.whole(made.rows),
-            rows=[row.told() for row in made.rows],
-            versions={"berth": berth_version(), **made.versions},
-            unknown=made.unknown,
+            group=result.groups[0].slug,
+            beside=result.groups[1].slug,
+            session=result.sessions[0].pk,
+            verdict=evaluate.overall_verdict(result.rows),
+            rows=[row.as_dict() for row in result.rows],
+            versions={"berth": berth_version(), **result.versions},
+            unknown=result.unknown,
         )
 
-    def _local(self, options: runner.Options) -> Proof:
-        rows = [evaluate.local(check) for check in runner.untried()]
+    def _not_isolated(self, options: runner.Options) -> Proof:
+        rows = [evaluate.not_isolated(check) for check in runner.all_checks()]
         first, second = options.groups or ("", "")
         return Proof(
             runtime="local",
             group=first,
             beside=second,
-            verdict=evaluate.whole(rows),
-            rows=[row.told() for row in rows],
+            verdict=evaluate.overall_verdict(rows),
+            rows=[row.as_dict() for row in rows],
             versions={"berth": berth_version()},
         )
 
@@ -153,7 +153,7 @@ def berth_version() -> str:
         return ""
 
 
-def told(proof: Proof) -> dict[str, Any]:
+def as_dict(proof: Proof) -> dict[str, Any]:
     """The report for programs."""
     fields = ("runtime", "group", "beside", "verdict", "rows", "versions", "unknown")
     who = {"id": str(proof.pk), "at": proof.at.isoformat(), "session": str(proof.session) if proof.session else None}
