@@ -32,7 +32,7 @@ def wait_for_local_runs(seconds: float) -> bool:
     """Wait until the asked runs' processes are gone; False if some still are there after so many seconds."""
     runtime = runtime_factory.get("local")
     end = time.monotonic() + seconds
-    while any(runtime.observe(ref).phase not in (Phase.ABSENT, Phase.FINISHED) for ref in runtime.owned()):
+    while any(runtime.observe(ref).phase not in (Phase.ABSENT, Phase.FINISHED) for ref in runtime.runs()):
         if time.monotonic() > end:
             return False
         time.sleep(0.1)  # they are not our children: nothing tells us of their end
@@ -46,7 +46,7 @@ def end_local_runs(seconds: float = 5) -> None:
     ask_local_runs()
     wait_for_local_runs(seconds)
     runtime = runtime_factory.get("local")
-    for ref in list(runtime.owned()):
+    for ref in list(runtime.runs()):
         run = Run.objects.active().filter(pk=ref.run).first()
         if run:
             transitions.end(run, runtime.observe(ref))

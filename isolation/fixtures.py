@@ -87,7 +87,7 @@ class Fixtures:
         """The group's namespace, in which the rest is made."""
         group = self.group
         ref = GroupRef(str(group.pk), group.slug)
-        self.runtime.keep(GroupSpec(ref, group.storage_gib, namespaces.quota(group)))
+        self.runtime.sync_namespace(GroupSpec(ref, group.storage_gib, namespaces.quota(group)))
 
     def secret(self, owner: AgentProfile) -> str:
         """A secret with a new value, granted to the group and the profile. Returns the SHA-256 of the value."""

@@ -59,7 +59,7 @@ def diagnose(job: Object | None, pods: Sequence[Object], events: Sequence[Object
     of both, in any order, and may be empty (see `needs_events`).
     """
     seen = _diagnose(job, pods, events)
-    return replace(seen, words=seen.words.strip().removesuffix(" ."))  # a kubelet's and a log's words end as they like
+    return replace(seen, message=seen.message.strip().removesuffix(" ."))  # as a kubelet or a log may end it
 
 
 def _diagnose(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -> Observed:
@@ -108,7 +108,7 @@ def _running(pod: Object) -> Observed:
     return Observed(
         Phase.RUNNING,
         cause=Cause.NODE_LOST if lost else None,
-        words=lost or ending or _silence(pod),
+        message=lost or ending or _silence(pod),
         courier_alive=_courier_alive(pod),
         started_at=_time(started),
     )
@@ -145,17 +145,17 @@ def _pending(pod: Object, events: Sequence[Object]) -> Observed:
             # The second: a folder of a volume that can't be mounted, such as a link that leads out of it.
             missing = reason == "CreateContainerConfigError" and ("not found" in message or "subPath" in message)
             if _of_node(message):
-                return Observed(Phase.PENDING, words=message)  # the kubelet tries again
+                return Observed(Phase.PENDING, message=message)  # the kubelet tries again
             return Observed(Phase.PENDING, Cause.MOUNT if missing else Cause.REJECTED, message or reason)
         if reason == "CrashLoopBackOff":
             words = f"the {name} does not start: {_last_message(status) or message}"
-            return Observed(Phase.PENDING, words=words, courier_alive=name != names.COURIER)
+            return Observed(Phase.PENDING, message=words, courier_alive=name != names.COURIER)
     newest = _newest(events)
     if newest.get("reason") in ("FailedMount", "FailedAttachVolume"):
         return Observed(Phase.PENDING, Cause.MOUNT, newest.get("message", ""))
     if not scheduled:
-        return Observed(Phase.PENDING, words="waiting for the scheduler")
-    return Observed(Phase.PENDING, words=newest.get("message") or "its containers are being started")
+        return Observed(Phase.PENDING, message="waiting for the scheduler")
+    return Observed(Phase.PENDING, message=newest.get("message") or "its containers are being started")
 
 
 def _pull_words(status: Object, message: str, events: Sequence[Object]) -> str:
@@ -171,7 +171,7 @@ def _ended(job: Object, pod: Object | None, events: Sequence[Object]) -> Observe
     return Observed(
         Phase.FINISHED,
         cause=cause,
-        words=words,
+        message=words,
         exit_code=agent.get("exitCode"),
         last_lines=str(agent.get("message", "")),
         courier_alive=False,

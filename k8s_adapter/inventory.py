@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from k8s_adapter import names
 from k8s_adapter.client import Api, NotFound, Object
 from k8s_adapter.config import KubernetesConfig
-from runtimes.base import Cause, GroupRef, PermanentFault, RunRef, Trace, TransientFault
+from runtimes.base import Cause, GroupRef, OwnedResource, PermanentFault, RunRef, TransientFault
 
 # Kind → the API and the plural under which its objects are. A Job comes before what goes with it.
 RUN_KINDS = {"Job": ("/apis/batch/v1", "jobs"), "Pod": ("/api/v1", "pods"), "Secret": ("/api/v1", "secrets")}
@@ -31,16 +31,16 @@ class Traces:
         self._api = api
         self._config = config
 
-    def of_runs(self) -> Iterator[Trace]:
-        """See `Runtime.traces`."""
+    def of_runs(self) -> Iterator[OwnedResource]:
+        """See `Runtime.run_resources`."""
         for kind in RUN_KINDS:
             for item in self._list(self._collection(kind), names.selector(self._config.installation)):
                 ref = names.ref_of(item["metadata"].get("labels"))
                 if ref is not None:
                     yield _trace(ref, kind, item)
 
-    def of_groups(self) -> Iterator[Trace]:
-        """See `Runtime.grounds`. A namespace that groups share is none of theirs; policies go with one of their own."""
+    def of_groups(self) -> Iterator[OwnedResource]:
+        """See `Runtime.group_resources`. Policies go with a group's own namespace; a shared one is no group's."""
         for kind in GROUND_KINDS:
             if kind == ("Namespace" if self._config.shared_namespace else "NetworkPolicy"):
                 continue
@@ -49,19 +49,19 @@ class Traces:
                 if ref is not None:
                     yield _trace(ref, kind, item)
 
-    def remove(self, trace: Trace) -> None:
+    def remove(self, resource: OwnedResource) -> None:
         """See `Runtime.remove`."""
-        path = f"{self._collection(trace.kind, trace.place)}/{trace.name}"
+        path = f"{self._collection(resource.kind, resource.namespace)}/{resource.name}"
         try:
             found = self._api.get(path)
         except NotFound:
             return
-        if _going(found) or not self._is(found, trace.of):
+        if _going(found) or not self._is(found, resource.owner):
             return
-        if isinstance(trace.of, GroupRef):
-            self._refuse_if_used(trace.of)
-        if trace.kind == "Namespace":
-            self._refuse_if_shared(trace.name)
+        if isinstance(resource.owner, GroupRef):
+            self._refuse_if_used(resource.owner)
+        if resource.kind == "Namespace":
+            self._refuse_if_shared(resource.name)
         self._api.delete(path)
 
     def _refuse_if_used(self, ref: GroupRef) -> None:
@@ -111,9 +111,9 @@ class Traces:
         return f"{api}/{plural}" if everywhere else f"{api}/namespaces/{namespace}/{plural}"
 
 
-def _trace(ref: RunRef | GroupRef, kind: str, item: Object) -> Trace:
+def _trace(ref: RunRef | GroupRef, kind: str, item: Object) -> OwnedResource:
     metadata = item["metadata"]
-    return Trace(ref, kind, metadata["name"], metadata.get("namespace", ""))
+    return OwnedResource(ref, kind, metadata["name"], metadata.get("namespace", ""))
 
 
 def _going(item: Object) -> bool:

@@ -27,7 +27,7 @@ REASONS = {
     "hostIPC": "a pod that shares its node's memory segments can reach other tenants",
     "hostUsers": "it is for the cluster to decide",
     "hostAliases": "Berth writes the names that a pod needs",
-    "shareProcessNamespace": "the agent could read the courier's token and trace it",
+    "shareProcessNamespace": "the agent could read the courier's token and resource it",
     "securityContext": "users, capabilities, seccomp and the read-only root are what holds the agent",
     "serviceAccountName": "a pod has no account at the API server",
     "serviceAccount": "a pod has no account at the API server",

@@ -18,7 +18,7 @@ from k8s_adapter import names
 from k8s_adapter.client import Api, Object
 from k8s_adapter.diagnose import diagnose
 from k8s_adapter.transform import slim_event, slim_job, slim_pod
-from runtimes.base import Cause, Observed, Phase, RunRef, RuntimeFault, Sighting
+from runtimes.base import Cause, Observed, Phase, RunRef, RuntimeFault, WatchEvent
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Watcher:
         self._news = threading.Condition()
         self._done = threading.Event()
 
-    def run(self, until: threading.Event) -> Iterator[Sighting | None]:
+    def run(self, until: threading.Event) -> Iterator[WatchEvent | None]:
         """Yield as `Runtime.watch` says. Raises the last fault when one can't be watched for `patience` seconds."""
         for path in self._paths:
             threading.Thread(target=self._follow, args=(path,), name=f"watch {path}", daemon=True).start()
@@ -83,8 +83,8 @@ class Watcher:
                     changed, self._changed = list(self._changed), {}
                     fault = self._fault
                 for ref in changed:
-                    if sighting := self._look(ref):
-                        yield sighting
+                    if event := self._look(ref):
+                        yield event
                 if fault is not None:
                     raise fault
                 if time.monotonic() - last_sign > SIGN_OF_LIFE_SECONDS:
@@ -232,7 +232,7 @@ class Watcher:
         self._aside.add((name, reason))
         log.warning("%s of %s is set aside: %s", name[:200], path, reason[:500])
 
-    def _look(self, ref: RunRef) -> Sighting | None:
+    def _look(self, ref: RunRef) -> WatchEvent | None:
         """How a run is, if that is not what was told last."""
         with self._news:
             known = self._runs.get(ref)
@@ -249,11 +249,11 @@ class Watcher:
             seen = diagnose(job, pods, events) if events else bare
         except Exception as error:
             self._put_aside("/runs", ref.run, f"what there is of it can't be read: {error!r}")
-            return Sighting(ref)
+            return WatchEvent(ref)
         if known.told and _same(seen, known.told):
             return None
         known.told = seen
-        return Sighting(ref, seen)
+        return WatchEvent(ref, seen)
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -300,7 +300,7 @@ class Watcher:
 def _same(now: Observed, before: Observed) -> bool:
     """Whether there is nothing to tell. A quota's refusal has other words at every try: a pod's name, what is used."""
     if now.cause is Cause.QUOTA:
-        return replace(now, words="") == replace(before, words="")
+        return replace(now, message="") == replace(before, message="")
     return now == before
 
 

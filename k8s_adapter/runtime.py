@@ -27,14 +27,14 @@ from runtimes.base import (
     GroupRef,
     GroupSpec,
     Observed,
+    OwnedResource,
     PermanentFault,
     RunRef,
     RunSpec,
     RuntimeFault,
     SecretFile,
-    Sighting,
-    Trace,
     TransientFault,
+    WatchEvent,
 )
 from runtimes.names import fits
 
@@ -64,8 +64,8 @@ class KubernetesRuntime:
     def revive(self, spec: RunSpec) -> None:
         """See `Runtime.revive`. The kubelet does it: the courier is a sidecar that is always restarted."""
 
-    def keep(self, group: GroupSpec) -> None:
-        """See `Runtime.keep`."""
+    def sync_namespace(self, group: GroupSpec) -> None:
+        """See `Runtime.sync_namespace`."""
         self._ground.forget(group.ref.slug)
         self._ground.ensure(group)
 
@@ -119,8 +119,8 @@ class KubernetesRuntime:
             if found is not None and self._is_ours(found, ref):
                 self._api.delete(path)
 
-    def owned(self) -> Iterator[RunRef]:
-        """See `Runtime.owned`."""
+    def runs(self) -> Iterator[RunRef]:
+        """See `Runtime.runs`."""
         seen: set[RunRef] = set()
         for path in (self._everywhere("/apis/batch/v1", "jobs"), self._everywhere("/api/v1", "secrets")):
             query = {"labelSelector": names.selector(self.config.installation), "limit": "500"}
@@ -135,20 +135,20 @@ class KubernetesRuntime:
                     break
                 query["continue"] = more
 
-    def traces(self) -> Iterator[Trace]:
-        """See `Runtime.traces`."""
+    def run_resources(self) -> Iterator[OwnedResource]:
+        """See `Runtime.run_resources`."""
         return Traces(self._api, self.config).of_runs()
 
-    def grounds(self) -> Iterator[Trace]:
-        """See `Runtime.grounds`."""
+    def group_resources(self) -> Iterator[OwnedResource]:
+        """See `Runtime.group_resources`."""
         return Traces(self._api, self.config).of_groups()
 
-    def remove(self, trace: Trace) -> None:
+    def remove(self, resource: OwnedResource) -> None:
         """See `Runtime.remove`."""
-        self._ground.forget(trace.of.slug)
-        Traces(self._api, self.config).remove(trace)
+        self._ground.forget(resource.owner.slug)
+        Traces(self._api, self.config).remove(resource)
 
-    def watch(self, until: threading.Event) -> Iterator[Sighting | None]:
+    def watch(self, until: threading.Event) -> Iterator[WatchEvent | None]:
         """See `Runtime.watch`. Raises TransientFault when the API server was away for `watch_patience_seconds`."""
         paths = [self._everywhere("/apis/batch/v1", "jobs"), self._everywhere("/api/v1", "pods")]
         selector = names.selector(self.config.installation)

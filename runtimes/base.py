@@ -1,6 +1,6 @@
-"""What Berth asks of a place where runs execute, in plain data.
+"""What Berth expects of a place where runs execute, in plain data.
 
-A runtime knows nothing of sessions, queues or databases: it is handed a `RunSpec`, makes it true, and tells what it
+A runtime knows nothing of sessions, queues or databases: it gets a `RunSpec`, makes it true, and reports what it
 sees. `runtimes.local.runtime` and `k8s_adapter.runtime` implement `Runtime`; `tests/runtime` holds the contract that
 both must pass.
 """
@@ -43,9 +43,9 @@ MountSource = ClaimSource | NfsSource | FolderSource
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What a run sees at `/workspace/extra/<path>`, judged by the control plane and again where the run starts."""
+    """What a run sees at `/workspace/extra/<path>`, checked by the control plane and again where the run starts."""
 
-    name: str  # for people: a refusal names it
+    name: str  # for people: errors name it
     path: str  # relative, such as "data/reference"
     source: MountSource
     read_only: bool = True
@@ -55,7 +55,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class EgressAccess:
-    """The way out of a run: the egress proxy, and what it knows the run by. Not the courier's token."""
+    """How a run reaches the network: the egress proxy, and the run's credential there. Not the courier's token."""
 
     proxy: str  # http://HOST:PORT, without credentials
     credential: str = field(repr=False)  # the password; the user is the run's id
@@ -63,13 +63,13 @@ class EgressAccess:
 
 @dataclass(frozen=True, slots=True)
 class PodOptions:
-    """What a profile says of its pods' surroundings. The local runtime ignores it."""
+    """What a profile says of its pods and their nodes. The local runtime ignores it."""
 
     runtime_class: str = ""  # such as gvisor or kata; empty for the cluster's default
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()  # as in a pod's spec
     patch: Mapping[str, Any] = field(default_factory=dict)  # see `k8s_adapter.pod_overrides`
-    dns: bool = False  # names are resolved by the cluster's DNS, which opens a way out
+    dns: bool = False  # names are resolved by the cluster's DNS, which lets data out past the proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Quota:
     """What the runs of a group may use together. 0 sets no limit."""
 
     cpu_millis: int = 0  # the sum of the agents' limits; what couriers need comes on top
-    memory_mib: int = 0  # likewise
+    memory_mib: int = 0  # the same, of memory
     pods: int = 0
     storage_gib: int = 0  # of all volumes of the group; its own always has room
 
@@ -101,13 +101,13 @@ class GroupRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """One thing that stands in a runtime for a run or a group: an object of a cluster, a folder, processes."""
+class OwnedResource:
+    """What exists in a runtime for a run or a group: an object of a cluster, a folder, processes."""
 
-    of: RunRef | GroupRef
+    owner: RunRef | GroupRef
     kind: str  # Job, Pod, Secret, PersistentVolumeClaim, Namespace; run folder, processes, group folder
     name: str
-    place: str = ""  # the namespace that it is in
+    namespace: str = ""  # that it is in; empty for what is in none
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class RunSpec:
     image: str  # not used by the local runtime
     command: tuple[str, ...]  # the agent's argv
     contract: str  # plain, jsonl, claude, nanoclaw
-    courier_url: str  # where the courier calls home
+    courier_url: str  # the control plane's address for couriers
     token: str = field(repr=False)  # the courier's bearer token; never shown to the agent
     environment: Mapping[str, str] = field(default_factory=dict)  # of the agent; holds no secret
     resume: str = ""  # the agent's own conversation id, if it has one
@@ -164,13 +164,13 @@ class RunSpec:
     main: bool = False  # the group is the installation's main group
     mounts: tuple[Mount, ...] = ()
     project: MountSource | None = None  # at /workspace/project, read-only; for the main group alone
-    egress: EgressAccess | None = None  # None: no way out
+    egress: EgressAccess | None = None  # None: no network
     pod: PodOptions = field(default_factory=PodOptions)
     quota: Quota = field(default_factory=Quota)  # the group's, which may change while the run lives
 
     @property
     def group(self) -> GroupSpec:
-        """What has to stand for the run's group."""
+        """What has to exist for the run's group."""
         return GroupSpec(GroupRef(self.ref.group, self.ref.slug), self.storage_gib, self.quota)
 
 
@@ -211,7 +211,7 @@ class Observed:
 
     phase: Phase
     cause: Cause | None = None  # PENDING: what holds it up, if it is more than time; FINISHED: how it ended
-    words: str = ""  # the runtime's own words for the cause (a scheduler's message, a registry's error)
+    message: str = ""  # of the runtime itself, about the cause: a scheduler's message, a registry's error
     exit_code: int | None = None  # of the agent, 128 + n for signal n
     last_lines: str = ""  # the agent container's termination message, if it left one
     courier_alive: bool = True
@@ -219,8 +219,8 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """A run of which something may have changed, and what `observe` would tell of it, if that is known already."""
+class WatchEvent:
+    """A run of which something may have changed, and what `observe` would return for it, if that is known already."""
 
     ref: RunRef
     observed: Observed | None = None
@@ -228,7 +228,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that the runtime itself said of a run, `count` times, the last time `at`."""
+    """An event of the runtime itself about a run: `count` times, the last time `at`."""
 
     at: datetime | None
     reason: str  # one word, such as Scheduled
@@ -238,7 +238,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a runtime knows of a run beyond what `observe` tells: for people, nothing is decided by it."""
+    """What a runtime knows of a run beyond what `observe` returns: for people, nothing is decided by it."""
 
     # What of scheduled, pulled, courier and started was reached, and when.
     steps: Mapping[str, datetime] = field(default_factory=dict)
@@ -249,16 +249,16 @@ class Description:
 class RuntimeFault(Exception):
     """A runtime could not do what it was asked. `cause` is for programs, `str()` for people."""
 
-    def __init__(self, cause: Cause, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, cause: Cause, message: str) -> None:
+        super().__init__(message)
         self.cause = cause
 
 
 class TransientFault(RuntimeFault):
     """Passes by itself: ask again, not before `retry_after` seconds."""
 
-    def __init__(self, cause: Cause, words: str, retry_after: float = 1.0) -> None:
-        super().__init__(cause, words)
+    def __init__(self, cause: Cause, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(cause, message)
         self.retry_after = retry_after
 
 
@@ -281,11 +281,11 @@ class Runtime(Protocol):
     def revive(self, spec: RunSpec) -> None:
         """Bring back a courier that died beside a living agent; nothing where there is none, or one that was stopped.
 
-        `spec` is what the run was started with. Nothing of it is judged or read anew, since nothing is started.
+        `spec` is what the run was started with. Nothing of it is checked or read anew, since nothing is started.
         """
 
-    def keep(self, group: GroupSpec) -> None:
-        """Make what lasts of a group, and put right what somebody changed or deleted of it.
+    def sync_namespace(self, group: GroupSpec) -> None:
+        """Make what lasts of a group, and repair what somebody changed or deleted of it.
 
         Raises PermanentFault if something of the same name is not this group's.
         """
@@ -300,39 +300,39 @@ class Runtime(Protocol):
         """Read one secret as a run of the group would get it. Raises PermanentFault MOUNT, without its value."""
 
     def observe(self, ref: RunRef) -> Observed:
-        """Tell how the run is. A run that never was, or was destroyed, is ABSENT."""
+        """The run's present state. A run that never was, or was destroyed, is ABSENT."""
 
     def describe(self, ref: RunRef) -> Description:
-        """Tell how the run started, what was said of it, and of what it was made. Of an ABSENT run, nothing."""
+        """How the run started, the runtime's notices about it, and its manifest. All empty for an ABSENT run."""
 
     def ping(self) -> None:
         """Return if runs could be made and seen now, else raise. Costs one small call."""
 
     def stop(self, ref: RunRef) -> None:
-        """End the run's processes (SIGTERM, SIGKILL after the grace) without waiting. Its traces stay observable."""
+        """End the run's processes (SIGTERM, SIGKILL after the grace) without waiting. It stays observable."""
 
     def destroy(self, ref: RunRef) -> None:
         """Remove all of the run, living or not, but nothing of its group: the workspace and journals stay."""
 
-    def owned(self) -> Iterator[RunRef]:
+    def runs(self) -> Iterator[RunRef]:
         """Every run of this installation of which anything exists."""
 
-    def traces(self) -> Iterator[Trace]:
-        """All that stands for runs of this installation, piece by piece. What is being removed already is left out."""
+    def run_resources(self) -> Iterator[OwnedResource]:
+        """All that exists for runs of this installation. What is being removed already is left out."""
 
-    def grounds(self) -> Iterator[Trace]:
+    def group_resources(self) -> Iterator[OwnedResource]:
         """All that lasts of groups of this installation: volumes and namespaces, or folders, in the order to remove."""
 
-    def remove(self, trace: Trace) -> None:
-        """Remove one thing, if it still is what the trace says; that it is gone is success.
+    def remove(self, resource: OwnedResource) -> None:
+        """Remove a resource, if it still is the one that was listed; that it is gone is success.
 
         What a group's runs still use is refused with TransientFault; what holds something of another installation,
         with PermanentFault.
         """
 
-    def watch(self, until: threading.Event) -> Iterator[Sighting | None]:
-        """Yield a run whenever what `observe` would tell of it may have changed, and None at least every 5 s.
+    def watch(self, until: threading.Event) -> Iterator[WatchEvent | None]:
+        """Yield a run whenever what `observe` would return may have changed, and None at least every 5 s.
 
-        None is a sign of life. Starts with every run that exists. Ends soon after `until` is set. Raises when it can't
+        None is a heartbeat. Starts with every run that exists. Ends soon after `until` is set. Raises when it can't
         go on: never goes quiet.
         """

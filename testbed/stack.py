@@ -179,7 +179,7 @@ class Stack:
                 self.python(
                     "from sessions.lifecycle import runtime_factory\n"
                     "r = runtime_factory.get('kubernetes')\n"
-                    "for ref in list(r.owned()): r.destroy(ref)"
+                    "for ref in list(r.runs()): r.destroy(ref)"
                 )
                 label = f"berth/installation={self.env['INSTALLATION']}"
                 subprocess.run(

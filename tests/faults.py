@@ -67,7 +67,7 @@ class Faults:
         """How far the session's last run is, as its runtime sees it."""
         return str(self._ask(do="phase", session=session)["phase"])
 
-    def owned(self) -> set[str]:
+    def runs(self) -> set[str]:
         """The sessions of which the runtime has anything."""
         return set(self._ask(do="owned")["sessions"])
 
@@ -170,7 +170,7 @@ def do(order: dict[str, Any], told: int) -> dict[str, Any]:
     if order["do"] == "phase":
         return {"phase": runtime.observe(Run.objects.filter(session=order["session"]).latest("number").ref).phase}
     if order["do"] == "owned":
-        return {"sessions": [ref.session for ref in runtime.owned()]}
+        return {"sessions": [ref.session for ref in runtime.runs()]}
     WorkItem.objects.all().delete()
     Counter(told, order["kill"]).install()
     getattr(tasks, order["do"])(order["session"])

@@ -3,37 +3,37 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from runtimes.base import Cause, GroupRef, RunRef, Trace, TransientFault
+from runtimes.base import Cause, GroupRef, OwnedResource, RunRef, TransientFault
 from runtimes.local import processes
 from runtimes.local.paths import Folders
 
 
-def of_runs(folders: Folders) -> Iterator[Trace]:
-    """See `Runtime.traces`. A run that was only half made has a folder that doesn't tell whose it is."""
+def of_runs(folders: Folders) -> Iterator[OwnedResource]:
+    """See `Runtime.run_resources`. A run that was only half made has a folder that doesn't tell whose it is."""
     known = set()
     for run in folders.remnants():
         known.add(run)
         folder = folders.run(run)
-        yield Trace(folder.ref() or RunRef(run, "", "", ""), "run folder", str(folder.path))
+        yield OwnedResource(folder.ref() or RunRef(run, "", "", ""), "run folder", str(folder.path))
     for ref in sorted(strays(folders), key=lambda ref: ref.run):
         if ref.run not in known:
-            yield Trace(ref, "processes", f"of run {ref.run}")
+            yield OwnedResource(ref, "processes", f"of run {ref.run}")
 
 
-def of_groups(folders: Folders) -> Iterator[Trace]:
-    """See `Runtime.grounds`."""
+def of_groups(folders: Folders) -> Iterator[OwnedResource]:
+    """See `Runtime.group_resources`."""
     for path, ref in folders.every_group():
-        yield Trace(ref, "group folder", str(path))
+        yield OwnedResource(ref, "group folder", str(path))
 
 
-def remove_group(folders: Folders, trace: Trace, ref: GroupRef) -> None:
+def remove_group(folders: Folders, resource: OwnedResource, ref: GroupRef) -> None:
     """Remove a group's folder. Raises TransientFault while something of one of its runs is there."""
-    if (Path(trace.name), ref) not in folders.every_group():
+    if (Path(resource.name), ref) not in folders.every_group():
         return
     for other in of_runs(folders):
-        if isinstance(other.of, RunRef) and other.of.slug == ref.slug:
-            raise TransientFault(Cause.REJECTED, f"run {other.of.run} of its group is still there", retry_after=5.0)
-    folders.remove_group(Path(trace.name))
+        if isinstance(other.owner, RunRef) and other.owner.slug == ref.slug:
+            raise TransientFault(Cause.REJECTED, f"run {other.owner.run} of its group is still there", retry_after=5.0)
+    folders.remove_group(Path(resource.name))
 
 
 def strays(folders: Folders) -> set[RunRef]:

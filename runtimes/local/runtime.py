@@ -28,15 +28,15 @@ from runtimes.base import (
     GroupRef,
     GroupSpec,
     Observed,
+    OwnedResource,
     PermanentFault,
     Phase,
     RunRef,
     RunSpec,
     RuntimeFault,
     SecretFile,
-    Sighting,
-    Trace,
     TransientFault,
+    WatchEvent,
 )
 from runtimes.local import inventory, mounts, processes
 from runtimes.local.paths import Folders, RunFolder, read_small
@@ -123,8 +123,8 @@ class LocalRuntime:
             self._programs.start_relay(spec, folder, lock)
         return look
 
-    def keep(self, group: GroupSpec) -> None:
-        """See `Runtime.keep`. A group's folders are made with its runs, and hold no rules that could be changed."""
+    def sync_namespace(self, group: GroupSpec) -> None:
+        """See `Runtime.sync_namespace`. A group's folders are made with its runs, and hold no rules."""
 
     def renew(self, ref: RunRef, secrets: tuple[SecretFile, ...]) -> bool:
         """See `Runtime.renew`."""
@@ -149,7 +149,7 @@ class LocalRuntime:
             folder = self._folders.run(ref.run)
             if not folder.exists():
                 strays = any(processes.marked(str(folder.path)))
-                return Observed(Phase.RUNNING, words="its folder is gone") if strays else Observed(Phase.ABSENT)
+                return Observed(Phase.RUNNING, message="its folder is gone") if strays else Observed(Phase.ABSENT)
             _tend(folder)
             return judge(_look(folder))
 
@@ -197,33 +197,33 @@ class LocalRuntime:
                 processes.kill(str(folder.path), _notes(folder))
                 folder.remove()
 
-    def owned(self) -> Iterator[RunRef]:
-        """See `Runtime.owned`. Finds processes, too, whose folder somebody deleted."""
+    def runs(self) -> Iterator[RunRef]:
+        """See `Runtime.runs`. Finds processes, too, whose folder somebody deleted."""
         with _outside():
             refs = [ref for folder in self._folders.every_run() if (ref := folder.ref())]
             strays = inventory.strays(self._folders)
         yield from refs
         yield from strays - set(refs)
 
-    def traces(self) -> Iterator[Trace]:
-        """See `Runtime.traces`."""
+    def run_resources(self) -> Iterator[OwnedResource]:
+        """See `Runtime.run_resources`."""
         with _outside():
             yield from list(inventory.of_runs(self._folders))
 
-    def grounds(self) -> Iterator[Trace]:
-        """See `Runtime.grounds`."""
+    def group_resources(self) -> Iterator[OwnedResource]:
+        """See `Runtime.group_resources`."""
         with _outside():
             yield from list(inventory.of_groups(self._folders))
 
-    def remove(self, trace: Trace) -> None:
+    def remove(self, resource: OwnedResource) -> None:
         """See `Runtime.remove`."""
-        if isinstance(trace.of, RunRef):
-            self.destroy(trace.of)
+        if isinstance(resource.owner, RunRef):
+            self.destroy(resource.owner)
             return
         with _outside():
-            inventory.remove_group(self._folders, trace, trace.of)
+            inventory.remove_group(self._folders, resource, resource.owner)
 
-    def watch(self, until: threading.Event) -> Iterator[Sighting | None]:
+    def watch(self, until: threading.Event) -> Iterator[WatchEvent | None]:
         """See `Runtime.watch`. Looks at every run four times a second."""
         seen: dict[RunRef, Look] = {}
         last_sign = time.monotonic()
@@ -232,7 +232,7 @@ class LocalRuntime:
                 now = dict(self._looks())
             changed = [ref for ref in seen.keys() | now.keys() if seen.get(ref) != now.get(ref)]
             seen = now
-            yield from map(Sighting, changed)
+            yield from map(WatchEvent, changed)
             if time.monotonic() - last_sign > SIGN_OF_LIFE_SECONDS:
                 last_sign = time.monotonic()
                 yield None
@@ -264,7 +264,7 @@ def judge(look: Look) -> Observed:
     """What a look at a run means. The run's folder exists."""
     started = _utc(look.agent.started) if look.agent else None
     if look.agent is None and not look.stopped:
-        return Observed(Phase.PENDING, words="being started", courier_alive=look.courier_alive)
+        return Observed(Phase.PENDING, message="being started", courier_alive=look.courier_alive)
     if look.agent_alive or look.courier_alive:
         return Observed(Phase.RUNNING, courier_alive=look.courier_alive, started_at=started)
     if look.stopped:
@@ -278,7 +278,7 @@ def judge(look: Look) -> Observed:
     return Observed(
         Phase.FINISHED,
         cause=cause,
-        words=words,
+        message=words,
         exit_code=look.exit_code,
         courier_alive=False,
         started_at=started,

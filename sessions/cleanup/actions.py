@@ -9,7 +9,7 @@ import structlog
 from django.conf import settings
 from django.utils import timezone
 
-from runtimes.base import RuntimeFault, Trace
+from runtimes.base import OwnedResource, RuntimeFault
 
 log = structlog.get_logger(__name__)
 
@@ -69,15 +69,15 @@ class Scope:
         return self.now - timedelta(days=self.days) if self.days else None
 
 
-def removed(trace: Trace, reason: str, do: Callable[[], None] | None) -> Deed:
+def removed(resource: OwnedResource, reason: str, do: Callable[[], None] | None) -> Deed:
     """Remove one thing from a runtime, with `do` (None in a dry run), and tell what came of it."""
-    name = f"{trace.name} in {trace.place}" if trace.place else trace.name
+    name = f"{resource.name} in {resource.namespace}" if resource.namespace else resource.name
     try:
         if do:
             do()
     except RuntimeFault as fault:
-        return Deed(Action.FAILED, trace.kind, name, f"it could not be removed ({fault}); {reason}")
-    return Deed(Action.REMOVED, trace.kind, name, reason)
+        return Deed(Action.FAILED, resource.kind, name, f"it could not be removed ({fault}); {reason}")
+    return Deed(Action.REMOVED, resource.kind, name, reason)
 
 
 def tell(deed: Deed) -> None:

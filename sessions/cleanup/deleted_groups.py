@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from groups import audit, deletion
 from groups.models import AgentGroup
-from runtimes.base import Runtime, RuntimeFault, Trace
+from runtimes.base import OwnedResource, Runtime, RuntimeFault
 from sessions.cleanup.actions import Action, Deed, Scope, removed
 from sessions.cleanup.orphans import runtimes_in_use
 from sessions.durations import age
@@ -65,34 +65,36 @@ def departed(scope: Scope) -> Iterator[Deed]:
 
 
 def _remove(group: AgentGroup, scope: Scope, reason: str) -> Iterator[Deed]:
-    """Remove a group from the runtimes, then from the database. One whose traces can't be removed keeps its rows."""
+    """Remove a group from the runtimes, then from the database. One whose resources can't be removed keeps its rows."""
     for name in runtimes_in_use():
         runtime = runtime_factory.get(name)
         try:
-            traces = list(_traces(runtime, group))
+            resources = list(_traces(runtime, group))
         except RuntimeFault as fault:
             yield Deed(Action.FAILED, "runtime", name, f"it can't be asked what it has of group {group.slug}: {fault}")
             return
-        for trace in traces:
+        for resource in resources:
             if not scope.go_on():
                 return
-            deed = removed(trace, f"group {group.slug}: {reason}", None if scope.dry_run else _removal(runtime, trace))
+            deed = removed(
+                resource, f"group {group.slug}: {reason}", None if scope.dry_run else _removal(runtime, resource)
+            )
             yield deed
             if deed.action is Action.FAILED:
                 return
     yield from _rows(group, scope, reason)
 
 
-def _traces(runtime: Runtime, group: AgentGroup) -> Iterator[Trace]:
+def _traces(runtime: Runtime, group: AgentGroup) -> Iterator[OwnedResource]:
     """All that a runtime has of a group: its runs first, what lasts after them."""
     slug = group.slug
-    for trace in (*runtime.traces(), *runtime.grounds()):
-        if trace.of.group == str(group.pk) or (not trace.of.group and trace.of.slug == slug):
-            yield trace
+    for resource in (*runtime.run_resources(), *runtime.group_resources()):
+        if resource.owner.group == str(group.pk) or (not resource.owner.group and resource.owner.slug == slug):
+            yield resource
 
 
-def _removal(runtime: Runtime, trace: Trace) -> Callable[[], None]:
-    return lambda: runtime.remove(trace)
+def _removal(runtime: Runtime, resource: OwnedResource) -> Callable[[], None]:
+    return lambda: runtime.remove(resource)
 
 
 def _rows(group: AgentGroup, scope: Scope, reason: str) -> Iterator[Deed]:

@@ -13,7 +13,7 @@ import structlog
 from django.conf import settings
 
 from groups.models import AgentGroup
-from runtimes.base import GroupRef, Phase, RunRef, Runtime, RuntimeFault, Trace
+from runtimes.base import GroupRef, OwnedResource, Phase, RunRef, Runtime, RuntimeFault
 from runtimes.names import dns_label
 from sessions import work_queue
 from sessions.choices import RunState
@@ -74,35 +74,39 @@ def runtimes_in_use() -> list[str]:
 
 
 def _without_rows(runtime: Runtime, scope: Scope) -> Iterator[Deed]:
-    traces = [trace for trace in runtime.traces() if not scope.group or trace.of.slug == scope.group]
-    for start in range(0, len(traces), CHUNK):
-        chunk = traces[start : start + CHUNK]
-        known = _known(trace.of.run for trace in chunk if isinstance(trace.of, RunRef))
-        for trace in chunk:
-            reason = unwanted(known.get(trace.of.run), scope.now) if isinstance(trace.of, RunRef) else ""
+    resources = [
+        resource for resource in runtime.run_resources() if not scope.group or resource.owner.slug == scope.group
+    ]
+    for start in range(0, len(resources), CHUNK):
+        chunk = resources[start : start + CHUNK]
+        known = _known(resource.owner.run for resource in chunk if isinstance(resource.owner, RunRef))
+        for resource in chunk:
+            reason = unwanted(known.get(resource.owner.run), scope.now) if isinstance(resource.owner, RunRef) else ""
             if reason and scope.go_on():
-                yield removed(trace, reason, None if scope.dry_run else _removal(runtime, trace))
+                yield removed(resource, reason, None if scope.dry_run else _removal(runtime, resource))
 
 
 def _grounds_without_rows(runtime: Runtime, scope: Scope) -> Iterator[Deed]:
     """A volume can't be brought back, and a database restored from a backup knows less than there was: so what lasts of
     unknown groups goes only when a person asks for it."""
-    grounds = [trace for trace in runtime.grounds() if not scope.group or trace.of.slug == scope.group]
+    resources = [
+        resource for resource in runtime.group_resources() if not scope.group or resource.owner.slug == scope.group
+    ]
     known = {str(pk): slug for pk, slug in AgentGroup.objects.values_list("pk", "slug")}
     labels = {dns_label(slug) for slug in known.values()}
-    for trace in grounds:
-        ref = trace.of
+    for resource in resources:
+        ref = resource.owner
         if not isinstance(ref, GroupRef) or (ref.group in known if ref.group else ref.slug in labels):
             continue
         reason = "the database doesn't know its group"
         if not scope.by_hand:
-            yield replace(removed(trace, f"{reason}; `manage.py gc` removes it", None), action=Action.KEPT)
+            yield replace(removed(resource, f"{reason}; `manage.py gc` removes it", None), action=Action.KEPT)
         elif scope.go_on():
-            yield removed(trace, reason, None if scope.dry_run else _removal(runtime, trace))
+            yield removed(resource, reason, None if scope.dry_run else _removal(runtime, resource))
 
 
-def _removal(runtime: Runtime, trace: Trace) -> Callable[[], None]:
-    return lambda: runtime.remove(trace)
+def _removal(runtime: Runtime, resource: OwnedResource) -> Callable[[], None]:
+    return lambda: runtime.remove(resource)
 
 
 def _known(runs: Iterable[str]) -> dict[str, Known]:

@@ -220,14 +220,14 @@ def _detail(
     if fault:
         return str(fault)
     if reason is EndReason.START_TIMEOUT:
-        return observed.words or f"waited {start_seconds} s"
+        return observed.message or f"waited {start_seconds} s"
     if reason is EndReason.OOM and report.peak_bytes is not None:
-        return f"{observed.words} (peak {report.peak_bytes / 1024**2:.0f}Mi)"
+        return f"{observed.message} (peak {report.peak_bytes / 1024**2:.0f}Mi)"
     if reason is EndReason.AGENT_ERROR and code == 0 and report.ignored:
         return "it ended before it took a message"
-    if reason is EndReason.AGENT_ERROR and observed.words == f"the agent ended with exit code {code}":
+    if reason is EndReason.AGENT_ERROR and observed.message == f"the agent ended with exit code {code}":
         return ""  # the words say so already
-    return observed.words
+    return observed.message
 
 
 def _exit_code(observed: Observed, report: Report) -> int | None:

@@ -40,7 +40,7 @@ def keep(group_id: uuid.UUID) -> bool:
         return False
     spec = GroupSpec(GroupRef(str(group.pk), group.slug), group.storage_gib, quota(group))
     try:
-        runtime_factory.get(settings.RUNTIME).keep(spec)
+        runtime_factory.get(settings.RUNTIME).sync_namespace(spec)
     except RuntimeFault as fault:
         log.error("a berth can't be kept right", group=group.slug, cause=fault.cause, words=str(fault))
         return False

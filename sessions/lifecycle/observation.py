@@ -33,7 +33,7 @@ def pack(run: uuid.UUID, observed: Observed | None) -> str:
         "at": timezone.now().isoformat(),
         "phase": observed.phase,
         "cause": observed.cause,
-        "words": observed.words[:WORDS].replace("\0", "\ufffd"),
+        "words": observed.message[:WORDS].replace("\0", "\ufffd"),
         "courier_alive": observed.courier_alive,
     }
     return json.dumps(told)

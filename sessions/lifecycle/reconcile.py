@@ -235,7 +235,7 @@ def _apply(run: Run, runtime: Runtime, action: Action, observed: Observed) -> bo
         case Do.END:
             return _end(run, runtime, observed)
         case Do.NOTHING:
-            _note(run, observed.cause, observed.words) if observed.phase is Phase.PENDING else None
+            _note(run, observed.cause, observed.message) if observed.phase is Phase.PENDING else None
             secrets.renew(run, runtime) if observed.phase is Phase.RUNNING else None
     return False
 

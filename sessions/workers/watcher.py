@@ -24,7 +24,7 @@ from django.db import close_old_connections
 from django.db.models import Q
 from django.utils import timezone
 
-from runtimes.base import Observed, Phase, Runtime, Sighting
+from runtimes.base import Observed, Phase, Runtime, WatchEvent
 from sessions import leases, signals, work_queue
 from sessions.choices import BEFORE_START, RunState
 from sessions.cleanup import engine
@@ -202,32 +202,32 @@ class Watcher:
     def _follow(self) -> None:
         """The thread: from what the runtime tells to work."""
         try:
-            for sighting in self.runtime.watch(self.until):
+            for event in self.runtime.watch(self.until):
                 self.heard = time.monotonic()
-                if sighting is None:
+                if event is None:
                     continue
                 close_old_connections()
                 try:
-                    self._take(sighting)
+                    self._take(event)
                 except Exception:
-                    log.exception("what the runtime told of a run was not taken up", run=sighting.ref.run[:64])
+                    log.exception("what the runtime told of a run was not taken up", run=event.ref.run[:64])
         except Exception:
             log.exception("the watch of the runtime failed")
         finally:
             close_old_connections()
 
-    def _take(self, sighting: Sighting) -> None:
+    def _take(self, event: WatchEvent) -> None:
         """Keep what is seen of a run, and let a worker know. What it missed for a fault is found by the sweep."""
         try:
-            run = uuid.UUID(sighting.ref.run)
+            run = uuid.UUID(event.ref.run)
         except ValueError:
             return
-        observed = sighting.observed
+        observed = event.observed
         if observed is None or observed.phase is Phase.ABSENT:
             self.seen.pop(run, None)
         else:
             self.seen[run] = observed
-        session = reconcile.session_of(sighting.ref)
+        session = reconcile.session_of(event.ref)
         if session is None:
             return
         self.asked[session] = time.monotonic()

@@ -120,7 +120,7 @@ class LocalPlace(Place):
         return files + [str(process) for process, _ in processes.marked(str(run))]
 
     def clean(self) -> None:
-        for ref in self.runtime.owned():
+        for ref in self.runtime.runs():
             self.runtime.destroy(ref)
 
 
@@ -149,7 +149,7 @@ class KubernetesPlace(Place):
     def make_ground(self) -> None:
         """Make the group's berth, as an earlier run would have."""
         spec, _ = self.spec("true")
-        self.runtime.keep(spec.group)
+        self.runtime.sync_namespace(spec.group)
 
     def put_secret(self, name: str, key: str, value: str) -> str:
         self.make_ground()

@@ -35,7 +35,7 @@ def test_an_image_that_cannot_be_pulled(cluster: KubernetesPlace) -> None:
     cluster.runtime.ensure(spec)
     seen = caused(cluster, spec.ref)
     assert (seen.phase, seen.cause) == (Phase.PENDING, Cause.IMAGE_PULL)
-    assert "registry.local/no-such-image:1" in seen.words
+    assert "registry.local/no-such-image:1" in seen.message
     cluster.runtime.destroy(spec.ref)
     wait_for(lambda: not cluster.leftovers(spec.ref), SECONDS)
 
@@ -55,7 +55,7 @@ def test_what_no_program_can_be_started_with_is_rejected_in_the_container_runtim
     spec, _ = cluster.spec("true", environment=environment)
     cluster.runtime.ensure(spec)
     seen = caused(cluster, spec.ref)
-    assert seen.cause is Cause.REJECTED and re.search(words, seen.words), seen
+    assert seen.cause is Cause.REJECTED and re.search(words, seen.message), seen
 
 
 def test_a_pod_that_no_node_has_room_for(cluster: KubernetesPlace) -> None:
@@ -63,7 +63,7 @@ def test_a_pod_that_no_node_has_room_for(cluster: KubernetesPlace) -> None:
     cluster.runtime.ensure(spec)
     seen = caused(cluster, spec.ref)
     assert (seen.phase, seen.cause) == (Phase.PENDING, Cause.UNSCHEDULABLE)
-    assert "Insufficient cpu" in seen.words
+    assert "Insufficient cpu" in seen.message
 
 
 def test_pod_security_says_why_it_refuses(cluster: KubernetesPlace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +72,8 @@ def test_pod_security_says_why_it_refuses(cluster: KubernetesPlace, monkeypatch:
     cluster.runtime.ensure(spec)
     seen = caused(cluster, spec.ref)
     assert (seen.phase, seen.cause) == (Phase.PENDING, Cause.REJECTED)
-    assert 'violates PodSecurity "restricted' in seen.words
-    assert "allowPrivilegeEscalation" in seen.words
+    assert 'violates PodSecurity "restricted' in seen.message
+    assert "allowPrivilegeEscalation" in seen.message
 
 
 def test_a_quota_on_pods_is_waited_for(cluster: KubernetesPlace) -> None:
@@ -179,7 +179,7 @@ def test_a_second_installation_touches_nothing_of_the_first(cluster: KubernetesP
     cluster.runtime.ensure(spec)
     wait_for(lambda: "started" in line.output(), SECONDS)
     other = KubernetesRuntime(replace(cluster.config, installation="other"))
-    assert spec.ref not in list(other.owned())
+    assert spec.ref not in list(other.runs())
     assert other.observe(spec.ref) == Observed(Phase.ABSENT)
     other.stop(spec.ref)
     other.destroy(spec.ref)
@@ -199,7 +199,7 @@ def test_groups_can_share_one_namespace(cluster: KubernetesPlace) -> None:
     ref = replace(spec.ref, slug=f"{cluster.slug}-b", group="b")
     runtime.ensure(replace(spec, ref=ref))
     wait_for(lambda: line.exit_code() == 0, SECONDS)
-    assert list(runtime.owned()) == [ref]
+    assert list(runtime.runs()) == [ref]
     claims = {claim["metadata"]["name"] for claim in cluster.objects("pvc")}
     assert names.claim(ref.slug) in claims
     assert names.namespace(ref.slug) not in kubectl("get", "namespaces", "-o", "name")
@@ -225,4 +225,4 @@ def test_a_cluster_that_cannot_be_reached_is_a_transient_fault(cluster: Kubernet
 def test_a_kubeconfig_that_is_not_there_is_a_permanent_fault(cluster: KubernetesPlace, tmp_path: Path) -> None:
     runtime = KubernetesRuntime(KubernetesConfig("i", "image", kubeconfig=tmp_path / "none"))
     with pytest.raises(PermanentFault, match="no way into the cluster"):
-        list(runtime.owned())
+        list(runtime.runs())

@@ -87,7 +87,7 @@ def test_an_ensure_that_was_killed_is_finished_by_the_next(place: Place, step: i
     spec, line = place.spec("echo started")
     with place.crash_after(step), pytest.raises(Crash):
         place.runtime.ensure(spec)
-    assert list(place.runtime.owned()) == [spec.ref]
+    assert list(place.runtime.runs()) == [spec.ref]
     place.other_process().ensure(spec)
     assert finished(place, spec.ref).cause is Cause.COMPLETED
     assert line.output() == "started\n"
@@ -117,7 +117,7 @@ def test_a_stopped_run_ends_and_stays_observable(place: Place) -> None:
     place.runtime.stop(spec.ref)
     place.runtime.stop(spec.ref)
     assert finished(place, spec.ref).cause is Cause.STOPPED
-    assert list(place.runtime.owned()) == [spec.ref]
+    assert list(place.runtime.runs()) == [spec.ref]
     place.runtime.ensure(spec)  # does not bring it back
     assert place.runtime.observe(spec.ref).phase is Phase.FINISHED
 
@@ -158,7 +158,7 @@ def test_destroy_leaves_nothing_but_the_workspace(place: Place) -> None:
     place.runtime.destroy(spec.ref)
     wait_for(lambda: not place.leftovers(spec.ref), SECONDS, "nothing to be left")
     assert place.runtime.observe(spec.ref).phase is Phase.ABSENT
-    assert list(place.runtime.owned()) == []
+    assert list(place.runtime.runs()) == []
     assert run(place, "cat $BERTH_WORKSPACE/file") == "kept\n"
 
 
@@ -291,9 +291,9 @@ def test_owned_lists_every_run(place: Place) -> None:
     specs = [place.spec("sleep 60")[0] for _ in range(2)]
     for spec in specs:
         place.runtime.ensure(spec)
-    assert set(place.runtime.owned()) == {spec.ref for spec in specs}
+    assert set(place.runtime.runs()) == {spec.ref for spec in specs}
     place.runtime.destroy(specs[0].ref)
-    wait_for(lambda: list(place.runtime.owned()) == [specs[1].ref], SECONDS)
+    wait_for(lambda: list(place.runtime.runs()) == [specs[1].ref], SECONDS)
 
 
 def test_a_run_is_described(place: Place) -> None:

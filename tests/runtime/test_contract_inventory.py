@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from runtimes.base import GroupRef, Phase, RunRef, Trace, TransientFault
+from runtimes.base import GroupRef, OwnedResource, Phase, RunRef, TransientFault
 from testbed.waiting import wait_for
 from tests.runtime.places import Crash, Place
 from tests.runtime.test_contract import SECONDS, running
 
 
-def of(place: Place, ref: RunRef) -> list[Trace]:
+def of(place: Place, ref: RunRef) -> list[OwnedResource]:
     """What stands for a run."""
-    return [trace for trace in place.runtime.traces() if trace.of == ref]
+    return [resource for resource in place.runtime.run_resources() if resource.owner == ref]
 
 
 def gone(place: Place, ref: RunRef) -> None:
@@ -24,11 +24,11 @@ def test_a_run_can_be_removed_piece_by_piece(place: Place) -> None:
     spec, line = place.spec("echo started; sleep 100")
     place.runtime.ensure(spec)
     wait_for(lambda: "started" in line.output(), SECONDS)
-    traces = of(place, spec.ref)
-    assert traces and all(spec.ref.run in trace.name for trace in traces)
-    for trace in traces:
-        place.runtime.remove(trace)
-        place.runtime.remove(trace)
+    resources = of(place, spec.ref)
+    assert resources and all(spec.ref.run in resource.name for resource in resources)
+    for resource in resources:
+        place.runtime.remove(resource)
+        place.runtime.remove(resource)
     gone(place, spec.ref)
     assert place.runtime.observe(spec.ref).phase is Phase.ABSENT
 
@@ -38,29 +38,29 @@ def test_what_a_killed_start_left_can_be_removed(place: Place, step: int) -> Non
     spec, _ = place.spec("sleep 100")
     with place.crash_after(step), pytest.raises(Crash):
         place.runtime.ensure(spec)
-    for trace in of(place, spec.ref):
-        place.runtime.remove(trace)
+    for resource in of(place, spec.ref):
+        place.runtime.remove(resource)
     gone(place, spec.ref)
 
 
 def test_what_lasts_of_a_group_is_told_apart_from_its_runs(place: Place) -> None:
     spec, _ = place.spec("sleep 100")
-    assert list(place.runtime.grounds()) == []
+    assert list(place.runtime.group_resources()) == []
     place.runtime.ensure(spec)
-    grounds = list(place.runtime.grounds())
-    assert {trace.of for trace in grounds} == {GroupRef(place.group, place.slug)}
-    assert not {trace.name for trace in grounds} & {trace.name for trace in place.runtime.traces()}
+    resources = list(place.runtime.group_resources())
+    assert {resource.owner for resource in resources} == {GroupRef(place.group, place.slug)}
+    assert not {resource.name for resource in resources} & {resource.name for resource in place.runtime.run_resources()}
 
 
 def test_a_group_in_use_is_refused(place: Place) -> None:
     spec, line = place.spec("sleep 3; cat $BERTH_WORKSPACE/file || echo all is well; sleep 100")
     place.runtime.ensure(spec)
     running(place, spec.ref)
-    grounds = list(place.runtime.grounds())
-    for trace in grounds:
+    resources = list(place.runtime.group_resources())
+    for resource in resources:
         with pytest.raises(TransientFault, match="still there"):
-            place.runtime.remove(trace)
-    assert list(place.runtime.grounds()) == grounds
+            place.runtime.remove(resource)
+    assert list(place.runtime.group_resources()) == resources
     wait_for(lambda: "all is well" in line.output(), SECONDS)
 
 
@@ -70,12 +70,12 @@ def test_a_group_goes_when_its_runs_have_gone(place: Place) -> None:
     wait_for(lambda: "started" in line.output(), SECONDS)
     place.runtime.destroy(spec.ref)
     gone(place, spec.ref)
-    grounds = list(place.runtime.grounds())
-    for trace in grounds:
-        place.runtime.remove(trace)
-    wait_for(lambda: not list(place.runtime.grounds()), SECONDS, "the group to be gone")
-    for trace in grounds:
-        place.runtime.remove(trace)
+    resources = list(place.runtime.group_resources())
+    for resource in resources:
+        place.runtime.remove(resource)
+    wait_for(lambda: not list(place.runtime.group_resources()), SECONDS, "the group to be gone")
+    for resource in resources:
+        place.runtime.remove(resource)
 
 
 def test_what_is_another_groups_by_now_stays(place: Place) -> None:
@@ -83,7 +83,7 @@ def test_what_is_another_groups_by_now_stays(place: Place) -> None:
     place.runtime.ensure(spec)
     place.runtime.destroy(spec.ref)
     gone(place, spec.ref)
-    grounds = list(place.runtime.grounds())
-    for trace in grounds:
-        place.runtime.remove(replace(trace, of=GroupRef("another", place.slug)))
-    assert list(place.runtime.grounds()) == grounds
+    resources = list(place.runtime.group_resources())
+    for resource in resources:
+        place.runtime.remove(replace(resource, of=GroupRef("another", place.slug)))
+    assert list(place.runtime.group_resources()) == resources

@@ -67,7 +67,7 @@ CASES = [
 def test_a_recorded_run(name: str, phase: Phase, cause: Cause | None, words: str, code: int | None) -> None:
     seen = judged(name)
     assert (seen.phase, seen.cause) == (phase, cause)
-    assert words in seen.words
+    assert words in seen.message
     if code is not None:
         assert seen.exit_code == code
 
@@ -91,13 +91,13 @@ def test_a_refusal_of_the_container_runtime_is_final_unless_its_node_was_short_o
     if reason == "StartError":
         status["state"]["terminated"]["message"] = words
         seen = diagnose(**pod)
-        assert (seen.phase, seen.cause, seen.words) == (Phase.FINISHED, ended, words)
+        assert (seen.phase, seen.cause, seen.message) == (Phase.FINISHED, ended, words)
     else:
         status["state"] = {"waiting": {"reason": reason, "message": words}}
         pod["pods"][0]["status"]["phase"] = "Pending"
         pod["job"]["status"] = {}
         seen = diagnose(**pod)
-        assert (seen.phase, seen.cause, seen.words) == (Phase.PENDING, waiting, words)
+        assert (seen.phase, seen.cause, seen.message) == (Phase.PENDING, waiting, words)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_an_end_has_its_times() -> None:
 def test_a_job_without_a_pod_waits() -> None:
     objects = recorded("running")
     seen = diagnose(objects["job"], [], [])
-    assert (seen.phase, seen.cause, seen.words) == (Phase.PENDING, None, "waiting for its pod to be made")
+    assert (seen.phase, seen.cause, seen.message) == (Phase.PENDING, None, "waiting for its pod to be made")
 
 
 def test_a_pod_that_nobody_scheduled_yet_waits() -> None:
@@ -182,7 +182,7 @@ def test_a_pod_that_should_go_from_a_node_that_does_not_answer_is_lost() -> None
     objects = recorded("node_silent")
     objects["pods"][0]["metadata"]["deletionTimestamp"] = "2026-11-22T12:00:00Z"
     seen = diagnose(**objects)
-    assert (seen.phase, seen.cause, seen.words) == (Phase.RUNNING, Cause.NODE_LOST, "node node-1 does not answer")
+    assert (seen.phase, seen.cause, seen.message) == (Phase.RUNNING, Cause.NODE_LOST, "node node-1 does not answer")
 
 
 def test_a_lost_node_is_told_without_the_job_and_before_the_start() -> None:
@@ -196,7 +196,7 @@ def test_a_lost_node_is_told_without_the_job_and_before_the_start() -> None:
 def test_without_a_limit_it_was_the_nodes_memory() -> None:
     objects = recorded("oom")
     del objects["pods"][0]["spec"]["containers"][0]["resources"]["limits"]
-    assert diagnose(**objects).words == "its node ran out of memory"
+    assert diagnose(**objects).message == "its node ran out of memory"
 
 
 def test_of_several_pods_the_newest_counts() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from k8s_adapter import names
 from k8s_adapter.runtime import KubernetesRuntime
-from runtimes.base import GroupRef, PermanentFault, RunRef, Trace
+from runtimes.base import GroupRef, OwnedResource, PermanentFault, RunRef
 from testbed.waiting import wait_for
 from tests.runtime.places import KubernetesPlace, kubectl
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.cluster
 SECONDS = 90
 
 
-def kinds(traces: Iterator[Trace]) -> list[str]:
-    return [trace.kind for trace in traces]
+def kinds(resources: Iterator[OwnedResource]) -> list[str]:
+    return [resource.kind for resource in resources]
 
 
 def put(cluster: KubernetesPlace, kind: str, name: str, labels: dict[str, str], **rest: object) -> None:
@@ -32,10 +32,10 @@ def test_a_secret_without_its_job_is_told_and_removed(cluster: KubernetesPlace) 
     cluster.make_ground()
     labels = names.run_labels(spec.ref, cluster.config.installation)
     put(cluster, "Secret", names.secret(spec.ref.run), labels)
-    (trace,) = cluster.runtime.traces()
-    assert trace == Trace(spec.ref, "Secret", names.secret(spec.ref.run), cluster.namespace)
-    cluster.runtime.remove(trace)
-    assert list(cluster.runtime.traces()) == []
+    (resource,) = cluster.runtime.run_resources()
+    assert resource == OwnedResource(spec.ref, "Secret", names.secret(spec.ref.run), cluster.namespace)
+    cluster.runtime.remove(resource)
+    assert list(cluster.runtime.run_resources()) == []
 
 
 def test_a_pod_that_lost_its_job_is_told_and_removed(cluster: KubernetesPlace) -> None:
@@ -43,9 +43,9 @@ def test_a_pod_that_lost_its_job_is_told_and_removed(cluster: KubernetesPlace) -
     cluster.runtime.ensure(spec)
     wait_for(lambda: "started" in line.output(), SECONDS)
     kubectl("delete", "job", names.job(spec.ref.run), "-n", cluster.namespace, "--cascade=orphan")
-    wait_for(lambda: kinds(cluster.runtime.traces()) in (["Pod", "Secret"], ["Pod"]), SECONDS, "the pod alone")
-    for trace in cluster.runtime.traces():
-        cluster.runtime.remove(trace)
+    wait_for(lambda: kinds(cluster.runtime.run_resources()) in (["Pod", "Secret"], ["Pod"]), SECONDS, "the pod alone")
+    for resource in cluster.runtime.run_resources():
+        cluster.runtime.remove(resource)
     wait_for(lambda: not cluster.leftovers(spec.ref), SECONDS)
 
 
@@ -55,7 +55,7 @@ def test_what_is_being_deleted_is_not_told(cluster: KubernetesPlace) -> None:
     wait_for(lambda: "started" in line.output(), SECONDS)
     cluster.runtime.destroy(spec.ref)
     wait_for(lambda: cluster.objects("pods")[0]["metadata"].get("deletionTimestamp"), SECONDS)
-    wait_for(lambda: not list(cluster.runtime.traces()), 10, "nothing to be told")
+    wait_for(lambda: not list(cluster.runtime.run_resources()), 10, "nothing to be told")
     assert cluster.objects("pods")
 
 
@@ -68,15 +68,15 @@ def test_another_installations_objects_stay_also_in_a_namespace_of_ours(cluster:
     claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
     put(cluster, "PersistentVolumeClaim", "berth-theirs", names.group_labels(theirs, "other"), spec=claim)
 
-    assert [trace.of for trace in cluster.runtime.traces()] == [ours.ref]
+    assert [resource.owner for resource in cluster.runtime.run_resources()] == [ours.ref]
     place = cluster.namespace
-    for trace in (
-        Trace(theirs, "Secret", names.secret(theirs.run), place),
-        Trace(GroupRef(theirs.group, theirs.slug), "PersistentVolumeClaim", "berth-theirs", place),
-        *cluster.runtime.traces(),
+    for resource in (
+        OwnedResource(theirs, "Secret", names.secret(theirs.run), place),
+        OwnedResource(GroupRef(theirs.group, theirs.slug), "PersistentVolumeClaim", "berth-theirs", place),
+        *cluster.runtime.run_resources(),
     ):
-        cluster.runtime.remove(trace)
-    claims, namespace = cluster.runtime.grounds()
+        cluster.runtime.remove(resource)
+    claims, namespace = cluster.runtime.group_resources()
     cluster.runtime.remove(claims)
     with pytest.raises(PermanentFault, match=r"it holds Secret berth-run-0.* of the installation other"):
         cluster.runtime.remove(namespace)
@@ -86,7 +86,7 @@ def test_another_installations_objects_stay_also_in_a_namespace_of_ours(cluster:
     ]
     assert {each["metadata"]["name"] for each in cluster.objects("pvc") if not _going(each)} == {"berth-theirs"}
     other = KubernetesRuntime(replace(cluster.config, installation="other"))
-    assert [trace.of for trace in other.traces()] == [theirs]
+    assert [resource.owner for resource in other.run_resources()] == [theirs]
 
 
 def _going(item: dict[str, dict[str, object]]) -> bool:
@@ -98,13 +98,13 @@ def test_in_a_shared_namespace_a_groups_volume_goes_and_the_namespace_stays(clus
     runtime = KubernetesRuntime(replace(cluster.config, shared_namespace=cluster.namespace))
     spec, _ = cluster.spec("true")
     neighbour = replace(spec, ref=replace(spec.ref, slug=f"{cluster.slug}-b", group="b"))
-    runtime.keep(neighbour.group)
-    grounds = list(runtime.grounds())
-    assert {trace.kind for trace in grounds} == {"PersistentVolumeClaim", "NetworkPolicy"}
-    for trace in grounds:
-        if trace.of.group == "b":
-            runtime.remove(trace)
-    wait_for(lambda: {trace.of.slug for trace in runtime.grounds()} == {cluster.slug}, SECONDS)
+    runtime.sync_namespace(neighbour.group)
+    resources = list(runtime.group_resources())
+    assert {resource.kind for resource in resources} == {"PersistentVolumeClaim", "NetworkPolicy"}
+    for resource in resources:
+        if resource.owner.group == "b":
+            runtime.remove(resource)
+    wait_for(lambda: {resource.owner.slug for resource in runtime.group_resources()} == {cluster.slug}, SECONDS)
     assert (
         "deletionTimestamp" not in json.loads(kubectl("get", "namespace", cluster.namespace, "-o", "json"))["metadata"]
     )

@@ -59,7 +59,7 @@ def agents(ref: RunRef) -> list[psutil.Process]:
 
 
 JUDGED = [
-    (Look(None, False, False, None, False), Observed(Phase.PENDING, words="being started", courier_alive=False)),
+    (Look(None, False, False, None, False), Observed(Phase.PENDING, message="being started", courier_alive=False)),
     (Look(None, False, False, None, True), Observed(Phase.FINISHED, Cause.STOPPED, courier_alive=False)),
     (Look(NOTE, True, True, None, False), Observed(Phase.RUNNING, started_at=AT_1000)),
     (Look(NOTE, True, False, None, False), Observed(Phase.RUNNING, courier_alive=False, started_at=AT_1000)),
@@ -265,11 +265,11 @@ def test_a_run_whose_folder_was_deleted_is_still_found_and_destroyed(local: Loca
     wait_for(lambda: "started" in line.output(), SECONDS)
     folder = local.data / "runs" / spec.ref.run
     folder.rename(local.data / "elsewhere")
-    assert list(local.runtime.owned()) == [spec.ref]
+    assert list(local.runtime.runs()) == [spec.ref]
     assert local.runtime.observe(spec.ref).phase is Phase.RUNNING
     local.runtime.destroy(spec.ref)
     assert not local.leftovers(spec.ref)
-    assert list(local.runtime.owned()) == []
+    assert list(local.runtime.runs()) == []
 
 
 def test_a_stop_before_the_agent_was_started_holds(local: LocalPlace) -> None:
@@ -286,7 +286,7 @@ def test_two_installations_beside_each_other_know_only_their_own(local: LocalPla
     other = LocalRuntime(tmp_path / "other", "other")
     spec, _ = local.spec("sleep 60")
     local.runtime.ensure(spec)
-    assert list(other.owned()) == []
+    assert list(other.runs()) == []
     other.destroy(spec.ref)
     assert other.observe(spec.ref).phase is Phase.ABSENT
     assert local.runtime.observe(spec.ref).phase is Phase.RUNNING
@@ -352,7 +352,9 @@ def test_what_an_agent_does_to_its_runs_folder_hides_no_other_run(
         (odd / name).write_bytes(content)
     odd_ref = replace(good.ref, run=odd.name)
     local.runtime.observe(odd_ref)
-    assert good.ref in local.runtime.owned() and good.ref in [trace.of for trace in local.runtime.traces()]
+    assert good.ref in local.runtime.runs() and good.ref in [
+        resource.owner for resource in local.runtime.run_resources()
+    ]
     assert next(iter(local.runtime.watch(threading.Event()))) is not None
     local.runtime.destroy(odd_ref)
     assert not odd.exists()

@@ -139,16 +139,16 @@ def test_groups_that_share_a_namespace_are_kept_apart(
     assert seen == {"open": "control-plane", "name": "none"}
     shared = {each["metadata"]["name"] for each in other.objects("networkpolicies")}
     assert {names.policy(kind, cluster.slug, other.namespace) for kind in ("deny", "out", "dns")} <= shared
-    for trace in list(cluster.runtime.grounds()):
-        assert trace.place == other.namespace
-    for ref in list(cluster.runtime.owned()):
+    for resource in list(cluster.runtime.group_resources()):
+        assert resource.namespace == other.namespace
+    for ref in list(cluster.runtime.runs()):
         cluster.runtime.destroy(ref)
-    wait_for(lambda: not list(cluster.runtime.owned()), SECONDS)
+    wait_for(lambda: not list(cluster.runtime.runs()), SECONDS)
 
     def bare() -> bool:
-        for trace in list(cluster.runtime.grounds()):
-            cluster.runtime.remove(trace)
-        return not list(cluster.runtime.grounds())
+        for resource in list(cluster.runtime.group_resources()):
+            cluster.runtime.remove(resource)
+        return not list(cluster.runtime.group_resources())
 
     wait_for(lambda: not [pod for pod in other.objects("pods") if cluster.slug in str(pod["metadata"])], SECONDS)
     assert bare() or wait_for(bare, SECONDS, "the group's part of the namespace to go")
@@ -202,7 +202,7 @@ def test_a_start_in_a_berth_that_was_just_seen_takes_three_calls(
 
 def test_what_somebody_changed_is_put_right(cluster: KubernetesPlace) -> None:
     spec, _ = cluster.spec("true", quota=Quota(8000, 8192, 10, 50))
-    cluster.runtime.keep(spec.group)
+    cluster.runtime.sync_namespace(spec.group)
 
     def berth_now() -> list[Any]:
         kinds = ("networkpolicies", "resourcequotas", "limitranges")
@@ -275,7 +275,7 @@ def test_a_run_beyond_the_quota_waits_for_another_to_end(cluster: KubernetesPlac
     second, line = cluster.spec("echo second", quota=quota)
     cluster.runtime.ensure(second)
     wait_for(lambda: cluster.runtime.observe(second.ref).cause is Cause.QUOTA, SECONDS)
-    assert "exceeded quota: berth" in cluster.runtime.observe(second.ref).words
+    assert "exceeded quota: berth" in cluster.runtime.observe(second.ref).message
     cluster.runtime.destroy(first.ref)
     wait_for(lambda: line.exit_code() == 0, SECONDS, "the second run, once the first is gone")
 
@@ -287,11 +287,13 @@ def test_a_run_that_alone_asks_for_more_than_the_quota_is_refused(cluster: Kuber
     wait_for(lambda: cluster.runtime.observe(spec.ref).cause, SECONDS)
     seen = cluster.runtime.observe(spec.ref)
     assert seen.cause is Cause.REJECTED
-    assert "maximum memory usage per Container is 128Mi" in seen.words
+    assert "maximum memory usage per Container is 128Mi" in seen.message
 
 
 def test_a_namespace_of_its_own_goes_with_all_of_it(cluster: KubernetesPlace) -> None:
     cluster.make_ground()
-    kinds = [trace.kind for trace in cluster.runtime.grounds()]
+    kinds = [resource.kind for resource in cluster.runtime.group_resources()]
     assert kinds == ["PersistentVolumeClaim", "Namespace"]
-    assert all(trace.of == GroupRef(cluster.group, cluster.slug) for trace in cluster.runtime.grounds())
+    assert all(
+        resource.owner == GroupRef(cluster.group, cluster.slug) for resource in cluster.runtime.group_resources()
+    )

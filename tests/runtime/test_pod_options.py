@@ -61,7 +61,7 @@ def test_mounts_are_looked_at_where_they_are_mounted(cluster: KubernetesPlace) -
     for path, spec in refused.items():
         seen = ended(cluster, spec)
         assert seen.cause is Cause.MOUNT
-        assert seen.words.startswith(f"mount 'bad': {path}") and bad[path] in seen.words
+        assert seen.message.startswith(f"mount 'bad': {path}") and bad[path] in seen.message
     wait_for(lambda: line.exit_code() is not None, SECONDS)
     assert line.output().splitlines() == ["kept", "Read-only file system", "good", "kept"]
 
@@ -84,7 +84,7 @@ def test_a_mount_of_a_claim_that_is_not_there_is_named(cluster: KubernetesPlace)
     wait_for(lambda: cluster.runtime.observe(spec.ref).cause, SECONDS)
     seen = cluster.runtime.observe(spec.ref)
     assert seen.cause is Cause.MOUNT
-    assert '"no-such-claim" not found' in seen.words
+    assert '"no-such-claim" not found' in seen.message
 
 
 def test_an_nfs_export_is_bound_for_the_group_and_goes_with_it(cluster: KubernetesPlace) -> None:
@@ -102,11 +102,11 @@ def test_an_nfs_export_is_bound_for_the_group_and_goes_with_it(cluster: Kubernet
     )
     cluster.runtime.destroy(spec.ref)
     wait_for(lambda: not cluster.leftovers(spec.ref), SECONDS)
-    kinds = [trace.kind for trace in cluster.runtime.grounds()]
+    kinds = [resource.kind for resource in cluster.runtime.group_resources()]
     assert sorted(kinds) == ["Namespace", "PersistentVolume", "PersistentVolumeClaim", "PersistentVolumeClaim"]
-    for trace in list(cluster.runtime.grounds()):
-        cluster.runtime.remove(trace)
-    wait_for(lambda: not list(cluster.runtime.grounds()), SECONDS, "all of it to go")
+    for resource in list(cluster.runtime.group_resources()):
+        cluster.runtime.remove(resource)
+    wait_for(lambda: not list(cluster.runtime.group_resources()), SECONDS, "all of it to go")
 
 
 # --- the pod ------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "the node's network": ({"spec": {"hostNetwork": True}}, "NetworkPolicy"),
     "the node's processes": ({"spec": {"hostPID": True}}, "token"),
     "the node's memory": ({"spec": {"hostIPC": True}}, "other tenants"),
-    "shared processes": ({"spec": {"shareProcessNamespace": True}}, "trace"),
+    "shared processes": ({"spec": {"shareProcessNamespace": True}}, "resource"),
     "users": ({"spec": {"securityContext": {"runAsUser": 0}}}, "holds the agent"),
     "a container's rights": (agent(securityContext={"privileged": True}), "holds the agent"),
     "capabilities": (agent(securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}), "holds the agent"),

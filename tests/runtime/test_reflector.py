@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from k8s_adapter import names, reflector
 from k8s_adapter.client import Expired, Object
-from runtimes.base import Cause, Phase, RunRef, RunSpec, Sighting, TransientFault
+from runtimes.base import Cause, Phase, RunRef, RunSpec, TransientFault, WatchEvent
 from testbed.waiting import wait_for
 from tests.runtime.places import KubernetesPlace
 
@@ -87,11 +87,11 @@ def follow(script: Script, enough: Callable[[list[RunRef | None]], bool], patien
 
 
 def sightings(
-    script: Script, enough: Callable[[list[Sighting | None]], bool], patience: float = 60, path: str = JOBS
-) -> list[Sighting | None]:
+    script: Script, enough: Callable[[list[WatchEvent | None]], bool], patience: float = 60, path: str = JOBS
+) -> list[WatchEvent | None]:
     """As `follow`, with what was seen of each run."""
     until = threading.Event()
-    told: list[Sighting | None] = []
+    told: list[WatchEvent | None] = []
     try:
         for each in reflector.Watcher(script, [path], "selector", patience).run(until):  # type: ignore[arg-type]
             told.append(each)
@@ -203,8 +203,8 @@ def test_a_pods_state_is_told() -> None:
     assert _phase(told[-1]) == "absent"
 
 
-def _phase(sighting: Sighting | None) -> str:
-    return str(sighting.observed.phase) if sighting and sighting.observed else ""
+def _phase(event: WatchEvent | None) -> str:
+    return str(event.observed.phase) if event and event.observed else ""
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from groups import deletion
 from groups.models import AgentGroup, AuditEntry, Membership
-from runtimes.base import Cause, PermanentFault, Trace
+from runtimes.base import Cause, OwnedResource, PermanentFault
 from runtimes.local.runtime import LocalRuntime
 from sessions.choices import Intent, MessageState, RunState
 from sessions.cleanup import deleted_groups
@@ -105,7 +105,7 @@ def test_a_run_that_still_is_there_is_stopped_first(
 def test_what_cannot_be_removed_keeps_the_rows(
     session: AgentSession, group: AgentGroup, runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def remove(self: LocalRuntime, trace: Trace) -> None:
+    def remove(self: LocalRuntime, resource: OwnedResource) -> None:
         raise PermanentFault(Cause.REJECTED, "it holds Job x of the installation other")
 
     monkeypatch.setattr(LocalRuntime, "remove", remove)

@@ -43,7 +43,7 @@ def killed_at(effect: int) -> Iterator[list[str]]:
         if len(begun) == effect + 1:
             raise Killed
 
-    def commit(self: Atomic, kind: Any, error: Any, trace: Any) -> None:
+    def commit(self: Atomic, kind: Any, error: Any, resource: Any) -> None:
         outermost = len(connection.savepoint_ids) <= depth + 1
         if kind is None and outermost:
             try:
@@ -51,13 +51,13 @@ def killed_at(effect: int) -> Iterator[list[str]]:
             except Killed as killed:
                 leave(self, Killed, killed, killed.__traceback__)
                 raise
-        leave(self, kind, error, trace)
+        leave(self, kind, error, resource)
         if kind is None and outermost:
             strike("after a commit")
 
-    def removal(self: LocalRuntime, trace: Any) -> None:
+    def removal(self: LocalRuntime, resource: Any) -> None:
         strike("before a removal")
-        remove(self, trace)
+        remove(self, resource)
         strike("after a removal")
 
     depth = len(connection.savepoint_ids)
@@ -90,7 +90,9 @@ def furnish(group: AgentGroup, profile: AgentProfile, runtime: LocalRuntime) -> 
 def outcome(runtime: LocalRuntime) -> dict[str, Any]:
     """All that there is in the end."""
     return {
-        "traces": [trace.name.rpartition("/")[2] for trace in (*runtime.traces(), *runtime.grounds())],
+        "resources": [
+            resource.name.rpartition("/")[2] for resource in (*runtime.run_resources(), *runtime.group_resources())
+        ],
         "groups": list(AgentGroup.objects.values_list("slug", flat=True)),
         "sessions": list(
             AgentSession.objects.order_by("title").values_list("title", "state", "pruned_seq", "last_seq")
@@ -142,7 +144,7 @@ def test_a_kill_at_any_effect_does_no_harm(group: AgentGroup, profile: AgentProf
     attempt(None)
     count, expected = results.pop()
     assert count > 30
-    assert expected["groups"] == ["harbour"] and expected["traces"] == ["harbour"]
+    assert expected["groups"] == ["harbour"] and expected["resources"] == ["harbour"]
     for effect in range(count):
         attempt(effect)
         assert results.pop() == expected, f"killed at effect {effect} of {count}"
@@ -150,5 +152,5 @@ def test_a_kill_at_any_effect_does_no_harm(group: AgentGroup, profile: AgentProf
 
 def empty(runtime: LocalRuntime) -> None:
     """Remove all that a life left on disk."""
-    for trace in (*runtime.traces(), *runtime.grounds()):
-        runtime.remove(trace)
+    for resource in (*runtime.run_resources(), *runtime.group_resources()):
+        runtime.remove(resource)

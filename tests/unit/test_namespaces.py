@@ -22,7 +22,7 @@ class Keeper:
         self.kept: list[GroupSpec] = []
         self.refuses = False
 
-    def keep(self, group: GroupSpec) -> None:
+    def sync_namespace(self, group: GroupSpec) -> None:
         if self.refuses:
             raise PermanentFault(Cause.REJECTED, "it is another group's")
         self.kept.append(group)

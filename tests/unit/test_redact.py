@@ -33,7 +33,7 @@ def test_an_event_holds_no_credential_of_its_run(run: Run) -> None:
 def test_nor_do_a_verdict_and_its_last_lines(run: Run) -> None:
     credential = run_tokens.mint_egress(run.pk)
     observed = Observed(
-        Phase.FINISHED, cause=Cause.AGENT_ERROR, words=f"it said {KEY}", last_lines=f"{credential}\n{KEY}"
+        Phase.FINISHED, cause=Cause.AGENT_ERROR, message=f"it said {KEY}", last_lines=f"{credential}\n{KEY}"
     )
     transitions.end(run, observed, PermanentFault(Cause.AGENT_ERROR, f"it said {KEY} {credential}"))
     run.refresh_from_db()

@@ -38,7 +38,7 @@ class Told:
 
     def destroy(self, ref: RunRef) -> None: ...
 
-    def owned(self) -> Iterator[RunRef]:
+    def runs(self) -> Iterator[RunRef]:
         return iter(())
 
     def watch(self, until: threading.Event) -> Iterator[RunRef | None]:

@@ -12,7 +12,7 @@ import pytest
 from django.utils import timezone
 
 from groups.models import AgentProfile
-from runtimes.base import Cause, Description, Observed, Phase, RunRef, RunSpec, Sighting, Trace
+from runtimes.base import Cause, Description, Observed, OwnedResource, Phase, RunRef, RunSpec, WatchEvent
 from sessions import leases, tasks, work_queue
 from sessions.choices import Intent, RunState
 from sessions.lifecycle import observation, runtime_factory, secrets, transitions
@@ -43,19 +43,19 @@ class Quiet:
     def destroy(self, ref: RunRef) -> None:
         self.destroyed.append(ref)
 
-    def owned(self) -> Iterator[RunRef]:
+    def runs(self) -> Iterator[RunRef]:
         yield from self.refs
 
-    def traces(self) -> Iterator[Trace]:
-        yield from (Trace(ref, "Job", ref.run, ref.slug) for ref in self.refs)
+    def run_resources(self) -> Iterator[OwnedResource]:
+        yield from (OwnedResource(ref, "Job", ref.run, ref.slug) for ref in self.refs)
 
-    def grounds(self) -> Iterator[Trace]:
+    def group_resources(self) -> Iterator[OwnedResource]:
         yield from ()
 
-    def remove(self, trace: Trace) -> None:
-        self.destroy(trace.of)
+    def remove(self, resource: OwnedResource) -> None:
+        self.destroy(resource.owner)
 
-    def watch(self, until: threading.Event) -> Iterator[Sighting | None]:
+    def watch(self, until: threading.Event) -> Iterator[WatchEvent | None]:
         yield None
         until.wait(0 if self.silent else 30)
 
@@ -146,9 +146,9 @@ def test_an_orphan_is_left_alone_by_a_worker_whose_turn_is_over(
     session: AgentSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Slow(Quiet):
-        def traces(self) -> Iterator[Trace]:
+        def run_resources(self) -> Iterator[OwnedResource]:
             WorkItem.objects.update(taken_until=timezone.now() - timedelta(seconds=1))
-            yield from super().traces()
+            yield from super().run_resources()
 
     runtime = Slow(STRANGER)
     removed(runtime, monkeypatch)
@@ -230,8 +230,8 @@ def test_no_label_ends_the_watch(on_cluster: Run) -> None:
     odd += [replace(on_cluster.ref, session="x"), replace(on_cluster.ref, slug="x"), replace(on_cluster.ref, group="x")]
 
     class Odd(Quiet):
-        def watch(self, until: threading.Event) -> Iterator[Sighting | None]:
-            yield from (Sighting(ref, ALIVE) for ref in (*odd, on_cluster.ref))
+        def watch(self, until: threading.Event) -> Iterator[WatchEvent | None]:
+            yield from (WatchEvent(ref, ALIVE) for ref in (*odd, on_cluster.ref))
 
     watcher = Watcher(Odd(), "a")
     watcher._follow()
@@ -290,7 +290,7 @@ def test_another_apps_receiver_that_fails_hinders_no_other(session: AgentSession
 def sees(run: Run, observed: Observed) -> Watcher:
     """A watcher that was told this of a run, and a queue that is empty since."""
     watcher = Watcher(Quiet(), "a")
-    watcher._take(Sighting(run.ref, observed))
+    watcher._take(WatchEvent(run.ref, observed))
     WorkItem.objects.all().delete()
     watcher.asked.clear()
     return watcher
@@ -298,8 +298,8 @@ def sees(run: Run, observed: Observed) -> Watcher:
 
 def test_what_was_seen_is_handed_on(on_cluster: Run, asked: Any) -> None:
     watcher = Watcher(Quiet(), "a")
-    watcher._take(Sighting(on_cluster.ref, HELD_UP))
-    watcher._take(Sighting(on_cluster.ref, HELD_UP))
+    watcher._take(WatchEvent(on_cluster.ref, HELD_UP))
+    watcher._take(WatchEvent(on_cluster.ref, HELD_UP))
     (item,) = WorkItem.objects.all()
     assert item.priority == LOOK
     assert json.loads(item.observed)["cause"] == "quota"
@@ -309,12 +309,12 @@ def test_what_was_seen_is_handed_on(on_cluster: Run, asked: Any) -> None:
     "seen", [Observed(Phase.FINISHED, Cause.OOM, last_lines="a secret"), Observed(Phase.ABSENT), None]
 )
 def test_an_end_is_looked_at_anew_and_leaves_no_last_lines_in_a_row(on_cluster: Run, seen: Observed | None) -> None:
-    Watcher(Quiet(), "a")._take(Sighting(on_cluster.ref, seen))
+    Watcher(Quiet(), "a")._take(WatchEvent(on_cluster.ref, seen))
     (item,) = WorkItem.objects.all()
     assert (item.priority, item.observed) == (FIRST, "")
 
 
-@pytest.mark.parametrize("seen", [ALIVE, HELD_UP, Observed(Phase.PENDING, words="its containers are being started")])
+@pytest.mark.parametrize("seen", [ALIVE, HELD_UP, Observed(Phase.PENDING, message="its containers are being started")])
 def test_a_run_that_goes_on_as_it_should_brings_nothing(on_cluster: Run, asked: Any, seen: Observed) -> None:
     watcher = sees(on_cluster, seen)
     for clock in (0.0, 20.0, 40.0):
@@ -370,7 +370,7 @@ def test_time_that_passes_by_itself_does_not_count(on_cluster: Run, asked: Any) 
 def worked(observed: Observed | None, run: Run, runtime: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a worker take what a watcher saw."""
     monkeypatch.setattr(runtime_factory, "get", lambda name: runtime)
-    Watcher(runtime, "a")._take(Sighting(run.ref, observed))
+    Watcher(runtime, "a")._take(WatchEvent(run.ref, observed))
     for key, token in work_queue.take(10):
         work_queue.do(key, token)
 

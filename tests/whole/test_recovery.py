@@ -127,7 +127,7 @@ def settled(stack: Stack, places: dict[str, str], verdict: str = "completed") ->
         assert (told_of["result"], told_of["delivered"]) == (1, 1), place
         assert [(m["state"], m["attempts"]) for m in stack.get(f"sessions/{session}/messages")] == [("answered", 1)]
     with Faults(stack) as faults:
-        wait_for(lambda: not faults.owned() & places.keys(), 60, "nothing is left in the runtime")
+        wait_for(lambda: not faults.runs() & places.keys(), 60, "nothing is left in the runtime")
 
 
 def once(stack: Stack, places: dict[str, str], jobs: Jobs | None, group: str = "") -> None:
