@@ -1,4 +1,4 @@
-"""`python -m egress`: the egress proxy. Everything that it is told comes by the environment (docs/egress.md)."""
+"""`python -m egress`: the egress proxy. All settings come by the environment (docs/egress.md)."""
 
 import asyncio
 import resource
@@ -17,13 +17,13 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(RESOLVERS, "resolve"))
-    asked = asyncio.Event()
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+        loop.add_signal_handler(number, stop.set)
     loop.set_exception_handler(lambda _, context: log("failed", work="loop", problem=str(context.get("message"))))
     server = Server(settings)
     await server.start()
-    await asked.wait()
+    await stop.wait()
     await server.stop()
 
 

@@ -53,19 +53,21 @@ def is_public(address: Address, refused: Collection[Network] = ()) -> bool:
     return address.version == 4 or address in UNICAST
 
 
-def judge(host: str, found: Iterable[str], exceptions: Exceptions, refused: Collection[Network] = ()) -> list[str]:
+def allowed_addresses(
+    host: str, resolved: Iterable[str], exceptions: Exceptions, refused: Collection[Network] = ()
+) -> list[str]:
     """Return the addresses to dial for a host (A-label form), in the resolver's order.
 
     Every one must be public or an exception for that very host: raises NotPublic for the first that is not.
     """
-    wanted = []
-    for text in found:
+    allowed = []
+    for text in resolved:
         address = parse(text)
         if address is None or not (address in exceptions.get(host, ()) or is_public(address, refused)):
             raise NotPublic(text)
-        if str(address) not in wanted:
-            wanted.append(str(address))
-    return wanted
+        if str(address) not in allowed:
+            allowed.append(str(address))
+    return allowed
 
 
 class NotPublic(Exception):

@@ -1,4 +1,4 @@
-"""HTTP to the control plane: kept connections, a bearer token, JSON both ways (docs/egress.md has the three calls)."""
+"""HTTP to the control plane: persistent connections, a bearer token, JSON both ways (docs/egress.md)."""
 
 import asyncio
 import json
@@ -9,22 +9,22 @@ from urllib.parse import urlsplit
 
 import h11
 
-KEPT = 16  # connections that wait for the next call
-LONGEST = 4 * 1024 * 1024  # bytes of an answer
+MAX_IDLE = 16  # connections that wait for the next call
+MAX_RESPONSE = 4 * 1024 * 1024  # bytes
 
 
-class Away(Exception):
-    """The control plane gave no answer, or none that can be used."""
+class ControlPlaneUnavailable(Exception):
+    """The control plane gave no response, or none that can be used."""
 
 
-class Answer(NamedTuple):
-    """Status and JSON object of one answer."""
+class Response(NamedTuple):
+    """Status and JSON object of one response."""
 
     status: int
     body: dict[str, Any]
 
 
-class ControlPlane:
+class ControlPlaneClient:
     """Calls to the control plane, any number at a time."""
 
     def __init__(self, url: str, token_file: Path) -> None:
@@ -37,20 +37,22 @@ class ControlPlane:
         self.authority = parts.netloc.rpartition("@")[2]
         self.tls = ssl.create_default_context() if parts.scheme == "https" else None
         self.token_file = token_file
-        self.kept: list[Connection] = []
+        self.idle: list[Connection] = []
 
-    async def call(self, method: str, path: str, seconds: float, body: dict[str, Any] | None = None) -> Answer:
-        """Make one call, which must be one that may be repeated. Raises Away."""
+    async def call(self, method: str, path: str, seconds: float, body: dict[str, Any] | None = None) -> Response:
+        """Make one call, which must be one that may be repeated. Raises ControlPlaneUnavailable."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._call(method, path, json.dumps(body).encode() if body is not None else b"")
         except TimeoutError:
-            self.close()  # what is kept leads to the same place, which may be gone without a word
-            raise Away("no answer in time") from None
+            self.close()  # idle connections lead to the same host, which may be gone without a word
+            raise ControlPlaneUnavailable("no answer in time") from None
         except (OSError, h11.ProtocolError, ValueError, EOFError) as error:
-            raise Away(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
+            raise ControlPlaneUnavailable(
+                f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            ) from None
 
-    async def _call(self, method: str, path: str, body: bytes) -> Answer:
+    async def _call(self, method: str, path: str, body: bytes) -> Response:
         headers = [
             ("Host", self.authority),
             ("Authorization", f"Bearer {self.token_file.read_text().strip()}"),
@@ -59,28 +61,28 @@ class ControlPlane:
         ]
         request = h11.Request(method=method, target=self.path + path, headers=headers)
         while True:
-            fresh = not self.kept
-            connection = await self._connect() if fresh else self.kept.pop()
+            fresh = not self.idle
+            connection = await self._connect() if fresh else self.idle.pop()
             try:
-                answer = await connection.exchange(request, body)
+                response = await connection.exchange(request, body)
             except BaseException as error:
                 connection.close()
                 if fresh or not isinstance(error, OSError | h11.ProtocolError | EOFError):
                     raise
-                continue  # a kept connection had been closed
-            if connection.reusable() and len(self.kept) < KEPT:
-                self.kept.append(connection)
+                continue  # an idle connection had been closed
+            if connection.reusable() and len(self.idle) < MAX_IDLE:
+                self.idle.append(connection)
             else:
                 connection.close()
-            return answer
+            return response
 
     async def _connect(self) -> "Connection":
         return Connection(*await asyncio.open_connection(self.host, self.port, ssl=self.tls))
 
     def close(self) -> None:
-        """Close what is kept."""
-        while self.kept:
-            self.kept.pop().close()
+        """Close the idle connections."""
+        while self.idle:
+            self.idle.pop().close()
 
 
 class Connection:
@@ -90,8 +92,8 @@ class Connection:
         self.reader, self.writer = reader, writer
         self.http = h11.Connection(h11.CLIENT)
 
-    async def exchange(self, request: h11.Request, body: bytes) -> Answer:
-        """Send a request and return the answer. Raises OSError, EOFError, ProtocolError or ValueError."""
+    async def exchange(self, request: h11.Request, body: bytes) -> Response:
+        """Send a request and return the response. Raises OSError, EOFError, ProtocolError or ValueError."""
         data = [self.http.send(event) for event in (request, h11.Data(data=body), h11.EndOfMessage())]
         self.writer.write(b"".join(part for part in data if part))
         await self.writer.drain()
@@ -104,14 +106,14 @@ class Connection:
                 status = event.status_code
             elif isinstance(event, h11.Data):
                 content += event.data
-                if len(content) > LONGEST:
+                if len(content) > MAX_RESPONSE:
                     raise ValueError("an answer that is too long")
             elif isinstance(event, h11.EndOfMessage):
                 break
             elif isinstance(event, h11.ConnectionClosed):
                 raise EOFError("closed")
         value = json.loads(content) if content and 200 <= status < 300 else {}
-        return Answer(status, value if isinstance(value, dict) else {})
+        return Response(status, value if isinstance(value, dict) else {})
 
     def reusable(self) -> bool:
         """Make ready for the next call; tell if there may be one."""

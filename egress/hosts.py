@@ -3,18 +3,18 @@
 import re
 from encodings import idna
 
-LONGEST = 253  # characters, RFC 1035
+MAX_NAME = 253  # characters, RFC 1035
 LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
-def normal(name: str) -> str:
+def normalize(name: str) -> str:
     """Return the name's A-label form. Raises ValueError for what is no host name; dotted IPv4 passes as one."""
     lowered = (name[:-1] if name.endswith(".") else name).lower()
-    if not lowered or len(lowered) > LONGEST:
+    if not lowered or len(lowered) > MAX_NAME:
         raise ValueError("a host name has 1 to 253 characters")
     labels = [label if label.isascii() else _a_label(label) for label in lowered.split(".")]
-    if not all(LABEL.fullmatch(label) for label in labels) or sum(map(len, labels)) + len(labels) - 1 > LONGEST:
+    if not all(LABEL.fullmatch(label) for label in labels) or sum(map(len, labels)) + len(labels) - 1 > MAX_NAME:
         raise ValueError("not a host name")
     return ".".join(labels)
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-FORGET = 24 * 3600.0  # seconds after which a run without tunnels is forgotten; runs don't last that long
+FORGET_AFTER = 24 * 3600.0  # seconds without tunnels; runs don't last that long
 
 
-class Rate:
+class RateLimiter:
     """A bucket for each key, from which a minute's worth can be taken at once; it refills steadily."""
 
     def __init__(self, per_minute: int) -> None:
@@ -28,49 +28,49 @@ class Rate:
 
 
 @dataclass(slots=True)
-class Account:
-    """What a run holds and has used."""
+class Usage:
+    """What a run holds and has used; `changed_at` is when a tunnel was last opened or closed (monotonic seconds)."""
 
     tunnels: int = 0
     bytes: int = 0
-    at: float = 0.0
+    changed_at: float = 0.0
 
 
-class Limits:
-    """The accounts of all runs."""
+class RunLimits:
+    """The usage of all runs."""
 
     def __init__(self, tunnels: int, size: int) -> None:
         """`tunnels` at a time and `size` in bytes, of one run; 0 is no limit."""
         self.tunnels, self.size = tunnels, size
-        self.accounts: dict[str, Account] = {}
+        self.usage: dict[str, Usage] = {}
 
-    def refuses(self, run: str) -> str:
+    def exceeded(self, run: str) -> str:
         """Return why the run gets no further tunnel, "" if it does."""
-        account = self.accounts.get(run, Account())
-        if self.tunnels and account.tunnels >= self.tunnels:
+        usage = self.usage.get(run, Usage())
+        if self.tunnels and usage.tunnels >= self.tunnels:
             return f"{self.tunnels} connections of this run are open, which is its limit"
-        if self.over(account):
+        if self.bytes_exceeded(usage):
             return f"this run has moved {self.size} bytes, which is its limit"
         return ""
 
-    def over(self, account: Account) -> bool:
+    def bytes_exceeded(self, usage: Usage) -> bool:
         """Tell whether a run has moved more bytes than it may."""
-        return 0 < self.size < account.bytes
+        return 0 < self.size < usage.bytes
 
-    def enter(self, run: str, now: float) -> Account:
-        """Count a tunnel, and return the run's account."""
-        account = self.accounts.setdefault(run, Account())
-        account.tunnels += 1
-        account.at = now
-        return account
+    def open(self, run: str, now: float) -> Usage:
+        """Count a tunnel, and return the run's usage."""
+        usage = self.usage.setdefault(run, Usage())
+        usage.tunnels += 1
+        usage.changed_at = now
+        return usage
 
-    def leave(self, run: str, now: float) -> None:
+    def close(self, run: str, now: float) -> None:
         """Count the end of a tunnel."""
-        self.accounts[run].tunnels -= 1
-        self.accounts[run].at = now
+        self.usage[run].tunnels -= 1
+        self.usage[run].changed_at = now
 
     def prune(self, now: float) -> None:
         """Forget runs that are over."""
-        old = [run for run, account in self.accounts.items() if not account.tunnels and now - account.at > FORGET]
+        old = [run for run, usage in self.usage.items() if not usage.tunnels and now - usage.changed_at > FORGET_AFTER]
         for run in old:
-            del self.accounts[run]
+            del self.usage[run]

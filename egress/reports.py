@@ -1,6 +1,6 @@
-"""What the control plane is told: which tunnels are open and how much went through them, their ends, and denials.
+"""Reports to the control plane: which tunnels are open and how much went through them, their ends, and denials.
 
-Kept until it is stored there, within bounds. All of it may be told twice: counters are totals, denials have ids.
+Kept until they are stored there, within bounds. All may be sent twice: counters are totals, denials have ids.
 """
 
 import time
@@ -8,13 +8,13 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from egress.control_plane_client import Away, ControlPlane
-from egress.decisions import Key
+from egress.control_plane_client import ControlPlaneClient, ControlPlaneUnavailable
+from egress.decisions import DecisionKey
 from egress.log import log
-from egress.tunnel import Table, Tunnel
+from egress.tunnel import Tunnel, TunnelTable
 
-AT_ONCE = 500  # tunnels or denials in one report
-KEPT = 20_000  # ended tunnels, and denials, that wait for the control plane
+BATCH = 500  # tunnels or denials in one report
+MAX_WAITING = 20_000  # ended tunnels, and denials, that wait for the control plane
 TRANSIENT = {401, 403, 408, 429}  # below 500, and yet worth another try: a token may be renewed
 
 
@@ -32,46 +32,47 @@ class Denial:
     at: float
 
 
-class Reports:
-    """Collects, and tells when asked to."""
+class Reporter:
+    """Collects what there is to report, and sends it when asked to."""
 
-    def __init__(self, control: ControlPlane, table: Table, seconds: float) -> None:
+    def __init__(self, control_plane: ControlPlaneClient, tunnels: TunnelTable, seconds: float) -> None:
         """`seconds` is the time for one report."""
-        self.control, self.table, self.seconds = control, table, seconds
+        self.control_plane, self.tunnels, self.seconds = control_plane, tunnels, seconds
         self.ended: dict[str, Tunnel] = {}
         self.denials: dict[tuple[str, str, int, str], Denial] = {}  # that may still be counted up
-        self.sealed: dict[str, Denial] = {}  # that may have been told already: they stay as they are
+        self.unconfirmed: dict[str, Denial] = {}  # that may have been sent already: they stay as they are
         self.dropped = 0
 
-    def end(self, tunnel: Tunnel) -> None:
-        """Note the end of a tunnel."""
+    def add_ended(self, tunnel: Tunnel) -> None:
+        """Add a tunnel that has ended."""
         self.ended[tunnel.id] = tunnel
         self._bound(self.ended)
 
-    def deny(self, key: Key, code: str, reason: str) -> None:
-        """Note a refusal."""
-        place = (key.run, key.host, key.port, reason)
-        if place in self.denials:
-            self.denials[place].count += 1
+    def add_denial(self, key: DecisionKey, code: str, reason: str) -> None:
+        """Note a error."""
+        same = (key.run, key.host, key.port, reason)
+        if same in self.denials:
+            self.denials[same].count += 1
         else:
-            told = Denial(uuid.uuid4().hex, key.run, key.host, key.port, code, reason, 1, round(time.time(), 3))
-            self.denials[place] = told
+            denial = Denial(uuid.uuid4().hex, key.run, key.host, key.port, code, reason, 1, round(time.time(), 3))
+            self.denials[same] = denial
             self._bound(self.denials)
 
-    def _bound(self, kept: dict[Any, Any]) -> None:
-        while len(kept) > KEPT:
-            kept.pop(next(iter(kept)))
+    def _bound(self, waiting: dict[Any, Any]) -> None:
+        while len(waiting) > MAX_WAITING:
+            waiting.pop(next(iter(waiting)))
             self.dropped += 1
 
-    async def tell(self) -> bool:
-        """Tell all that is new; False if the control plane did not take it."""
-        self.sealed |= {denial.id: denial for denial in self.denials.values()}
+    async def send(self) -> bool:
+        """Send all that is new; False if the control plane did not take it."""
+        self.unconfirmed |= {denial.id: denial for denial in self.denials.values()}
         self.denials.clear()
-        self._bound(self.sealed)
-        changed = [tunnel for tunnel in self.table.tunnels.values() if tunnel.server and tunnel.told != tunnel.counters]
-        tunnels, denials = [*self.ended.values(), *changed], list(self.sealed.values())
-        for start in range(0, max(len(tunnels), len(denials)), AT_ONCE):
-            if not await self._post(tunnels[start : start + AT_ONCE], denials[start : start + AT_ONCE]):
+        self._bound(self.unconfirmed)
+        open_tunnels = self.tunnels.by_id.values()
+        changed = [tunnel for tunnel in open_tunnels if tunnel.server and tunnel.reported != tunnel.counters]
+        tunnels, denials = [*self.ended.values(), *changed], list(self.unconfirmed.values())
+        for start in range(0, max(len(tunnels), len(denials)), BATCH):
+            if not await self._post(tunnels[start : start + BATCH], denials[start : start + BATCH]):
                 return False
         if self.dropped:
             log("reports dropped", count=self.dropped)
@@ -79,28 +80,28 @@ class Reports:
         return True
 
     async def _post(self, tunnels: list[Tunnel], denials: list[Denial]) -> bool:
-        entries = [entry(tunnel) for tunnel in tunnels]
-        body = {"tunnels": entries, "denials": [asdict(denial) for denial in denials]}
+        payloads = [tunnel_payload(tunnel) for tunnel in tunnels]
+        body = {"tunnels": payloads, "denials": [asdict(denial) for denial in denials]}
         try:
-            status = (await self.control.call("POST", "/egress/v1/report", self.seconds, body)).status
-        except Away as away:
-            log("report failed", problem=str(away))
+            status = (await self.control_plane.call("POST", "/egress/v1/report", self.seconds, body)).status
+        except ControlPlaneUnavailable as error:
+            log("report failed", problem=str(error))
             return False
         if not 200 <= status < 300:
             log("report refused", status=status)
             if status >= 500 or status in TRANSIENT:
                 return False
             self.dropped += len(tunnels) + len(denials)  # it would be refused for ever, and hold up all others
-        for tunnel, told in zip(tunnels, entries, strict=True):
-            tunnel.told = (told["sent"], told["received"])
-            if told["ended"] is not None:
+        for tunnel, payload in zip(tunnels, payloads, strict=True):
+            tunnel.reported = (payload["sent"], payload["received"])
+            if payload["ended"] is not None:
                 self.ended.pop(tunnel.id, None)
         for denial in denials:
-            self.sealed.pop(denial.id, None)
+            self.unconfirmed.pop(denial.id, None)
         return True
 
 
-def entry(tunnel: Tunnel) -> dict[str, Any]:
+def tunnel_payload(tunnel: Tunnel) -> dict[str, Any]:
     """Return a tunnel as a report has it."""
     sent, received = tunnel.counters
     return {

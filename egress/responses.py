@@ -1,29 +1,30 @@
-"""Answers of the proxy's own: a status, words for whoever reads them, and how they are written."""
+"""The proxy's own responses: a status, a text for whoever reads it, and how they are written."""
 
 from http import HTTPStatus
 
-PLACE = (
+APPROVAL_HINT = (
     "An owner of the group can ask for it on the group's page in Berth, where this refusal is listed. "
     "Once it is approved, try again: nothing has to be restarted."
 )
 
 
-class Refusal(Exception):
-    """A request is answered by the proxy itself. `short` stands in the status line too: many clients show no more.
+class ErrorResponse(Exception):
+    """Raised to answer a request by the proxy itself.
 
-    `code` is set where the run's session is told of it (docs/egress.md), and `reason` is what it is told.
+    `summary` stands in the status line too, since many clients show no more; `hint` says what to do about it. `code` is
+    set where the run's session shows the denial (docs/egress.md), with `reason`.
     """
 
-    def __init__(self, status: int, short: str, more: str = "", *, code: str = "", retry_after: int = 0) -> None:
+    def __init__(self, status: int, summary: str, hint: str = "", *, code: str = "", retry_after: int = 0) -> None:
         """`retry_after` is in seconds."""
-        super().__init__(short)
-        self.status, self.short, self.more, self.code, self.retry_after = status, short, more, code, retry_after
-        self.reason = short
+        super().__init__(summary)
+        self.status, self.summary, self.hint, self.code, self.retry_after = status, summary, hint, code, retry_after
+        self.reason = summary
 
     def encode(self, *, body: bool = True) -> bytes:
-        """Return the answer's bytes; without a body for HEAD."""
-        text = f"Berth's egress proxy: {clean(self.short)}.\n{clean(self.more)}\n".encode()
-        phrase = f"{HTTPStatus(self.status).phrase} ({clean(self.short)})"
+        """Return the response's bytes; without a body for HEAD."""
+        text = f"Berth's egress proxy: {printable(self.summary)}.\n{printable(self.hint)}\n".encode()
+        phrase = f"{HTTPStatus(self.status).phrase} ({printable(self.summary)})"
         headers = {
             "Content-Type": "text/plain; charset=utf-8",
             "Content-Length": str(len(text)),
@@ -39,11 +40,11 @@ class Refusal(Exception):
         return start + f"\r\n{head}\r\n".encode() + (text if body else b"")
 
 
-def clean(words: str) -> str:
-    """Return words without control characters, so that they stay where they are written."""
-    return "".join(character if character.isprintable() else " " for character in words)
+def printable(text: str) -> str:
+    """Return the text with spaces for control characters, so that it stays where it is written."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
-def denied(code: str, short: str, more: str = PLACE) -> Refusal:
-    """Return the refusal of a host, port or address."""
-    return Refusal(403, short, more, code=code)
+def forbidden(code: str, summary: str, hint: str = APPROVAL_HINT) -> ErrorResponse:
+    """Return the response to a host, port or address that may not be reached."""
+    return ErrorResponse(403, summary, hint, code=code)

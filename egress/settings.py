@@ -1,4 +1,4 @@
-"""What the proxy is told by its environment (docs/egress.md): the one place that reads it."""
+"""The proxy's environment variables (docs/egress.md): the one place that reads them."""
 
 import ipaddress
 import os
@@ -68,11 +68,11 @@ def _list(text: str) -> list[str]:
 
 def _exceptions(text: str) -> dict[str, frozenset[Address]]:
     """Read `host=address,…`; a host may stand there more than once."""
-    found: dict[str, frozenset[Address]] = {}
+    exceptions: dict[str, frozenset[Address]] = {}
     for item in _list(text):
         host, equals, address = item.partition("=")
         if not equals:
             raise ValueError(f"EGRESS_EXCEPTIONS: {item} is not host=address")
-        name = hosts.normal(host.strip())
-        found[name] = found.get(name, frozenset()) | {ipaddress.ip_address(address.strip())}
-    return found
+        name = hosts.normalize(host.strip())
+        exceptions[name] = exceptions.get(name, frozenset()) | {ipaddress.ip_address(address.strip())}
+    return exceptions

@@ -10,59 +10,59 @@ HANDSHAKE, APPLICATION = 22, 23  # types of records; others between two hellos j
 CLIENT_HELLO = 1
 SERVER_NAME, EARLY_DATA = 0, 42  # extensions
 HEADER = 5  # bytes before a record's content
-LONGEST_RECORD = 16 * 1024 + 2048  # bytes of content, RFC 5246
-LONGEST_HELLO = 32 * 1024  # bytes; one with post-quantum keys has about 2,000
+MAX_RECORD = 16 * 1024 + 2048  # bytes of content, RFC 5246
+MAX_HELLO = 32 * 1024  # bytes; one with post-quantum keys has about 2,000
 
 
 class HelloError(Exception):
     """What came is no TLS, names no server, or another one. The message says which, for people."""
 
 
-class Gate:
+class SniFilter:
     """Lets a client's bytes pass once it is known that they are for one host.
 
-    `passed` is true after the first hello, `is_open` once no other hello can come.
+    `hello_passed` is true after the first hello, `is_open` once no other hello can come.
     """
 
-    __slots__ = ("early", "held", "hello", "host", "is_open", "passed", "waiting")
+    __slots__ = ("early", "hello", "hello_passed", "host", "is_open", "partial_record", "records")
 
     def __init__(self, host: str) -> None:
         """`host` is in A-label form."""
         self.host = host
-        self.held = bytearray()  # of a record that is not complete
+        self.partial_record = bytearray()
         self.hello = bytearray()  # content of the records of a hello that is not complete
-        self.waiting = bytearray()  # those records
-        self.passed = self.is_open = self.early = False
+        self.records = bytearray()  # those records
+        self.hello_passed = self.is_open = self.early = False
 
     def feed(self, data: bytes) -> bytes:
         """Take more bytes of the client; return those that may pass now. Raises HelloError and nothing else."""
-        self.held += data
+        self.partial_record += data
         out = bytearray()
         while not self.is_open and (size := self._record_size()):
-            record = bytes(self.held[:size])
-            del self.held[:size]
-            out += self._judge(record)
+            record = bytes(self.partial_record[:size])
+            del self.partial_record[:size]
+            out += self._filter(record)
         if self.is_open:
-            out += self.held
-            self.held.clear()
+            out += self.partial_record
+            self.partial_record.clear()
         return bytes(out)
 
     def _record_size(self) -> int:
-        """Return the length of the record that is held, header included; 0 while it is not complete."""
-        held = self.held
-        if (held and not self.passed and held[0] != HANDSHAKE) or (len(held) > 1 and held[1] != 3):
+        """Return the length of the buffered record, header included; 0 while it is not complete."""
+        data = self.partial_record
+        if (data and not self.hello_passed and data[0] != HANDSHAKE) or (len(data) > 1 and data[1] != 3):
             raise HelloError("not TLS")
-        if len(held) < HEADER:
+        if len(data) < HEADER:
             return 0
-        length = int.from_bytes(held[3:HEADER], "big")
-        if not length or length > LONGEST_RECORD:
+        length = int.from_bytes(data[3:HEADER], "big")
+        if not length or length > MAX_RECORD:
             raise HelloError("a TLS record of a wrong length")
-        return HEADER + length if len(held) >= HEADER + length else 0
+        return HEADER + length if len(data) >= HEADER + length else 0
 
-    def _judge(self, record: bytes) -> bytes:
+    def _filter(self, record: bytes) -> bytes:
         """Return what may pass now that this record is complete."""
         kind, content = record[0], record[HEADER:]
-        if self.hello or not self.passed or (kind == HANDSHAKE and content[0] == CLIENT_HELLO):
+        if self.hello or not self.hello_passed or (kind == HANDSHAKE and content[0] == CLIENT_HELLO):
             return self._collect(kind, content, record)
         if kind == HANDSHAKE or (kind == APPLICATION and not self.early):
             self.is_open = True  # the handshake has gone on, so the server did not ask again
@@ -72,98 +72,98 @@ class Gate:
         if kind != HANDSHAKE:
             raise HelloError("a TLS hello that breaks off")
         self.hello += content
-        self.waiting += record
+        self.records += record
         if self.hello[0] != CLIENT_HELLO:
             raise HelloError("TLS that does not begin with a client's hello")
         size = 4 + int.from_bytes(self.hello[1:4], "big") if len(self.hello) >= 4 else 0
-        if max(size, len(self.hello)) > LONGEST_HELLO or len(self.hello) > size > 0:
+        if max(size, len(self.hello)) > MAX_HELLO or len(self.hello) > size > 0:
             raise HelloError("a TLS hello of a wrong length")
         if not size or len(self.hello) < size:
             return b""
-        self._compare(Hello(bytes(self.hello[4:])))
-        out = bytes(self.waiting)
+        self._compare(ClientHello(bytes(self.hello[4:])))
+        out = bytes(self.records)
         self.hello.clear()
-        self.waiting.clear()
+        self.records.clear()
         return out
 
-    def _compare(self, hello: "Hello") -> None:
+    def _compare(self, hello: "ClientHello") -> None:
         if hello.name is None:
             raise HelloError("no server name in the TLS hello")
         if hello.name != self.host:
             raise HelloError(f"the TLS hello names {hello.name}")
-        self.is_open = self.passed  # a server asks once
+        self.is_open = self.hello_passed  # a server asks once
         self.early = hello.early
-        self.passed = True
+        self.hello_passed = True
 
 
-class Hello:
-    """What is wanted of a ClientHello: `name` in A-label form (None: there is none), and whether early data follows."""
+class ClientHello:
+    """Of a ClientHello: `name` in A-label form (None: there is none), and whether early data follows."""
 
     __slots__ = ("early", "name")
 
     def __init__(self, body: bytes) -> None:
         """`body` is the message without its header. Raises HelloError if it is not exactly one."""
-        fields = Fields(body)
+        fields = FieldReader(body)
         fields.take(2 + 32)  # version, random
         fields.vector(1)  # session
         fields.vector(2)  # cipher suites
         fields.vector(1)  # compression
         extensions: dict[int, bytes] = {}
-        rest = Fields(fields.vector(2) if fields.left else b"")
+        rest = FieldReader(fields.vector(2) if fields.remaining else b"")
         fields.end()
-        while rest.left:
-            number = rest.number(2)
-            if number in extensions:
+        while rest.remaining:
+            kind = rest.integer(2)
+            if kind in extensions:
                 raise HelloError("a TLS hello with an extension twice")
-            extensions[number] = rest.vector(2)
+            extensions[kind] = rest.vector(2)
         self.early = EARLY_DATA in extensions
         self.name = server_name(extensions[SERVER_NAME]) if SERVER_NAME in extensions else None
 
 
 def server_name(extension: bytes) -> str:
     """Return the one name of a server_name extension (RFC 6066) in A-label form. Raises HelloError if it has none."""
-    outer = Fields(extension)
-    names = Fields(outer.vector(2))
+    outer = FieldReader(extension)
+    names = FieldReader(outer.vector(2))
     outer.end()
-    kind, name = names.number(1), names.vector(2)
+    kind, name = names.integer(1), names.vector(2)
     names.end()
     try:
         if kind == 0:
-            return hosts.normal(name.decode())
+            return hosts.normalize(name.decode())
     except ValueError:
         pass
     raise HelloError("a TLS hello whose server name is no host name")
 
 
-class Fields:
+class FieldReader:
     """Reads fields from the front of some bytes; HelloError when they are not there."""
 
-    __slots__ = ("data", "place")
+    __slots__ = ("data", "position")
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.place = data, 0
+        self.data, self.position = data, 0
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         """Bytes that have not been read."""
-        return len(self.data) - self.place
+        return len(self.data) - self.position
 
     def take(self, count: int) -> bytes:
         """Return the next `count` bytes."""
-        if count > self.left:
+        if count > self.remaining:
             raise HelloError("a TLS hello that is cut short")
-        self.place += count
-        return self.data[self.place - count : self.place]
+        self.position += count
+        return self.data[self.position - count : self.position]
 
-    def number(self, width: int) -> int:
+    def integer(self, width: int) -> int:
         """Return the next number, of `width` bytes."""
         return int.from_bytes(self.take(width), "big")
 
     def vector(self, width: int) -> bytes:
         """Return the bytes that follow their own length, which has `width` bytes."""
-        return self.take(self.number(width))
+        return self.take(self.integer(width))
 
     def end(self) -> None:
         """Raise HelloError unless all has been read."""
-        if self.left:
+        if self.remaining:
             raise HelloError("a TLS hello with bytes too many")

@@ -57,7 +57,7 @@ def whose(run: str, credential: str) -> Run | None:
 def judge(run: Run, host: str, port: int, now: datetime) -> Decision:
     """May this run reach this host? By the rules as they are now."""
     try:
-        name = hosts.normal(host)
+        name = hosts.normalize(host)
     except ValueError:
         return Decision(False, f"{host[:253]!r} is not a host's name.")
     if hosts.is_literal(host) or hosts.is_literal(name):

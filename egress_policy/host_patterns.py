@@ -29,7 +29,7 @@ def normal(pattern: str) -> str:
     if hosts.is_literal(suffix.strip("[]")):
         raise ValueError("Rules are for names: an address can't be allowed, however it is written.")
     try:
-        name = hosts.normal(suffix)
+        name = hosts.normalize(suffix)
     except ValueError:
         words = (
             "Use a host such as api.example.com, or *.example.com for all names below it; ports have their own field."

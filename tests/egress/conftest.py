@@ -150,7 +150,7 @@ class Proxy:
     @property
     def tunnels(self) -> list[Any]:
         """What is open in the proxy."""
-        return list(self.server.desk.table.tunnels.values())
+        return list(self.server.state.tunnels.by_id.values())
 
     def close(self) -> None:
         for connection in self.sockets:
@@ -161,7 +161,7 @@ class Proxy:
         self.control.stop()
         for site in self.sites:
             site.close()
-        assert not self.server.visits
+        assert not self.server.handlers
         assert tasks == [], tasks
         assert self.problems == []
 

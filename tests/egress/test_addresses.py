@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from egress.addresses import NotPublic, is_public, judge
+from egress.addresses import NotPublic, allowed_addresses, is_public
 
 # As the specification lists them, not as the code does.
 LISTED = [
@@ -65,7 +65,7 @@ def test_one_address_that_is_not_public_refuses_the_name(
 ) -> None:
     found = [*public[:place], str(address), *public[place:]]
     with pytest.raises(NotPublic, match=str(address)):
-        judge("site.example", found, {})
+        allowed_addresses("site.example", found, {})
 
 
 @given(st.lists(st.text(max_size=20), min_size=1))
@@ -78,15 +78,15 @@ def test_what_is_no_address_refuses_the_name(found: list[str]) -> None:
 
     if not all(is_address(text) for text in found):
         with pytest.raises(NotPublic):
-            judge("site.example", found, {})
+            allowed_addresses("site.example", found, {})
 
 
 def test_an_exception_is_for_one_host_and_one_address() -> None:
     exceptions = {"registry.internal": {ip_address("10.0.0.5")}}
-    assert judge("registry.internal", ["10.0.0.5", "::ffff:10.0.0.5"], exceptions) == ["10.0.0.5"]
+    assert allowed_addresses("registry.internal", ["10.0.0.5", "::ffff:10.0.0.5"], exceptions) == ["10.0.0.5"]
     for host, found in (("registry.internal", "10.0.0.6"), ("a.registry.internal", "10.0.0.5")):
         with pytest.raises(NotPublic):
-            judge(host, [found], exceptions)
+            allowed_addresses(host, [found], exceptions)
 
 
 def test_networks_of_the_operator_are_refused_too_in_their_mapped_form_as_well() -> None:

@@ -5,7 +5,7 @@ import ssl
 
 import pytest
 
-from egress.channel import RECEIVE, WRITE
+from egress.channel import RECEIVE_SIZE, WRITE_BUFFER
 from testbed import sites
 from testbed.sites import Site
 from testbed.waiting import wait_for
@@ -145,8 +145,8 @@ def test_a_slow_reader_holds_the_sender_up_instead_of_filling_the_proxy(proxy: P
     site = proxy.site(flood)
     connection = proxy.tunnel(site.port)
     connection.sendall(hello_for(HOST))
-    (tunnel,) = wait_for(lambda: [tunnel for tunnel in proxy.tunnels if tunnel.client.full])
-    assert tunnel.client.transport.get_write_buffer_size() <= WRITE + RECEIVE
+    (tunnel,) = wait_for(lambda: [tunnel for tunnel in proxy.tunnels if tunnel.client.paused])
+    assert tunnel.client.transport.get_write_buffer_size() <= WRITE_BUFFER + RECEIVE_SIZE
     assert sent[0] < 64 * 1024 * 1024
     connection.settimeout(None)
     got = 0

@@ -20,7 +20,7 @@ from egress import hosts
     ],
 )  # fmt: skip
 def test_a_name_has_one_form(written: str, name: str) -> None:
-    assert hosts.normal(written) == name
+    assert hosts.normalize(written) == name
 
 
 @pytest.mark.parametrize(
@@ -33,16 +33,16 @@ def test_a_name_has_one_form(written: str, name: str) -> None:
 )  # fmt: skip
 def test_what_is_no_name_is_an_error(written: str) -> None:
     with pytest.raises(ValueError):
-        hosts.normal(written)
+        hosts.normalize(written)
 
 
 @given(st.text(max_size=300))
 def test_any_text_has_a_form_that_stays_as_it_is_or_is_an_error(text: str) -> None:
     try:
-        name = hosts.normal(text)
+        name = hosts.normalize(text)
     except ValueError:
         return
-    assert hosts.normal(name) == name
+    assert hosts.normalize(name) == name
     assert name.isascii() and name == name.lower() and len(name) <= 253
 
 

@@ -24,8 +24,8 @@ def test_a_request_to_an_allowed_host_is_answered(proxy: Proxy) -> None:
     assert (reply.status, reply.body) == (200, b"hello")
     assert lines(site)[0] == "GET /a/b?c=d%20e HTTP/1.1"
     assert b"X-Site: yes" in reply.head
-    (told,) = wait_for(lambda: proxy.rules.ended("server"))
-    assert told["sent"] > 0 and told["received"] > 5
+    (tunnel,) = wait_for(lambda: proxy.rules.ended("server"))
+    assert tunnel["sent"] > 0 and tunnel["received"] > 5
 
 
 @pytest.mark.parametrize(("url", "path"), [("", "/"), ("/", "/"), ("?q=1", "/?q=1"), ("//x/../y", "//x/../y")])

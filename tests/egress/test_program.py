@@ -1,4 +1,4 @@
-"""The proxy as a program: settings, health, logs, reports that survive a refusal, and an orderly end."""
+"""The proxy as a program: settings, health, logs, reports that survive a error, and an orderly end."""
 
 import json
 import os
@@ -176,22 +176,22 @@ def test_reports_that_were_refused_come_again_with_the_same_ids(proxy: Proxy) ->
     proxy.rules.refuse_reports = 2
     proxy.secure(site.port).close()
     assert proxy.request("CONNECT", "new.example:443").status == 403
-    (told,) = wait_for(lambda: proxy.rules.ended("client"))
+    (tunnel,) = wait_for(lambda: proxy.rules.ended("client"))
     (denial,) = wait_for(lambda: proxy.rules.denied("rule"))
-    assert (told["host"], denial["count"]) == (HOST, 1)
+    assert (tunnel["host"], denial["count"]) == (HOST, 1)
 
 
 def test_reports_are_kept_while_the_control_plane_is_away_within_bounds(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("egress.reports.KEPT", 3)
+    monkeypatch.setattr("egress.reports.MAX_WAITING", 3)
     proxy = make()
     site = proxy.site()
     proxy.rules.refuse_reports = 10**9
     for _ in range(5):
         proxy.secure(site.port).close()
     wait_for(lambda: not proxy.tunnels)
-    assert len(proxy.server.desk.reports.ended) == 3
+    assert len(proxy.server.state.reporter.ended) == 3
     proxy.rules.refuse_reports = 0
     wait_for(lambda: len(proxy.rules.ended("client")) == 3)
 

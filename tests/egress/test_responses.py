@@ -51,7 +51,7 @@ def test_an_expired_credential_gets_407(make: Make) -> None:
     proxy.secure(site.port).close()
     del proxy.rules.credentials["run-a"]
     proxy.rules.change()
-    wait_for(lambda: proxy.server.desk.decisions.version == proxy.rules.version)
+    wait_for(lambda: proxy.server.state.decisions.version == proxy.rules.version)
     assert proxy.request("CONNECT", f"{HOST}:{site.port}").status == 407
 
 

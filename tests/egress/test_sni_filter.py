@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress import sni_filter
-from egress.sni_filter import Gate, HelloError
+from egress.sni_filter import HANDSHAKE, MAX_HELLO, HelloError, SniFilter
 
 HOST = "site.example"
 
@@ -29,7 +28,7 @@ def hello(name: str | None = HOST, version: ssl.TLSVersion = ssl.TLSVersion.TLSv
     return outgoing.read()
 
 
-def records(content: bytes, sizes: list[int], kind: int = sni_filter.HANDSHAKE) -> bytes:
+def records(content: bytes, sizes: list[int], kind: int = HANDSHAKE) -> bytes:
     """The content in records of these sizes, the rest in one more."""
     made, start = b"", 0
     for size in [*sizes, len(content)]:
@@ -40,11 +39,11 @@ def records(content: bytes, sizes: list[int], kind: int = sni_filter.HANDSHAKE) 
     return made
 
 
-def feed(gate: Gate, data: bytes, cuts: list[int]) -> bytes:
-    """Give the gate the data in pieces; return what passed."""
+def feed(one: SniFilter, data: bytes, cuts: list[int]) -> bytes:
+    """Give the filter the data in pieces; return what passed."""
     passed, start = b"", 0
     for end in [*sorted(cut % (len(data) + 1) for cut in cuts), len(data)]:
-        passed += gate.feed(data[start:end])
+        passed += one.feed(data[start:end])
         start = end
     return passed
 
@@ -75,28 +74,28 @@ def test_a_real_hello_passes_unchanged_in_any_pieces_and_records(
     version: ssl.TLSVersion, cuts: list[int], sizes: list[int]
 ) -> None:
     data = records(hello(HOST, version)[5:], sizes)
-    gate = Gate(HOST)
-    assert feed(gate, data, cuts) == data
-    assert gate.passed and not gate.is_open
+    sni_filter = SniFilter(HOST)
+    assert feed(sni_filter, data, cuts) == data
+    assert sni_filter.hello_passed and not sni_filter.is_open
 
 
 @given(cuts=st.lists(st.integers(0, 5000), max_size=20))
 def test_not_a_byte_passes_before_the_hello_is_whole(cuts: list[int]) -> None:
-    assert feed(Gate(HOST), hello()[:-1], cuts) == b""
+    assert feed(SniFilter(HOST), hello()[:-1], cuts) == b""
 
 
 @pytest.mark.parametrize("name", ["other.example", "site.example.evil.example", "a.site.example", None])
 @given(cuts=st.lists(st.integers(0, 5000), max_size=5))
 def test_another_name_or_none_is_an_error(name: str | None, cuts: list[int]) -> None:
     with pytest.raises(HelloError):
-        feed(Gate(HOST), hello(name), cuts)
+        feed(SniFilter(HOST), hello(name), cuts)
 
 
 @settings(max_examples=500)
 @given(data=st.binary(max_size=3000), cuts=st.lists(st.integers(0, 5000), max_size=5))
 def test_random_bytes_pass_never_and_raise_nothing_else(data: bytes, cuts: list[int]) -> None:
     with suppress(HelloError):
-        assert feed(Gate(HOST), data, cuts) == b""
+        assert feed(SniFilter(HOST), data, cuts) == b""
 
 
 @settings(max_examples=500)
@@ -114,7 +113,7 @@ def test_a_changed_hello_raises_nothing_else_and_passes_only_if_it_names_the_hos
         data[place % len(data)] = value
     changed = bytes(data[: cut or None]) + more
     try:
-        passed = feed(Gate(HOST), changed, cuts)
+        passed = feed(SniFilter(HOST), changed, cuts)
     except HelloError:
         return
     assert passed == changed[: len(passed)]
@@ -125,7 +124,7 @@ def test_a_changed_hello_raises_nothing_else_and_passes_only_if_it_names_the_hos
 @given(extensions=st.lists(st.tuples(st.sampled_from([0, 0, 16, 42, 51]), st.binary(max_size=40)), max_size=6))
 def test_extensions_of_any_content_raise_nothing_else(extensions: list[tuple[int, bytes]]) -> None:
     with pytest.raises(HelloError):
-        Gate(HOST).feed(made(*(extension(number, content) for number, content in extensions)))
+        SniFilter(HOST).feed(made(*(extension(number, content) for number, content in extensions)))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,7 @@ def test_extensions_of_any_content_raise_nothing_else(extensions: list[tuple[int
 )  # fmt: skip
 def test_a_name_that_two_readers_could_take_for_different_ones_is_an_error(content: bytes) -> None:
     with pytest.raises(HelloError):
-        Gate(HOST).feed(made(extension(0, content)))
+        SniFilter(HOST).feed(made(extension(0, content)))
 
 
 @pytest.mark.parametrize(
@@ -153,15 +152,15 @@ def test_a_name_that_two_readers_could_take_for_different_ones_is_an_error(conte
 )  # fmt: skip
 def test_what_is_no_single_hello_is_an_error(data: bytes) -> None:
     with pytest.raises(HelloError):
-        Gate(HOST).feed(data)
+        SniFilter(HOST).feed(data)
 
 
 def test_a_hello_without_end_is_an_error_and_never_held_without_bound() -> None:
-    gate = Gate(HOST)
+    sni_filter = SniFilter(HOST)
     with pytest.raises(HelloError):
         for _ in range(100):
-            gate.feed(records(b"\x01\x00\xff\xff" + bytes(16_000), []))
-    assert len(gate.hello) + len(gate.held) + len(gate.waiting) < 3 * sni_filter.LONGEST_HELLO
+            sni_filter.feed(records(b"\x01\x00\xff\xff" + bytes(16_000), []))
+    assert len(sni_filter.hello) + len(sni_filter.partial_record) + len(sni_filter.records) < 3 * MAX_HELLO
 
 
 CIPHER, ALERT = b"\x14\x03\x03\x00\x01\x01", b"\x15\x03\x03\x00\x02\x01\x00"
@@ -172,31 +171,31 @@ EARLY = extension(42, b"")
 @pytest.mark.parametrize("between", [b"", CIPHER, ALERT, CIPHER + ALERT])
 @given(cuts=st.lists(st.integers(0, 5000), max_size=5))
 def test_a_second_hello_is_compared_too(between: bytes, cuts: list[int]) -> None:
-    gate = Gate(HOST)
+    sni_filter = SniFilter(HOST)
     data = hello() + between + hello()
-    assert feed(gate, data + DATA, cuts) == data + DATA
-    assert gate.is_open
+    assert feed(sni_filter, data + DATA, cuts) == data + DATA
+    assert sni_filter.is_open
     for second in (hello("other.example"), hello(None)):
         with pytest.raises(HelloError):
-            feed(Gate(HOST), hello() + between + second, cuts)
+            feed(SniFilter(HOST), hello() + between + second, cuts)
 
 
 def test_early_data_hides_no_second_hello() -> None:
-    gate = Gate(HOST)
-    gate.feed(made(SNI, EARLY) + DATA * 3)
-    assert not gate.is_open
+    sni_filter = SniFilter(HOST)
+    sni_filter.feed(made(SNI, EARLY) + DATA * 3)
+    assert not sni_filter.is_open
     with pytest.raises(HelloError):
-        gate.feed(CIPHER + hello("other.example"))
+        sni_filter.feed(CIPHER + hello("other.example"))
 
 
 @pytest.mark.parametrize("last", [CIPHER + DATA, DATA, KEY_EXCHANGE + CIPHER])
 @given(cuts=st.lists(st.integers(0, 5000), max_size=5), rest=st.binary(max_size=100))
 def test_once_the_handshake_goes_on_all_passes(last: bytes, cuts: list[int], rest: bytes) -> None:
-    gate = Gate(HOST)
-    assert feed(gate, hello() + last + rest, cuts) == hello() + last + rest
-    assert gate.is_open
+    sni_filter = SniFilter(HOST)
+    assert feed(sni_filter, hello() + last + rest, cuts) == hello() + last + rest
+    assert sni_filter.is_open
 
 
 @pytest.mark.parametrize(("name", "host"), [("SITE.example", HOST), ("bücher.example", "xn--bcher-kva.example")])
 def test_names_are_compared_in_their_a_label_form(name: str, host: str) -> None:
-    assert Gate(host).feed(made(extension(0, names((0, name.encode()))))) != b""
+    assert SniFilter(host).feed(made(extension(0, names((0, name.encode()))))) != b""

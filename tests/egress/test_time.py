@@ -31,7 +31,7 @@ def is_open(connection: socket.socket) -> bool:
 
 def up_to_date(proxy: Proxy) -> bool:
     """The proxy knows of the last change."""
-    return bool(proxy.server.desk.decisions.version == proxy.rules.version)
+    return bool(proxy.server.state.decisions.version == proxy.rules.version)
 
 
 @pytest.mark.parametrize("sent", [b"", b"CONNECT site.exa", b"GET http://site.example/ HTTP/1.1\r\nHost: x\r\n"])
@@ -131,7 +131,7 @@ def test_without_a_control_plane_new_tunnels_are_refused_at_once_and_open_ones_e
     site = proxy.site()
     secure = open_tunnel(proxy, site)
     proxy.control.stop()
-    wait_for(lambda: proxy.server.watch.failed_since)
+    wait_for(lambda: proxy.server.policy_sync.failed_since)
     assert proxy.request("CONNECT", f"{HOST}:{site.port}").status == 503
     assert is_open(secure)
     assert read_all(secure) == b""
@@ -152,7 +152,7 @@ def test_a_short_absence_costs_no_tunnel(make: Make) -> None:
     secure = open_tunnel(proxy, site)
     proxy.rules.manner = "500"
     proxy.rules.change()
-    wait_for(lambda: proxy.server.watch.failed_since)
+    wait_for(lambda: proxy.server.policy_sync.failed_since)
     proxy.rules.manner = ""
     wait_for(lambda: up_to_date(proxy))
     assert is_open(secure)
@@ -167,10 +167,10 @@ def test_tunnels_are_judged_anew_after_a_long_silence_even_if_the_number_is_the_
     secure = open_tunnel(proxy, site)
     proxy.rules.manner = "500"
     with proxy.rules.changed:
-        proxy.server.desk.decisions.version -= 1  # so that the poll that waits returns and the next one fails
+        proxy.server.state.decisions.version -= 1  # so that the poll that waits returns and the next one fails
         proxy.rules.version += 1
         proxy.rules.changed.notify_all()
-    wait_for(lambda: proxy.server.watch.failed_since)
+    wait_for(lambda: proxy.server.policy_sync.failed_since)
     del proxy.rules.allowed["run-a", HOST, site.port]
     proxy.rules.manner = ""
     assert read_all(secure) == b""
@@ -274,8 +274,8 @@ def test_an_approval_works_on_the_next_try(proxy: Proxy) -> None:
 def test_an_old_decision_that_arrives_after_a_change_is_asked_for_again(proxy: Proxy) -> None:
     site = proxy.site()
     proxy.secure(site.port)
-    proxy.server.desk.decisions.version += 1  # announced, but the decision on its way is older
-    proxy.server.desk.decisions.kept.clear()
+    proxy.server.state.decisions.version += 1  # announced, but the decision on its way is older
+    proxy.server.state.decisions.cache.clear()
     assert proxy.request("CONNECT", f"{HOST}:{site.port}").status == 503
 
 
