@@ -9,7 +9,8 @@ from controlplane import health
 from controlplane.signin import SignIn, throttled
 from egress_policy.api import router as egress
 from schedules.api import router as tasks
-from sessions.api.endpoints import api, no_such_address
+from sessions.api.endpoints import api
+from sessions.api.errors import no_such_address
 
 api.add_router("", tasks)
 api.add_router("", egress)

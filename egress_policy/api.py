@@ -1,4 +1,4 @@
-"""The API of egress, part of version 1 (`sessions.api.endpoints` has its errors and who may do what)."""
+"""The API of egress, part of version 1 (`sessions.api`)."""
 
 import uuid
 from datetime import datetime
@@ -11,7 +11,7 @@ from ninja.errors import HttpError
 from egress_policy import access_requests, traffic
 from egress_policy.choices import UNDECIDED
 from egress_policy.models import EgressDenial, EgressRequest
-from groups.models import AgentGroup
+from sessions.api.access import actor, find_group, user_of
 from sessions.models import AgentSession, Run
 
 router = Router()
@@ -71,7 +71,7 @@ class Proposal(Schema):
     reason: str = Field(max_length=200)
 
 
-def _asked(row: EgressRequest) -> dict[str, Any]:
+def _summary(row: EgressRequest) -> dict[str, Any]:
     plain = ["id", "host", "port", "state", "count", "first_at", "last_at", "reason", "answer"]
     last = str(row.last_session_id) if row.last_session_id else None
     return {name: getattr(row, name) for name in plain} | {"profile": row.profile.slug, "last_session": last}
@@ -80,8 +80,7 @@ def _asked(row: EgressRequest) -> dict[str, Any]:
 @router.get("/sessions/{uuid:session_id}/runs/{int:number}/egress", response=RunEgress, summary="A run's network")
 def run_egress(request: HttpRequest, session_id: uuid.UUID, number: int) -> dict[str, Any]:
     """What it reached through the egress proxy, and what it was refused."""
-    user = request.auth  # type: ignore[attr-defined]
-    session = AgentSession.objects.visible_to(user).filter(pk=session_id).first()
+    session = AgentSession.objects.visible_to(user_of(request)).filter(pk=session_id).first()
     run = Run.objects.filter(session=session, number=number).first() if session else None
     if run is None:
         raise HttpError(404, "There is no such run, or it is not yours.")
@@ -91,22 +90,18 @@ def run_egress(request: HttpRequest, session_id: uuid.UUID, number: int) -> dict
 @router.get("/groups/{slug}/egress", response=list[AskedOut], summary="What a group's agents asked for")
 def list_asked(request: HttpRequest, slug: str, undecided: bool = True) -> list[dict[str, Any]]:
     """The last 500; with `undecided=false` also what was approved and refused."""
-    user = request.auth  # type: ignore[attr-defined]
-    group = AgentGroup.objects.visible_to(user).filter(slug=slug).first()
-    if group is None:
-        raise HttpError(404, "There is no such group, or you are not in it.")
-    rows = EgressRequest.objects.filter(group=group).select_related("profile")
-    return [_asked(row) for row in (rows.filter(state__in=UNDECIDED) if undecided else rows)[:500]]
+    rows = EgressRequest.objects.filter(group=find_group(request, slug)).select_related("profile")
+    return [_summary(row) for row in (rows.filter(state__in=UNDECIDED) if undecided else rows)[:500]]
 
 
 @router.post("/egress/{int:asked_id}/propose", response=AskedOut, summary="Propose what agents asked for")
 def propose(request: HttpRequest, asked_id: int, body: Proposal) -> dict[str, Any]:
     """For owners of the group. An operator decides, in the admin."""
-    user = request.auth  # type: ignore[attr-defined]
+    user = user_of(request)
     row = EgressRequest.objects.visible_to(user).filter(pk=asked_id).select_related("profile", "group").first()
     if row is None:
         raise HttpError(404, "There is no such request, or it is not yours.")
     if not EgressRequest.objects.ownable_by(user).filter(pk=asked_id).exists():
         raise HttpError(403, "You may read this request. Ask an owner of the group to propose it.")
-    access_requests.propose(row, body.reason, actor=user, by=user.get_username())
-    return _asked(row)
+    access_requests.propose(row, body.reason, **actor(request))
+    return _summary(row)

@@ -18,7 +18,7 @@ def record(
     """Note what was done. `by` names who did it where there is no user, such as a command or a schedule.
 
     Call it in the transaction of what it notes, so that neither exists without the other. Never pass a secret.
-    A person who acts by an API token (`sessions.api.endpoints`) is noted with the token's name.
+    A person who acts by an API token (`sessions.api.token_auth`) is noted with the token's name.
     """
     via = getattr(actor, "via", "")
     AuditEntry.objects.create(

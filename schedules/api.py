@@ -1,4 +1,4 @@
-"""The API of tasks, part of version 1 (`sessions.api.endpoints` has its errors and who may do what)."""
+"""The API of tasks, part of version 1 (`sessions.api`)."""
 
 import uuid
 from datetime import datetime
@@ -10,11 +10,12 @@ from ninja.errors import HttpError
 from pydantic import AfterValidator
 
 from groups import times
-from groups.models import AgentGroup, AgentProfile
+from groups.models import AgentProfile
 from schedules import cron, execute, service
 from schedules.choices import Context, Kind
 from schedules.models import BY_KIND, ScheduledTask
-from sessions.api.endpoints import cut, once
+from sessions.api import pagination
+from sessions.api.access import actor, find_group, once, user_of
 from sessions.lifecycle.intake import Refused
 from sessions.models import AgentSession
 
@@ -75,7 +76,7 @@ class TaskDetail(TaskOut):
     next_times: list[datetime]
 
 
-def _told(task: ScheduledTask) -> dict[str, Any]:
+def _summary(task: ScheduledTask) -> dict[str, Any]:
     last = task.last_message
     plain = ["name", "prompt", "kind", "every_seconds", "once_at", "time_zone", "state", "reason", "next_at", "last_at"]
     plain += ["outcome_words", "failures", "max_failures", "skipped"]
@@ -92,66 +93,48 @@ def _told(task: ScheduledTask) -> dict[str, Any]:
 
 
 def _detail(task: ScheduledTask) -> dict[str, Any]:
-    return _told(task) | {"next_times": [at for at, _ in task.coming]}
+    return _summary(task) | {"next_times": [at for at, _ in task.coming]}
 
 
-def _group(request: HttpRequest, slug: str, write: bool = False) -> AgentGroup:
-    """The group, if the caller is in it; 403 if they may only read there."""
-    user = request.auth  # type: ignore[attr-defined]
-    group = AgentGroup.objects.visible_to(user).filter(slug=slug).first()
-    if group is None:
-        raise HttpError(404, "There is no such group, or you are not in it.")
-    if write and not AgentGroup.objects.writable_by(user).filter(pk=group.pk).exists():
-        raise HttpError(403, "You may read this group's tasks. Ask an owner for the role of a member.")
-    return group
-
-
-def _task(request: HttpRequest, task_id: uuid.UUID, write: bool = False) -> ScheduledTask:
+def _find_task(request: HttpRequest, task_id: uuid.UUID, write: bool = False) -> ScheduledTask:
     """The task, if the caller may see it; 403 if they see it and may not write."""
-    user = request.auth  # type: ignore[attr-defined]
-    rows = ScheduledTask.objects.visible_to(user).select_related("group", "profile", "last_message")
+    rows = ScheduledTask.objects.visible_to(user_of(request)).select_related("group", "profile", "last_message")
     task = rows.filter(pk=task_id).first()
     if task is None:
         raise HttpError(404, "There is no such task, or it is not yours.")
-    if write and not ScheduledTask.objects.writable_by(user).filter(pk=task_id).exists():
+    if write and not ScheduledTask.objects.writable_by(user_of(request)).filter(pk=task_id).exists():
         raise HttpError(403, "You may read this task. Ask an owner of its group for the role of a member.")
     return task
 
 
-def _apply(request: HttpRequest, task: ScheduledTask, said: dict[str, Any]) -> None:
-    """Write what was said into a task that is not saved yet. Raises Refused."""
+def _apply(request: HttpRequest, task: ScheduledTask, values: dict[str, Any]) -> None:
+    """Write values into a task that is not saved yet. Raises Refused."""
     for field in ("name", "prompt", "time_zone", "max_failures"):
-        setattr(task, field, said.get(field, getattr(task, field)))
-    whens = [kind for kind, field in BY_KIND.items() if said.get(field) is not None]
+        setattr(task, field, values.get(field, getattr(task, field)))
+    whens = [kind for kind, field in BY_KIND.items() if values.get(field) is not None]
     if len(whens) > 1 or (not whens and task._state.adding):
         raise Refused("cron", "Give one of cron, every_seconds and once_at.")
     if whens:
         task.kind = whens[0]
-        setattr(task, BY_KIND[whens[0]], said[BY_KIND[whens[0]]])
+        setattr(task, BY_KIND[whens[0]], values[BY_KIND[whens[0]]])
     if task.kind == Kind.ONCE and whens and task.once_at and task.once_at.tzinfo is None:
         try:
             task.once_at = cron.instant(task.once_at, times.zone(task.time_zone))
         except ValueError as error:
             raise Refused("time_zone", str(error)) from error
-    wheres = [field for field in ("session", "profile") if said.get(field) is not None]
+    wheres = [field for field in ("session", "profile") if values.get(field) is not None]
     if len(wheres) > 1 or (not wheres and task._state.adding):
         raise Refused("profile", "Give a session to continue, or the profile of a fresh one.")
     if wheres == ["session"]:
         task.context = Context.SESSION
-        user = request.auth  # type: ignore[attr-defined]
-        task.session = AgentSession.objects.visible_to(user).filter(pk=said["session"]).first()
+        task.session = AgentSession.objects.visible_to(user_of(request)).filter(pk=values["session"]).first()
         if task.session is None:
             raise Refused("session", "There is no such session, or it is not yours.")
     elif wheres:
         task.context = Context.FRESH
-        task.profile = AgentProfile.objects.filter(slug=said["profile"]).first()
+        task.profile = AgentProfile.objects.filter(slug=values["profile"]).first()
         if task.profile is None:
-            raise Refused("profile", f"There is no profile {said['profile']!r}.")
-
-
-def _by(request: HttpRequest) -> dict[str, Any]:
-    user = request.auth  # type: ignore[attr-defined]
-    return {"actor": user, "by": user.get_username()}
+            raise Refused("profile", f"There is no profile {values['profile']!r}.")
 
 
 @router.get("/groups/{slug}/tasks", response=list[TaskOut], summary="The tasks of a group")
@@ -159,64 +142,66 @@ def list_tasks(
     request: HttpRequest, response: HttpResponse, slug: str, offset: int = 0, limit: int = 500
 ) -> list[dict[str, Any]]:
     """Those that are due next first: no more than about 1 MiB, and a header `Link` tells where it goes on."""
-    tasks = ScheduledTask.objects.filter(group=_group(request, slug)).order_by("next_at", "created_at", "pk")
+    tasks = ScheduledTask.objects.filter(group=find_group(request, slug)).order_by("next_at", "created_at", "pk")
     tasks = tasks.select_related("group", "profile", "last_message").defer("last_message__text")
-    return [_told(task) for task in cut(request, response, tasks, offset, limit, "prompt", "reason", "outcome_words")]
+    return [
+        _summary(task)
+        for task in pagination.by_offset(request, response, tasks, offset, limit, "prompt", "reason", "outcome_words")
+    ]
 
 
 @router.post("/groups/{slug}/tasks", response={201: TaskDetail}, summary="Make a task")
 def create_task(request: HttpRequest, slug: str, body: NewTask) -> Status[Any]:
     """It is active at once. It is made once per `Idempotency-Key`."""
-    user = request.auth  # type: ignore[attr-defined]
-    group = _group(request, slug, write=True)
+    group = find_group(request, slug, change="tasks")
 
     def make() -> str:
-        task = ScheduledTask(group=group, created_by=user)
+        task = ScheduledTask(group=group, created_by=user_of(request))
         _apply(request, task, body.dict(exclude_unset=True))
-        return str(service.store(task, **_by(request)).pk)
+        return str(service.store(task, **actor(request)).pk)
 
-    return Status(201, _detail(_task(request, uuid.UUID(once(request, body, make)))))
+    return Status(201, _detail(_find_task(request, uuid.UUID(once(request, body, make)))))
 
 
 @router.get("/tasks/{uuid:task_id}", response=TaskDetail, summary="A task")
 def get_task(request: HttpRequest, task_id: uuid.UUID) -> dict[str, Any]:
     """With its next five times."""
-    return _detail(_task(request, task_id))
+    return _detail(_find_task(request, task_id))
 
 
 @router.patch("/tasks/{uuid:task_id}", response=TaskDetail, summary="Change a task")
 def change_task(request: HttpRequest, task_id: uuid.UUID, body: TaskChange) -> dict[str, Any]:
     """Only what is said changes. A new schedule counts from now."""
-    task = _task(request, task_id, write=True)
+    task = _find_task(request, task_id, write=True)
     _apply(request, task, body.dict(exclude_unset=True))
-    service.store(task, **_by(request))
-    return _detail(_task(request, task_id))
+    service.store(task, **actor(request))
+    return _detail(_find_task(request, task_id))
 
 
 @router.delete("/tasks/{uuid:task_id}", response={204: None}, summary="Remove a task")
 def remove_task(request: HttpRequest, task_id: uuid.UUID) -> Status[Any]:
     """Its sessions stay."""
-    service.remove(_task(request, task_id, write=True), **_by(request))
+    service.remove(_find_task(request, task_id, write=True), **actor(request))
     return Status(204, None)
 
 
 @router.post("/tasks/{uuid:task_id}/pause", response=TaskDetail, summary="Pause a task")
 def pause_task(request: HttpRequest, task_id: uuid.UUID) -> dict[str, Any]:
     """It is not due until it is resumed."""
-    service.pause(_task(request, task_id, write=True), **_by(request))
-    return _detail(_task(request, task_id))
+    service.pause(_find_task(request, task_id, write=True), **actor(request))
+    return _detail(_find_task(request, task_id))
 
 
 @router.post("/tasks/{uuid:task_id}/resume", response=TaskDetail, summary="Resume a task")
 def resume_task(request: HttpRequest, task_id: uuid.UUID) -> dict[str, Any]:
     """It is due again, from now on; failures are forgiven."""
-    service.resume(_task(request, task_id, write=True), **_by(request))
-    return _detail(_task(request, task_id))
+    service.resume(_find_task(request, task_id, write=True), **actor(request))
+    return _detail(_find_task(request, task_id))
 
 
 @router.post("/tasks/{uuid:task_id}/run", response={202: TaskDetail}, summary="Run a task now")
 def run_task(request: HttpRequest, task_id: uuid.UUID) -> Status[Any]:
     """Whatever its state; its next time stays. It runs once per `Idempotency-Key`."""
-    task = _task(request, task_id, write=True)
-    once(request, None, lambda: str(execute.run_now(task, **_by(request)).pk))
-    return Status(202, _detail(_task(request, task_id)))
+    task = _find_task(request, task_id, write=True)
+    once(request, None, lambda: str(execute.run_now(task, **actor(request)).pk))
+    return Status(202, _detail(_find_task(request, task_id)))

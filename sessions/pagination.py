@@ -1,8 +1,10 @@
 """Pages of rows with long texts: so many rows, and so many bytes, which the database counts before anything is read."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from django.db.models import F, Func, IntegerField, QuerySet
+from django.db.models import F, Func, IntegerField, Model, QuerySet
+
+M = TypeVar("M", bound=Model)
 
 # With JSON's escapes it stays well under the frames that `web` may send (SENT_FRAME_MAX of controlplane/server.py).
 PAGE_BYTES = 1024 * 1024
@@ -23,7 +25,7 @@ class Bytes(Func):
         return self.as_sql(compiler, connection, template="OCTET_LENGTH((%(expressions)s)::text)", **extra)
 
 
-def fitting(rows: QuerySet[Any], limit: int, *long: str) -> tuple[int, bool]:
+def page_size(rows: QuerySet[Any], limit: int, *long: str) -> tuple[int, bool]:
     """How many of the first `limit` rows fit on a page by the sum of their `long` columns, and whether more follow.
 
     One row always fits, so that a cursor goes on.
@@ -35,3 +37,9 @@ def fitting(rows: QuerySet[Any], limit: int, *long: str) -> tuple[int, bool]:
         if count == limit or (count and total > PAGE_BYTES):
             return count, True
     return len(sizes), False
+
+
+def page(rows: QuerySet[M], limit: int, *long: str) -> tuple[list[M], bool]:
+    """The rows of such a page, and whether more follow."""
+    count, more = page_size(rows, limit, *long)
+    return list(rows[:count]), more

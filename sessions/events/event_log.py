@@ -182,7 +182,7 @@ def read(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> list[di
 def read_page(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> tuple[list[dict[str, Any]], bool]:
     """As `read`, and whether there may be more behind the page."""
     rows = Event.objects.filter(session_id=session_id, seq__gt=after).order_by("seq")
-    count, more = pagination.fitting(rows, limit, "text", "data")
+    count, more = pagination.page_size(rows, limit, "text", "data")
     # One look at the table: what retention takes meanwhile is missing before the page, never within it.
     found = rows.values_list("seq", "kind", "text", "data", "run__number", "at")[:count]
     fields = ("seq", "kind", "text", "data", "run", "at")

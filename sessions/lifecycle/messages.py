@@ -22,8 +22,7 @@ UNANSWERED = (MessageState.DELIVERED, MessageState.QUEUED, MessageState.CANCELLE
 def read_page(session: AgentSession, after: int, limit: int) -> tuple[list[Message], bool]:
     """The messages after a number, in order, as many as fit on a page; and whether more follow."""
     rows = Message.objects.filter(session=session, number__gt=after).order_by("number")
-    count, more = pagination.fitting(rows, limit, "text", "reason")
-    return list(rows[:count]), more
+    return pagination.page(rows, limit, "text", "reason")
 
 
 def unanswered(run: Run) -> MessageQuerySet:

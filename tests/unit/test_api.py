@@ -7,6 +7,7 @@ import pytest
 from django.test import Client
 
 from groups.models import AgentGroup, AgentProfile, ApiToken
+from sessions.api.endpoints import api
 from sessions.courier_api import ingest
 from sessions.models import AgentSession, Event
 
@@ -191,3 +192,9 @@ def test_events_start_at_the_oldest_that_is_there(programs: dict[str, Program], 
     Event.objects.all().delete()
     AgentSession.objects.filter(pk=session.pk).update(pruned_seq=5)
     assert programs["viewer"].read(path).json() == {"events": [], "last_seq": 5, "removed": 5}
+
+
+def test_operations_have_the_names_that_clients_were_generated_with() -> None:
+    paths = api.get_openapi_schema(path_prefix="/api/v1/")["paths"]
+    names = {operation["operationId"] for path in paths.values() for operation in path.values()}
+    assert {"sessions_api_list_events", "schedules_api_run_task", "reach_api_list_asked"} <= names
