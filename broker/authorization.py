@@ -9,9 +9,10 @@ import structlog
 
 from broker import key_filter
 from broker.key_filter import KeyForms
-from broker.providers import APIS, Route
+from broker.providers import Route
 from groups.choices import Provider
 from groups.models import BrokeredKey, BrokerUsage
+from groups.providers import MODEL_APIS
 from runtimes.base import PermanentFault, TransientFault
 from sessions.lifecycle import secrets
 from sessions.models import Run
@@ -54,7 +55,7 @@ def authorize(run_id: uuid.UUID, route: Route) -> Upstream:
     value, forms = _read_key(key, run)
     if words := BrokerUsage.begin(group):
         raise BrokerError(429, "rate_limit_error", f"{words[:1].upper()}{words[1:]}.", retry_after=until_midnight())
-    api = APIS[route.provider]
+    api = MODEL_APIS[route.provider]
     return Upstream(group.pk, (key.base_url or api.base_url).rstrip("/"), key.header or api.header, value, forms)
 
 

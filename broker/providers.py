@@ -31,33 +31,15 @@ NEVER_RETURNED = HOP_BY_HOP | {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Api:
-    """One provider's API."""
-
-    base_url: str
-    header: str  # carries the key
-    generating: frozenset[str]  # POST to these costs tokens
-    other: frozenset[tuple[str, str]]  # (method, path) that costs none; a path that ends with / has a name after it
-
-
-# Only what makes an answer, or tells what there is. Files, batches and stored answers are left out: they would show one
-# tenant what another left under the same key.
-# https://docs.claude.com/en/api and https://platform.openai.com/docs/api-reference
-APIS = {
-    Provider.ANTHROPIC: Api(
-        "https://api.anthropic.com",
-        "x-api-key",
-        frozenset({"/v1/messages"}),
-        frozenset({("POST", "/v1/messages/count_tokens"), ("GET", "/v1/models"), ("GET", "/v1/models/")}),
-    ),
-    Provider.OPENAI: Api(
-        "https://api.openai.com",
-        "authorization",
-        frozenset({"/v1/chat/completions", "/v1/responses", "/v1/embeddings"}),
-        frozenset({("GET", "/v1/models"), ("GET", "/v1/models/")}),
-    ),
+# (method, path) of what agents may use; a path that ends with / has a name after it. Only what makes an answer, which
+# costs tokens, or tells what there is. Files, batches and stored answers are left out: they would show one tenant what
+# another left under the same key.
+GENERATING = {
+    Provider.ANTHROPIC: frozenset({("POST", "/v1/messages")}),
+    Provider.OPENAI: frozenset(("POST", f"/v1/{path}") for path in ("chat/completions", "responses", "embeddings")),
 }
+MODELS = frozenset({("GET", "/v1/models"), ("GET", "/v1/models/")})
+FREE = {Provider.ANTHROPIC: MODELS | {("POST", "/v1/messages/count_tokens")}, Provider.OPENAI: MODELS}
 NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
 
 
@@ -75,13 +57,12 @@ def route(method: str, path: str) -> Route | None:
     provider, slash, rest = path.removeprefix("/broker/v1/").partition("/")
     if provider not in Provider.values or not slash:
         return None
-    api, inner = APIS[Provider(provider)], f"/{rest}"
-    if method == "POST" and inner in api.generating:
-        return Route(Provider(provider), inner, costs=True)
-    folder, _, name = inner.rpartition("/")
-    named = set(name) <= NAME and set(name) != {"."} and (method, f"{folder}/") in api.other
-    free = name and (named or (method, inner) in api.other)
-    return Route(Provider(provider), inner, costs=False) if free else None
+    name, inner = Provider(provider), f"/{rest}"
+    if (method, inner) in GENERATING[name]:
+        return Route(name, inner, costs=True)
+    folder, _, last = inner.rpartition("/")
+    named = set(last) <= NAME and set(last) != {"."} and (method, f"{folder}/") in FREE[name]
+    return Route(name, inner, costs=False) if last and (named or (method, inner) in FREE[name]) else None
 
 
 def stand_in(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -2,6 +2,8 @@
 
 from django.db import models
 
+from runtimes.secret_sources import File, GroupSecret, OperatorsSecret, Variable
+
 
 class Role(models.TextChoices):
     """What a member may do in a group, least first."""
@@ -64,12 +66,12 @@ MOUNT_COLOURS = {MountState.REQUESTED: "warning", MountState.APPROVED: "success"
 
 
 class SecretKind(models.TextChoices):
-    """Where a secret's value comes from. What reads it is in `runtimes.secret_sources`."""
+    """Where a secret's value comes from: what `runtimes.secret_sources` knows."""
 
-    KUBERNETES = "kubernetes", "Secret in the group's namespace (SECRET/KEY)"
-    OPERATORS = "operators", "Secret in an operators' namespace (NAMESPACE/SECRET/KEY)"
-    FILE = "file", "File that the control plane reads (/PATH)"
-    ENV = "env", "Environment variable of the control plane (NAME)"
+    KUBERNETES = GroupSecret.scheme, GroupSecret.label
+    OPERATORS = OperatorsSecret.scheme, OperatorsSecret.label
+    FILE = File.scheme, File.label
+    ENV = Variable.scheme, Variable.label
 
 
 class Provider(models.TextChoices):

@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 
 from groups import times
-from groups.choices import MountKind, SecretKind
+from groups.choices import MountKind
 from groups.texts import storable_data
 
 # A slug becomes part of a namespace's name: an RFC 1123 label, with room for the prefix `berth-` within 63 characters
@@ -24,8 +22,6 @@ validate_state_folder = RegexValidator(
 )
 SECRET_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 SECRET_REFERENCE = re.compile(r"^ref:[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
-# A Secret's name and a key in it: https://kubernetes.io/docs/concepts/configuration/secret/
-CLUSTER_SECRET = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9._-]{1,253}\Z")
 CLAIM = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
 # A host name or IPv4 address, which is what Kubernetes takes, and an absolute path.
 EXPORT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.-]*:/[^\s:]*\Z")
@@ -102,35 +98,6 @@ def validate_secrets(value: Any) -> None:
         if not isinstance(source, str) or not SECRET_REFERENCE.match(source):
             words = f"{name}: use ref:NAME, the name of a secret that is granted to this profile. "
             raise ValidationError(f"{words}Where its value comes from is said there, no longer in the profile.")
-
-
-def source_problem(kind: SecretKind, place: str) -> str:
-    """What is wrong with where a secret is said to be, in words; empty if nothing is.
-
-    Reading it is bound by the same settings (`runtimes.secret_sources`), should they change later.
-    """
-    match kind:
-        case SecretKind.KUBERNETES:
-            return "" if CLUSTER_SECRET.match(place) else "Use SECRET/KEY, both as the cluster has them."
-        case SecretKind.OPERATORS:
-            namespace, _, rest = place.partition("/")
-            if not CLUSTER_SECRET.match(rest):
-                return "Use NAMESPACE/SECRET/KEY, all as the cluster has them."
-            allowed = settings.K8S_SECRETS_NAMESPACES
-            return "" if namespace in allowed else _within("namespaces", "K8S_SECRETS_NAMESPACES", ", ".join(allowed))
-        case SecretKind.FILE:
-            folder = settings.SECRETS_FOLDER
-            inside = bool(folder) and PurePosixPath(place).is_relative_to(folder) and ".." not in place.split("/")
-            return "" if inside else _within("files", "SECRETS_FOLDER", folder)
-        case SecretKind.ENV:
-            prefix = settings.SECRETS_ENV_PREFIX
-            named = VARIABLE.match(place) and place.startswith(prefix) and len(place) > len(prefix)
-            return "" if named else f"Use a variable's name that begins with {prefix} (SECRETS_ENV_PREFIX)."
-
-
-def _within(what: str, setting: str, allowed: str) -> str:
-    where = f"only those in {allowed}" if allowed else "none"
-    return f"Of {what}, {where} may be read here: the setting {setting} says so."
 
 
 def validate_names(value: Any) -> None:

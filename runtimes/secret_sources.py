@@ -1,20 +1,23 @@
 """Secrets by reference: what a source means, how far it may reach, and reading it.
 
-A kind of source is a class with `read() -> bytes`, known by its scheme (`register`). What it is
-handed is the text after the scheme, and the `Reach` that this installation's settings give it.
+A kind of source is a class that is known by its scheme (`register`): what people choose it by, which places it takes,
+and how it is read. What it is handed is the text after the scheme, and the `Reach` that this installation's settings
+give it.
 """
 
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from runtimes.base import Cause, PermanentFault, SecretFile
 
 # A name becomes a file and a key of a Secret: https://kubernetes.io/docs/concepts/configuration/secret/
 NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,200}")
+SECRET_KEY = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9._-]{1,253}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MAX_BYTES = 1024 * 1024  # of one value: a Secret of Kubernetes holds no more
 
 # From (namespace, Secret) to its keys and values; None if there is no such Secret.
@@ -40,12 +43,17 @@ LEAST = Reach()
 
 
 class Source:
-    """Where a value comes from. `scheme` is what stands before the colon."""
+    """Where a value comes from. `scheme` is what stands before the colon, `label` what people choose it by."""
 
     scheme: ClassVar[str]
+    label: ClassVar[str]
 
     def __init__(self, place: str, reach: Reach) -> None:
         self.place, self.reach = place, reach
+
+    def problem(self) -> str:
+        """What is wrong with its place, in words for who typed it; empty if nothing is. Reading checks it again."""
+        raise NotImplementedError
 
     def read(self) -> bytes:
         """The value, exactly as it is stored. Raises Unreadable."""
@@ -65,7 +73,13 @@ def register(kind: type[Source]) -> type[Source]:
 class Variable(Source):
     """`env:NAME`: a variable of the control plane whose name begins as the settings say."""
 
-    scheme = "env"
+    scheme, label = "env", "Environment variable of the control plane (NAME)"
+
+    def problem(self) -> str:
+        """See `Source.problem`."""
+        prefix = self.reach.env_prefix
+        valid = VARIABLE.fullmatch(self.place) and self.place.startswith(prefix) and len(self.place) > len(prefix)
+        return "" if valid else f"Use a variable's name that begins with {prefix} (SECRETS_ENV_PREFIX)."
 
     def read(self) -> bytes:
         """See `Source.read`."""
@@ -82,7 +96,13 @@ class Variable(Source):
 class File(Source):
     """`file:/PATH`: a file of the control plane, in the folder that the settings name, links resolved."""
 
-    scheme = "file"
+    scheme, label = "file", "File that the control plane reads (/PATH)"
+
+    def problem(self) -> str:
+        """See `Source.problem`."""
+        folder = self.reach.folder
+        inside = folder and PurePosixPath(self.place).is_relative_to(folder) and ".." not in self.place.split("/")
+        return "" if inside else _allowed("files", "SECRETS_FOLDER", folder)
 
     def read(self) -> bytes:
         """See `Source.read`."""
@@ -107,7 +127,11 @@ class File(Source):
 class GroupSecret(Source):
     """`kubernetes:SECRET/KEY`: a Secret in the group's namespace. The kubelet mounts it, and keeps it up to date."""
 
-    scheme = "kubernetes"
+    scheme, label = "kubernetes", "Secret in the group's namespace (SECRET/KEY)"
+
+    def problem(self) -> str:
+        """See `Source.problem`."""
+        return "" if SECRET_KEY.fullmatch(self.place) else "Use SECRET/KEY, both as the cluster has them."
 
     def read(self) -> bytes:
         """See `Source.read`."""
@@ -127,7 +151,15 @@ class GroupSecret(Source):
 class OperatorsSecret(Source):
     """`operators:NAMESPACE/SECRET/KEY`: a Secret that agents' namespaces don't have, copied to the run's own."""
 
-    scheme = "operators"
+    scheme, label = "operators", "Secret in an operators' namespace (NAMESPACE/SECRET/KEY)"
+
+    def problem(self) -> str:
+        """See `Source.problem`."""
+        namespace, _, rest = self.place.partition("/")
+        if not SECRET_KEY.fullmatch(rest):
+            return "Use NAMESPACE/SECRET/KEY, all as the cluster has them."
+        allowed = self.reach.namespaces
+        return "" if namespace in allowed else _allowed("namespaces", "K8S_SECRETS_NAMESPACES", ", ".join(allowed))
 
     def read(self) -> bytes:
         """See `Source.read`."""
@@ -194,6 +226,11 @@ def read(secrets: Iterable[SecretFile], reach: Reach) -> dict[str, bytes]:
 def fault(secret: SecretFile, words: str) -> PermanentFault:
     """The fault that names a secret."""
     return PermanentFault(Cause.MOUNT, f"secret {secret.name!r}: {words}")
+
+
+def _allowed(what: str, setting: str, allowed: str) -> str:
+    where = f"only those in {allowed}" if allowed else "none"
+    return f"Of {what}, {where} may be read here: the setting {setting} says so."
 
 
 def _key(reach: Reach, namespace: str, name: str, key: str) -> bytes:

@@ -1,5 +1,6 @@
 """Secrets by reference, what may use them, and keys that stay out of pods. No value is ever in a row."""
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
@@ -12,6 +13,7 @@ from groups.choices import Provider, SecretKind
 from groups.models.profiles import AgentProfile
 from groups.models.tenants import AgentGroup
 from groups.permissions import Narrowed, Person, scoped
+from runtimes.secret_sources import KINDS, Reach
 
 validate_file_name = RegexValidator(validators.SECRET_NAME, "Use letters, digits, dots, hyphens and underscores.")
 
@@ -27,6 +29,11 @@ class SecretReferenceQuerySet(models.QuerySet["SecretReference"]):
         granted = SecretReference.groups.through.objects.filter(agentgroup__in=owned.values("pk"))
         rows = Q(pk__in=granted.values("secretreference"))
         return self.filter(rows | Q(every_group=True)) if owned.exists() else self.none()
+
+
+def allowed_sources() -> Reach:
+    """What the settings let secrets be read from."""
+    return Reach(settings.SECRETS_ENV_PREFIX, settings.SECRETS_FOLDER, tuple(settings.K8S_SECRETS_NAMESPACES))
 
 
 class SecretReference(models.Model):
@@ -64,7 +71,7 @@ class SecretReference(models.Model):
 
     def clean(self) -> None:
         """The place is one of its kind, and within what the settings allow."""
-        if self.kind and (problem := validators.source_problem(SecretKind(self.kind), self.place)):
+        if self.kind in KINDS and (problem := KINDS[self.kind](self.place, allowed_sources()).problem()):
             raise ValidationError({"place": problem})
 
     @property

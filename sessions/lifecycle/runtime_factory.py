@@ -5,8 +5,8 @@ from pathlib import Path
 
 from django.conf import settings
 
+from groups.models.secrets import allowed_sources
 from runtimes.base import Runtime
-from runtimes.secret_sources import Reach
 
 
 @cache
@@ -25,7 +25,7 @@ def get(name: str) -> Runtime:
         return LocalRuntime(
             settings.DATA_DIR,
             settings.INSTALLATION,
-            secrets=_reach(),
+            secrets=allowed_sources(),
             confinement=confinement if settings.LOCAL_BWRAP else None,
         )
     if name == "kubernetes":
@@ -45,12 +45,7 @@ def get(name: str) -> Runtime:
                 storage_class=settings.K8S_STORAGE_CLASS,
                 openshift=settings.K8S_OPENSHIFT,
                 image_pull_policy=settings.K8S_IMAGE_PULL_POLICY,
-                secrets=_reach(),
+                secrets=allowed_sources(),
             )
         )
     raise ValueError(f"no runtime is called {name!r}")
-
-
-def _reach() -> Reach:
-    """What the settings let secrets be read from."""
-    return Reach(settings.SECRETS_ENV_PREFIX, settings.SECRETS_FOLDER, tuple(settings.K8S_SECRETS_NAMESPACES))

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from groups.choices import Provider
 from groups.models import AgentGroup, BrokeredKey, SecretReference, SecretUse
+from groups.providers import MODEL_APIS
 from runtimes.base import Cause, GroupRef, PermanentFault, Runtime, RuntimeFault, SecretFile, TransientFault
 from sessions.lifecycle import run_tokens, runtime_factory
 from sessions.models import Run
@@ -22,9 +23,6 @@ log = structlog.get_logger(__name__)
 BROKER = "broker:"  # how the source of a stand-in for a provider's key begins
 RENEW_EVERY = 15.0  # seconds between two looks of a process at what a run's sources hold now
 _looked: dict[uuid.UUID, float] = {}  # run → when (monotonic) this process last looked
-
-# Where clients of a provider look for its address, and what they expect there.
-BASE_URLS = {Provider.ANTHROPIC: ("ANTHROPIC_BASE_URL", ""), Provider.OPENAI: ("OPENAI_BASE_URL", "/v1")}
 
 
 def of_run(run: Run) -> tuple[SecretFile, ...]:
@@ -55,8 +53,8 @@ def environment(run: Run) -> dict[str, str]:
     """What tells the clients of model APIs that they are to talk to the broker."""
     found = {}
     for provider in brokered(run):
-        name, path = BASE_URLS[Provider(provider)]
-        found[name] = f"{settings.COURIER_URL}/broker/v1/{provider}{path}"
+        api = MODEL_APIS[Provider(provider)]
+        found[api.variable] = f"{settings.COURIER_URL}/broker/v1/{provider}{api.client_path}"
     return found
 
 
@@ -75,7 +73,7 @@ def brokered(run: Run) -> dict[str, BrokeredKey]:
     return {
         provider: key
         for provider, key in BrokeredKey.objects.for_run(run.session.group, profile).items()
-        if BASE_URLS[Provider(provider)][0] not in profile.environment and key.file_name not in profile.secrets
+        if MODEL_APIS[Provider(provider)].variable not in profile.environment and key.file_name not in profile.secrets
     }
 
 
