@@ -12,7 +12,7 @@ from egress_policy import decision_service, rules
 from egress_policy.choices import HOURS, UNDECIDED, RequestState, Term, Whose
 from egress_policy.models import EgressRequest, EgressRule
 from groups import audit
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import Run
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def _room(group: Any) -> bool:
 
 
 def propose(request: EgressRequest, reason: str, *, by: str, actor: "Person | None" = None) -> None:
-    """An owner wants it. Raises Refused if it is not open."""
+    """An owner wants it. Raises InvalidRequest if it is not open."""
     if not reason.strip():
-        raise Refused("reason", "Say what it is needed for: who decides has only your words.")
+        raise InvalidRequest("reason", "Say what it is needed for: who decides has only your words.")
     with transaction.atomic():
         _move(request, [RequestState.OPEN], RequestState.PROPOSED, reason=reason.strip()[:200], proposed_by=by[:150])
         _note("egress.propose", request, by, actor, reason=reason.strip()[:200])
@@ -64,7 +64,7 @@ def propose(request: EgressRequest, reason: str, *, by: str, actor: "Person | No
 def approve(
     request: EgressRequest, term: Term, whose: Whose, answer: str = "", *, by: str, actor: "Person | None" = None
 ) -> EgressRule:
-    """Allow it: the agent's next try goes through. Raises Refused if it is decided, or its run is over."""
+    """Allow it: the agent's next try goes through. Raises InvalidRequest if it is decided, or its run is over."""
     now = timezone.now()
     with transaction.atomic():
         row = EgressRequest.objects.select_for_update().get(pk=request.pk)
@@ -86,7 +86,7 @@ def approve(
 
 
 def refuse(request: EgressRequest, answer: str = "", *, by: str, actor: "Person | None" = None) -> None:
-    """Nobody is asked again. Raises Refused if it is decided."""
+    """Nobody is asked again. Raises InvalidRequest if it is decided."""
     with transaction.atomic():
         decided = {"answer": answer.strip()[:200], "decided_by": by[:150], "decided_at": timezone.now()}
         _move(request, UNDECIDED, RequestState.REFUSED, **decided)
@@ -94,7 +94,7 @@ def refuse(request: EgressRequest, answer: str = "", *, by: str, actor: "Person 
 
 
 def reopen(request: EgressRequest, *, by: str, actor: "Person | None" = None) -> None:
-    """A refusal is taken back, and nothing decided instead. Raises Refused if it was not refused."""
+    """A refusal is taken back, and nothing decided instead. Raises InvalidRequest if it was not refused."""
     with transaction.atomic():
         _move(request, [RequestState.REFUSED], RequestState.OPEN, answer="", decided_by="", decided_at=None)
         _note("egress.reopen", request, by, actor)
@@ -103,15 +103,17 @@ def reopen(request: EgressRequest, *, by: str, actor: "Person | None" = None) ->
 def _active(row: EgressRequest) -> Run:
     run = Run.objects.active().filter(pk=row.last_run_id).first() if row.last_run_id else None
     if run is None:
-        raise Refused("term", f"The run that asked for {row.host} is over. Allow it for a time, or for good.")
+        raise InvalidRequest("term", f"The run that asked for {row.host} is over. Allow it for a time, or for good.")
     return run
 
 
 def _move(request: EgressRequest, sources: Any, target: RequestState, **changes: Any) -> None:
-    """Compare-and-set. Raises Refused if it is in another state by now."""
+    """Compare-and-set. Raises InvalidRequest if it is in another state by now."""
     if not EgressRequest.objects.filter(pk=request.pk, state__in=sources).update(state=target, **changes):
         request.refresh_from_db()
-        raise Refused("state", f"{request.host}:{request.port} is {request.get_state_display().lower()} already.")
+        raise InvalidRequest(
+            "state", f"{request.host}:{request.port} is {request.get_state_display().lower()} already."
+        )
     request.refresh_from_db()
 
 

@@ -69,8 +69,8 @@ def open_session(group: AgentGroup, profile: AgentProfile, message: dict[str, An
     """A session with a first message, stopped at the end."""
     try:
         session = intake.open_session(group=group, profile=profile, text=json.dumps(message), sender=None, title=TITLE)
-    except intake.Refused as refused:
-        raise ProofError(str(refused)) from None
+    except intake.InvalidRequest as error:
+        raise ProofError(str(error)) from None
     try:
         yield Transcript(session)
     finally:

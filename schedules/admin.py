@@ -20,7 +20,7 @@ from schedules import execute, service
 from schedules.choices import OUTCOME_COLOURS, STATE_COLOURS, Context, Kind
 from schedules.models import ScheduledTask
 from sessions.admin.shared import shortened
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession
 
 MOMENT = "%Y-%m-%d %H:%M:%S"
@@ -47,15 +47,15 @@ class TaskForm(forms.ModelForm):
         if not self.errors and self.instance._state.adding:
             try:
                 service.room(self.instance)
-            except Refused as refused:
-                self.add_error("group", str(refused))
+            except InvalidRequest as error:
+                self.add_error("group", str(error))
 
     class Meta:
         model = ScheduledTask
         fields = ["group", *service.EDITABLE]
 
 
-CHANGING: dict[str, Any] = {"allowed": ScheduledTask.objects.writable_by, "refusals": (Refused,)}
+CHANGING: dict[str, Any] = {"allowed": ScheduledTask.objects.writable_by, "refusals": (InvalidRequest,)}
 
 
 @admin.register(ScheduledTask)

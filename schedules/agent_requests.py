@@ -24,7 +24,7 @@ from schedules.models import ScheduledTask, TaskRequest
 from sessions.choices import EventKind
 from sessions.courier_api import ingest
 from sessions.lifecycle import intake
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession, Message
 
 log = structlog.get_logger(__name__)
@@ -66,8 +66,8 @@ def handle(request_id: int) -> bool:
         try:
             with transaction.atomic():
                 words, data = _do(request)
-        except Refused as refused:
-            _refuse(request, str(refused))
+        except InvalidRequest as error:
+            _refuse(request, str(error))
         else:
             ingest.record(request.session_id, [(EventKind.STATE, words, data)])
         request.delete()
@@ -92,13 +92,13 @@ def give_up(request_id: int, words: str) -> None:
 
 def _refuse(request: TaskRequest, words: str) -> None:
     asked = TITLES.get(str(_read(request.text).get("type")), "change the scheduled tasks")
-    words = f"Your request to {asked} was refused: {words[:WORDS]}"
+    words = f"Your request to {asked} was error: {words[:WORDS]}"
     ingest.record(request.session_id, [(EventKind.STATE, words.replace("Your", "The agent's", 1), {"refused": True})])
     if _may_answer(request):
         try:
             with transaction.atomic():
                 intake.post_message(request.session, words, sender=None, key=f"task:{request.run_id}:{request.pk}")
-        except Refused:
+        except InvalidRequest:
             return  # its profile can't run any more: there is nobody to tell
 
 
@@ -113,17 +113,17 @@ def _may_answer(request: TaskRequest) -> bool:
 
 
 def _do(request: TaskRequest) -> tuple[str, dict[str, Any]]:
-    """Carry a request out; return what to say. Raises Refused."""
+    """Carry a request out; return what to say. Raises InvalidRequest."""
     asked = _read(request.text)
     if not asked:
-        raise Refused("type", "it is no JSON object.")
+        raise InvalidRequest("type", "it is no JSON object.")
     session = request.session
     if session.group.deleted_at:
-        raise Refused("group", "the group was deleted.")
+        raise InvalidRequest("group", "the group was deleted.")
     by = f"the agent of {session}"[:150]
     kind = asked.get("type")
     if not isinstance(kind, str) or kind not in TITLES:
-        raise Refused("type", f"there is no {repr(kind)[:50]} here. Use {', '.join(TITLES)}.")
+        raise InvalidRequest("type", f"there is no {repr(kind)[:50]} here. Use {', '.join(TITLES)}.")
     if kind == "schedule_task":
         task = service.store(_task(asked, session), by=by)
         words = f"Scheduled “{task}”: {task.told}, next at {task.next_at:%Y-%m-%d %H:%M:%S} UTC. Its id is {task.pk}."
@@ -148,11 +148,11 @@ def _read(text: str) -> dict[str, Any]:
 
 
 def _task(asked: dict[str, Any], session: AgentSession) -> ScheduledTask:
-    """The task that an agent describes, not saved. Raises Refused."""
+    """The task that an agent describes, not saved. Raises InvalidRequest."""
     group, target = _target(asked, session)
     prompt = asked.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise Refused("prompt", "it has no prompt.")
+        raise InvalidRequest("prompt", "it has no prompt.")
     agents_id = str(asked.get("taskId") or "")[:100]
     task = ScheduledTask(group=group, prompt=prompt, agents_id=agents_id, time_zone=_clock(session))
     task.name = prompt.strip().partition("\n")[0][:80]
@@ -162,28 +162,28 @@ def _task(asked: dict[str, Any], session: AgentSession) -> ScheduledTask:
     elif asked.get("context_mode", "group") in ("group", "isolated"):
         task.context, task.profile = Context.FRESH, session.profile
     else:
-        raise Refused("context_mode", "context_mode is group or isolated.")
+        raise InvalidRequest("context_mode", "context_mode is group or isolated.")
     return task
 
 
 def _clock(session: AgentSession) -> str:
-    """The time zone of the agent's own clock. Raises Refused."""
+    """The time zone of the agent's own clock. Raises InvalidRequest."""
     try:
         return times.clock(session.profile.environment.get("TZ", ""))
     except ValueError as error:
-        raise Refused("TZ", f"the profile's variable TZ can't be read here, ask an operator. {error}") from None
+        raise InvalidRequest("TZ", f"the profile's variable TZ can't be read here, ask an operator. {error}") from None
 
 
 def _when(task: ScheduledTask, kind: Any, value: str) -> None:
-    """Set a task's schedule from NanoClaw's type and value. Raises Refused."""
+    """Set a task's schedule from NanoClaw's type and value. Raises InvalidRequest."""
     if kind not in Kind.values:
-        raise Refused("schedule_type", "schedule_type is cron, interval or once.")
+        raise InvalidRequest("schedule_type", "schedule_type is cron, interval or once.")
     task.kind = Kind(kind)
     if kind == Kind.CRON:
         task.cron = value[:100]
     elif kind == Kind.INTERVAL:
         if not (value.isascii() and value.isdecimal() and len(value) < 15):
-            raise Refused(
+            raise InvalidRequest(
                 "schedule_value", f"{value[:50]!r} is no interval. Use milliseconds, such as 3600000 for 1 h."
             )
         task.every_seconds = int(timedelta(milliseconds=int(value)).total_seconds())
@@ -192,18 +192,18 @@ def _when(task: ScheduledTask, kind: Any, value: str) -> None:
             at = datetime.fromisoformat(value)
         except ValueError:
             words = f"{value[:50]!r} is no time. Use a local time such as 2030-02-01T15:30:00."
-            raise Refused("schedule_value", words) from None
+            raise InvalidRequest("schedule_value", words) from None
         try:
             times.bounded(at)
         except ValueError as error:
-            raise Refused("schedule_value", str(error)) from None
+            raise InvalidRequest("schedule_value", str(error)) from None
         task.once_at = at if at.tzinfo else cron.instant(at, times.zone(task.time_zone))
         if task.once_at <= timezone.now():
-            raise Refused("schedule_value", f"{value[:50]} ({task.time_zone}) is over.")
+            raise InvalidRequest("schedule_value", f"{value[:50]} ({task.time_zone}) is over.")
 
 
 def _target(asked: dict[str, Any], session: AgentSession) -> tuple[AgentGroup, AgentSession | None]:
-    """The group that a task is for, and the session whose context it may use. Raises Refused.
+    """The group that a task is for, and the session whose context it may use. Raises InvalidRequest.
 
     NanoClaw names a chat, which is a session here; a group's slug will do too.
     """
@@ -213,14 +213,14 @@ def _target(asked: dict[str, Any], session: AgentSession) -> tuple[AgentGroup, A
     found = AgentSession.objects.select_related("group").filter(pk=_uuid(name)).first()
     group = found.group if found else AgentGroup.objects.filter(slug=name, deleted_at=None).first()
     if not session.group.is_main and (group is None or group.pk != session.group_id):
-        raise Refused("targetJid", f"{OWN_ONLY}.")
+        raise InvalidRequest("targetJid", f"{OWN_ONLY}.")
     if group is None:
-        raise Refused("targetJid", f"there is no group {name[:50]!r}.")
+        raise InvalidRequest("targetJid", f"there is no group {name[:50]!r}.")
     return group, found
 
 
 def _named(name: Any, session: AgentSession) -> ScheduledTask:
-    """The task of that id, Berth's or the agent's own. Raises Refused."""
+    """The task of that id, Berth's or the agent's own. Raises InvalidRequest."""
     tasks = ScheduledTask.objects.select_related("group")
     if not session.group.is_main:
         tasks = tasks.filter(group_id=session.group_id)
@@ -230,7 +230,7 @@ def _named(name: Any, session: AgentSession) -> ScheduledTask:
         found.sort(key=lambda task: (str(task.pk) != name, task.group_id != session.group_id))
         if found:
             return found[0]
-    raise Refused("taskId", f"there is no task {str(name)[:50]!r} here; {OWN_ONLY}.")
+    raise InvalidRequest("taskId", f"there is no task {str(name)[:50]!r} here; {OWN_ONLY}.")
 
 
 def _uuid(text: str) -> uuid.UUID:

@@ -16,7 +16,7 @@ from schedules.choices import Context, Kind
 from schedules.models import BY_KIND, ScheduledTask
 from sessions.api import pagination
 from sessions.api.access import actor, find_group, once, user_of
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession
 
 router = Router()
@@ -108,12 +108,12 @@ def _find_task(request: HttpRequest, task_id: uuid.UUID, write: bool = False) ->
 
 
 def _apply(request: HttpRequest, task: ScheduledTask, values: dict[str, Any]) -> None:
-    """Write values into a task that is not saved yet. Raises Refused."""
+    """Write values into a task that is not saved yet. Raises InvalidRequest."""
     for field in ("name", "prompt", "time_zone", "max_failures"):
         setattr(task, field, values.get(field, getattr(task, field)))
     whens = [kind for kind, field in BY_KIND.items() if values.get(field) is not None]
     if len(whens) > 1 or (not whens and task._state.adding):
-        raise Refused("cron", "Give one of cron, every_seconds and once_at.")
+        raise InvalidRequest("cron", "Give one of cron, every_seconds and once_at.")
     if whens:
         task.kind = whens[0]
         setattr(task, BY_KIND[whens[0]], values[BY_KIND[whens[0]]])
@@ -121,20 +121,20 @@ def _apply(request: HttpRequest, task: ScheduledTask, values: dict[str, Any]) ->
         try:
             task.once_at = cron.instant(task.once_at, times.zone(task.time_zone))
         except ValueError as error:
-            raise Refused("time_zone", str(error)) from error
+            raise InvalidRequest("time_zone", str(error)) from error
     wheres = [field for field in ("session", "profile") if values.get(field) is not None]
     if len(wheres) > 1 or (not wheres and task._state.adding):
-        raise Refused("profile", "Give a session to continue, or the profile of a fresh one.")
+        raise InvalidRequest("profile", "Give a session to continue, or the profile of a fresh one.")
     if wheres == ["session"]:
         task.context = Context.SESSION
         task.session = AgentSession.objects.visible_to(user_of(request)).filter(pk=values["session"]).first()
         if task.session is None:
-            raise Refused("session", "There is no such session, or it is not yours.")
+            raise InvalidRequest("session", "There is no such session, or it is not yours.")
     elif wheres:
         task.context = Context.FRESH
         task.profile = AgentProfile.objects.filter(slug=values["profile"]).first()
         if task.profile is None:
-            raise Refused("profile", f"There is no profile {values['profile']!r}.")
+            raise InvalidRequest("profile", f"There is no profile {values['profile']!r}.")
 
 
 @router.get("/groups/{slug}/tasks", response=list[TaskOut], summary="The tasks of a group")

@@ -20,7 +20,7 @@ from schedules.models import UNSETTLED, ScheduledTask
 from sessions.choices import EventKind, MessageState, SessionState
 from sessions.courier_api import ingest
 from sessions.lifecycle import intake
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import Message
 
 if TYPE_CHECKING:
@@ -74,15 +74,15 @@ def settle(task_id: uuid.UUID) -> bool:
 
 
 def run_now(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> Message:
-    """Run a task now, whatever its state; its next time stays. Raises Refused."""
+    """Run a task now, whatever its state; its next time stays. Raises InvalidRequest."""
     with transaction.atomic():
         row = service.locked(task)
         if row is None or row.group.deleted_at:
-            raise Refused("task", "The task is gone.")
+            raise InvalidRequest("task", "The task is gone.")
         _settle(row)
         if row.outcome == Outcome.PENDING and row.last_message:
             state = row.last_message.get_state_display().lower()
-            raise Refused("task", f"Its last run is not over: its message is {state}.")
+            raise InvalidRequest("task", f"Its last run is not over: its message is {state}.")
         message = _message(row, f"{intake.SCHEDULED}{row.pk}:now:{uuid.uuid4()}")
         _begun(row, message, timezone.now())
         row.save(update_fields=SAVED)
@@ -95,21 +95,21 @@ def _send(task: ScheduledTask, key: str, now: datetime) -> None:
     try:
         with transaction.atomic():
             message = _message(task, key)
-    except Refused as refused:
+    except InvalidRequest as error:
         task.last_message, task.last_at = None, now
-        _failed(task, str(refused))
+        _failed(task, str(error))
     else:
         _begun(task, message, now)
 
 
 def _message(task: ScheduledTask, key: str) -> Message:
-    """The message that a prompt becomes. Raises Refused."""
+    """The message that a prompt becomes. Raises InvalidRequest."""
     if task.context == Context.SESSION:
         if task.session is None:
-            raise Refused("session", "The session that it continues was removed.")
+            raise InvalidRequest("session", "The session that it continues was removed.")
         return intake.post_message(task.session, task.prompt, sender=None, key=key)
     if task.profile is None:
-        raise Refused("profile", "It has no profile for a fresh session.")
+        raise InvalidRequest("profile", "It has no profile for a fresh session.")
     session = intake.open_session(
         group=task.group, profile=task.profile, text=task.prompt, sender=None, title=str(task), key=key
     )

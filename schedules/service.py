@@ -11,7 +11,7 @@ from groups import audit
 from schedules import cron
 from schedules.choices import Kind, TaskState
 from schedules.models import ScheduledTask
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
@@ -25,7 +25,7 @@ EDITABLE = [
 
 
 def store(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> ScheduledTask:
-    """Make a task, or save what was edited. A schedule that changed counts from now. Raises Refused."""
+    """Make a task, or save what was edited. A schedule that changed counts from now. Raises InvalidRequest."""
     _check(task)
     with transaction.atomic():
         old = locked(task)
@@ -54,7 +54,7 @@ def pause(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> boo
 
 
 def resume(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> bool:
-    """It is due again, from now on; failures are forgiven. False if it was active. Raises Refused."""
+    """It is due again, from now on; failures are forgiven. False if it was active. Raises InvalidRequest."""
     with transaction.atomic():
         row = locked(task)
         if row is None or row.state == TaskState.ACTIVE:
@@ -79,32 +79,32 @@ def locked(task: ScheduledTask) -> ScheduledTask | None:
 
 
 def _check(task: ScheduledTask) -> None:
-    """Raises Refused with the first thing that is wrong."""
+    """Raises InvalidRequest with the first thing that is wrong."""
     try:
         task.full_clean(exclude={"state", "next_at"})
     except ValidationError as error:
         field, words = next(iter(error.message_dict.items()))
-        raise Refused("task" if field == NON_FIELD_ERRORS else field, words[0]) from error
+        raise InvalidRequest("task" if field == NON_FIELD_ERRORS else field, words[0]) from error
 
 
 def room(task: ScheduledTask) -> None:
-    """Whether its group may have one more active task. Raises Refused."""
+    """Whether its group may have one more active task. Raises InvalidRequest."""
     if task.group.deleted_at:
-        raise Refused("group", "The group was deleted.")
+        raise InvalidRequest("group", "The group was deleted.")
     active = ScheduledTask.objects.filter(group_id=task.group_id, state=TaskState.ACTIVE).exclude(pk=task.pk)
     if active.count() >= settings.SCHEDULES_PER_GROUP:
-        raise Refused(
+        raise InvalidRequest(
             "group", f"The group has {settings.SCHEDULES_PER_GROUP} active tasks, which is its limit. Remove one first."
         )
 
 
 def _start(task: ScheduledTask) -> None:
-    """Give it its next time. Raises Refused."""
+    """Give it its next time. Raises InvalidRequest."""
     room(task)
     task.next_at = cron.first(task.schedule, timezone.now())
     if task.next_at is None:
         field = "once_at" if task.kind == Kind.ONCE else task.kind
-        raise Refused(field, f"Its time ({task.told}) is over. Give it another one.")
+        raise InvalidRequest(field, f"Its time ({task.told}) is over. Give it another one.")
     task.state = TaskState.ACTIVE
 
 

@@ -18,7 +18,7 @@ from groups.admin.toolkit.bases import ReadOnlyAdmin, VisibleSelectFilter
 from groups.admin.toolkit.bulk_actions import ActionForm, Confirmation, bulk_action
 from groups.models import AgentGroup
 from groups.permissions import scoped
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 
 
 class WantForm(ActionForm):
@@ -72,7 +72,7 @@ class ApproveForm(ActionForm):
 DECIDING: dict[str, Any] = {
     "allowed": EgressRequest.objects.operable_by,
     "permissions": ["decide"],
-    "refusals": (Refused,),
+    "refusals": (InvalidRequest,),
 }
 
 
@@ -94,7 +94,7 @@ class EgressRequestAdmin(ReadOnlyAdmin):
             work=access_requests.propose,
             allowed=EgressRequest.objects.ownable_by,
             done="proposed",
-            refusals=(Refused,),
+            refusals=(InvalidRequest,),
             confirmation=Confirmation(
                 "Propose these?",
                 "Operators see your words next to what the agents tried to reach, and allow it or not.",

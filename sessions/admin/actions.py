@@ -11,7 +11,7 @@ def retry(session: AgentSession, *, by: str, actor: Any) -> bool:
     """`intake.retry`, which refuses where the others say that there was nothing to do."""
     try:
         intake.retry(session, by=by, actor=actor)
-    except intake.Refused:
+    except intake.InvalidRequest:
         return False
     return True
 

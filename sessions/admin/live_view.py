@@ -51,8 +51,8 @@ class LivePage(ButtonViews, DetailPage):
             return JsonResponse({"error": "This session is not visible to you."}, status=404)
         except PermissionDenied:
             return JsonResponse({"error": MAY_ONLY_READ}, status=403)
-        except intake.Refused as refused:
-            return JsonResponse({"error": str(refused), "field": refused.field}, status=422)
+        except intake.InvalidRequest as error:
+            return JsonResponse({"error": str(error), "field": error.field}, status=422)
         except idempotency.Reused as reused:
             return JsonResponse({"error": str(reused)}, status=409)
 
@@ -81,7 +81,7 @@ class LivePage(ButtonViews, DetailPage):
         """POST `number`: take back a message that no agent has yet, or discard one that failed."""
         number = request.POST.get("number", "")
         if not number.isdecimal() or len(number) > 9:
-            raise intake.Refused("number", "Say which message: its number.")
+            raise intake.InvalidRequest("number", "Say which message: its number.")
         return accepted(number=intake.cancel(session, int(number), **actor_of(request)).number)
 
 

@@ -25,7 +25,7 @@ def take_back(message: Message, *, by: str, actor: Any) -> bool:
     """Take back what waits, discard what failed; False if it is neither."""
     try:
         intake.cancel(message.session, message.number, by=by, actor=actor)
-    except intake.Refused:
+    except intake.InvalidRequest:
         return False
     return True
 
@@ -120,8 +120,8 @@ class MessageAdmin(ButtonViews, DetailPage, OfSessionAdmin):
         try:
             work(*args, **actor_of(request))
             messages.success(request, done)
-        except intake.Refused as refused:
-            messages.error(request, str(refused))
+        except intake.InvalidRequest as error:
+            messages.error(request, str(error))
         return HttpResponseRedirect(reverse("admin:agent_sessions_message_change", args=[message.pk]))
 
     @display(description="state", ordering="state", label=MESSAGE_COLOURS)

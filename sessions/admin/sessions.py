@@ -75,8 +75,8 @@ class NewSessionForm(forms.ModelForm):
                 text=wanted["text"],
                 sender=self.request.user,
             )
-        except intake.Refused as refused:
-            self.add_error(refused.field if refused.field in self.fields else None, ValidationError(str(refused)))
+        except intake.InvalidRequest as error:
+            self.add_error(error.field if error.field in self.fields else None, ValidationError(str(error)))
 
 
 class ActiveFilter(DropdownFilter):

@@ -18,7 +18,7 @@ from sessions.api.schemas import EventsOut, GroupOut, MessageOut, MessageState, 
 from sessions.db_executor import let_go
 from sessions.events import event_log
 from sessions.lifecycle import intake, messages
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession
 from sessions.stream import consumers, serializers
 from sessions.throttle import request_address, streams
@@ -81,7 +81,7 @@ def create_session(request: HttpRequest, slug: str, body: NewSession) -> Status[
     group = find_group(request, slug, change="sessions")
     profile = AgentProfile.objects.filter(slug=body.profile).first()
     if profile is None:
-        raise Refused("profile", f"There is no profile {body.profile!r}.")
+        raise InvalidRequest("profile", f"There is no profile {body.profile!r}.")
 
     def make() -> str:
         opened = intake.open_session(
@@ -91,8 +91,8 @@ def create_session(request: HttpRequest, slug: str, body: NewSession) -> Status[
 
     try:
         made = once(request, body, make)
-    except Refused as error:
-        raise Refused("message" if error.field == "text" else error.field, str(error)) from error
+    except InvalidRequest as error:
+        raise InvalidRequest("message" if error.field == "text" else error.field, str(error)) from error
     return Status(201, _detail(find_session(request, uuid.UUID(made))))
 
 

@@ -12,7 +12,7 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from sessions.lifecycle import idempotency
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.throttle import TooMany
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,7 @@ def invalid_input(request: HttpRequest, error: ValidationError) -> HttpResponse:
     return problem(request, 422, "; ".join(f"{e['field']}: {e['detail']}" for e in errors), errors=errors)
 
 
-def invalid_request(request: HttpRequest, error: Refused) -> HttpResponse:
+def invalid_request(request: HttpRequest, error: InvalidRequest) -> HttpResponse:
     """422: what intake would not take."""
     return problem(request, 422, str(error), errors=[{"field": error.field, "detail": str(error)}])
 
@@ -104,7 +104,7 @@ def no_such_address(request: HttpRequest) -> HttpResponse:
 HANDLERS: dict[type[Exception], Any] = {
     AuthenticationError: not_authenticated,
     ValidationError: invalid_input,
-    Refused: invalid_request,
+    InvalidRequest: invalid_request,
     TooMany: too_many,
     idempotency.Reused: key_reused,
     HttpError: http_error,

@@ -16,7 +16,7 @@ from typing import Any
 
 from django.db import transaction
 
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import IdempotencyKey
 
 KEPT = timedelta(days=7)  # how long a key is remembered (draft, section 2.3)
@@ -31,12 +31,12 @@ def once(user_id: Any, endpoint: str, key: str | None, body: Any, make: Callable
     """The id of what `make` made for this person, endpoint and key, now or before. `key` is None for a request without.
 
     What `make` raises takes the key back, so that it may be tried again. Of two requests at a time the second one waits
-    for the first. Raises Refused for what is no key, Reused.
+    for the first. Raises InvalidRequest for what is no key, Reused.
     """
     if key is None:
         return make()
     if not KEY.fullmatch(key):
-        raise Refused("Idempotency-Key", "Use 1 to 200 printable ASCII characters, such as a UUID.")
+        raise InvalidRequest("Idempotency-Key", "Use 1 to 200 printable ASCII characters, such as a UUID.")
     said = json.dumps(body, sort_keys=True, default=str).encode()
     fingerprint = hashlib.sha256(said).hexdigest()
     with transaction.atomic():

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SCHEDULED = "schedule:"  # how the keys of messages begin that a scheduled task sends
 
 
-class Refused(Exception):
+class InvalidRequest(Exception):
     """What was asked can't be: `field` names the input, `str()` says what to do instead."""
 
     def __init__(self, field: str, words: str) -> None:
@@ -38,9 +38,9 @@ class Refused(Exception):
 def open_session(
     *, group: AgentGroup, profile: AgentProfile, text: str, sender: "Person | None", title: str = "", key: str = ""
 ) -> AgentSession:
-    """Start a conversation with its first message. Raises Refused."""
+    """Start a conversation with its first message. Raises InvalidRequest."""
     if not profile.active:
-        raise Refused("profile", f"The profile {profile.slug} is switched off. Choose another one.")
+        raise InvalidRequest("profile", f"The profile {profile.slug} is switched off. Choose another one.")
     _runnable(group, profile)
     text, title = storable(text), storable(title)
     with transaction.atomic():
@@ -56,16 +56,16 @@ def open_session(
 
 
 def post_message(session: AgentSession, text: str, *, sender: "Person | None", key: str = "", by: str = "") -> Message:
-    """Accept a message; `by` names who sends it where there is no user. Raises Refused.
+    """Accept a message; `by` names who sends it where there is no user. Raises InvalidRequest.
 
     The same `key` again returns the message that it made, and makes no second. Keys are Berth's own alone: what people
     and programs send comes through `sessions.lifecycle.idempotency`.
     """
     text = storable(text)
     if not text.strip():
-        raise Refused("text", "Write a message first.")
+        raise InvalidRequest("text", "Write a message first.")
     if len(text.encode()) > settings.MESSAGE_MAX_KIB * 1024:
-        raise Refused("text", f"A message holds at most {settings.MESSAGE_MAX_KIB} KiB. Put more into a file.")
+        raise InvalidRequest("text", f"A message holds at most {settings.MESSAGE_MAX_KIB} KiB. Put more into a file.")
     _runnable(session.group, session.profile)
     with transaction.atomic():
         locked = event_log.locked(session.pk)
@@ -95,9 +95,11 @@ def post_message(session: AgentSession, text: str, *, sender: "Person | None", k
 def _runnable(group: AgentGroup, profile: AgentProfile) -> None:
     """Refuse now what could never start."""
     if group.deleted_at:
-        raise Refused("group", f"The group {group.slug} was deleted. An operator can restore it for some days.")
+        raise InvalidRequest("group", f"The group {group.slug} was deleted. An operator can restore it for some days.")
     if settings.RUNTIME == "kubernetes" and not profile.image:
-        raise Refused("profile", f"The profile {profile.slug} has no image, which Kubernetes needs. Ask an operator.")
+        raise InvalidRequest(
+            "profile", f"The profile {profile.slug} has no image, which Kubernetes needs. Ask an operator."
+        )
 
 
 def stop(session: AgentSession, *, by: str, actor: "Person | None" = None) -> bool:
@@ -133,13 +135,14 @@ def close(session: AgentSession, *, by: str, actor: "Person | None" = None) -> b
 def retry(session: AgentSession, *, by: str, actor: "Person | None" = None) -> int:
     """Try again at once what failed or waits for its next try; return how many messages that gives back to the queue.
 
-    A failed message goes back only while no later one was handed over: messages are never reordered. Raises Refused.
+    A failed message goes back only while no later one was handed over: messages are never reordered.
+    Raises InvalidRequest.
     """
     with transaction.atomic():
         locked = event_log.locked(session.pk)
         _runnable(locked.group, locked.profile)
         if locked.runs.active().exists():
-            raise Refused("session", "It has a run already. Wait for its end, or stop it.")
+            raise InvalidRequest("session", "It has a run already. Wait for its end, or stop it.")
         sent = locked.messages.filter(state__in=[MessageState.DELIVERED, MessageState.ANSWERED])
         last = sent.order_by("-number").values_list("number", flat=True).first() or 0
         count = locked.messages.filter(state=MessageState.FAILED, number__gt=last).move(
@@ -148,7 +151,7 @@ def retry(session: AgentSession, *, by: str, actor: "Person | None" = None) -> i
         if not locked.messages.filter(state=MessageState.QUEUED).exists():
             failed = locked.messages.filter(state=MessageState.FAILED).exists()
             words = "a later message was answered since; send it anew" if failed else "nothing failed and nothing waits"
-            raise Refused("session", f"There is nothing to retry: {words}.")
+            raise InvalidRequest("session", f"There is nothing to retry: {words}.")
         transitions.begin_anew(locked)
         work_queue.request(RECONCILE, session.pk, priority=FIRST)
         _say(locked, f"Retry asked by {by}.", "session.retry", by, actor)
@@ -156,16 +159,16 @@ def retry(session: AgentSession, *, by: str, actor: "Person | None" = None) -> i
 
 
 def cancel(session: AgentSession, number: int, *, by: str, actor: "Person | None" = None) -> Message:
-    """Take back a message that no agent has yet, or discard one that failed. Raises Refused."""
+    """Take back a message that no agent has yet, or discard one that failed. Raises InvalidRequest."""
     with transaction.atomic():
         locked = event_log.locked(session.pk)
         message = Message.objects.filter(session=locked, number=number).first()
         if message is None:
-            raise Refused("number", f"There is no message {number} in this session.")
+            raise InvalidRequest("number", f"There is no message {number} in this session.")
         verb = "discarded" if message.state == MessageState.FAILED else "taken back"
         one = Message.objects.filter(pk=message.pk, state__in=[MessageState.QUEUED, MessageState.FAILED])
         if not one.move(MessageState.CANCELLED, reason=f"It was {verb} by {by}."):
-            raise Refused("number", f"Message {number} is {message.get_state_display().lower()} already.")
+            raise InvalidRequest("number", f"Message {number} is {message.get_state_display().lower()} already.")
         transitions.nothing_left(locked)
         _say(locked, f"Message {number} was {verb} by {by}.", "message.cancel", by, actor, number=number)
     message.refresh_from_db()

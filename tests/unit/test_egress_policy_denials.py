@@ -10,7 +10,7 @@ from egress_policy.models import EgressDenial, EgressRequest, EgressRule
 from egress_policy.reports import parse
 from groups.models import AgentGroup, AgentProfile, AuditEntry
 from sessions.lifecycle import intake, transitions
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession, Event, Run
 from tests.unit.egress import TOKEN, allow, decided, denial, report
 
@@ -159,7 +159,7 @@ def test_an_approval_is_for_whom_and_how_long_it_says(
 def test_once_needs_a_run_that_lives(run: Run) -> None:
     report(denials=[denial(run)])
     Run.objects.filter(pk=run.pk).update(state="ended", ended_at=run.claimed_at)
-    with pytest.raises(Refused, match="is over"):
+    with pytest.raises(InvalidRequest, match="is over"):
         access_requests.approve(asked(), Term.ONCE, Whose.GROUP, by="operator")
     assert asked().state == RequestState.OPEN and not EgressRule.objects.exists()
 
@@ -169,7 +169,7 @@ def test_what_was_refused_stays_so_until_it_is_reopened(run: Run) -> None:
     access_requests.refuse(asked(), "never", by="operator")
     report(denials=[denial(run)])
     assert (asked().state, asked().count) == ("refused", 2)
-    with pytest.raises(Refused, match="is refused already"):
+    with pytest.raises(InvalidRequest, match="is refused already"):
         access_requests.propose(asked(), "please", by="owner")
     access_requests.reopen(asked(), by="operator")
     access_requests.propose(asked(), "please", by="owner")
@@ -190,16 +190,16 @@ def test_two_who_decide_at_once_do_not_both(run: Run) -> None:
     report(denials=[denial(run)])
     first, second = asked(), asked()
     access_requests.approve(first, Term.GOOD, Whose.GROUP, by="one")
-    with pytest.raises(Refused, match="is approved already"):
+    with pytest.raises(InvalidRequest, match="is approved already"):
         access_requests.approve(second, Term.GOOD, Whose.GROUP, by="two")
-    with pytest.raises(Refused, match="is approved already"):
+    with pytest.raises(InvalidRequest, match="is approved already"):
         access_requests.refuse(second, by="two")
     assert EgressRule.objects.count() == 1
 
 
 def test_a_proposal_says_why(run: Run) -> None:
     report(denials=[denial(run)])
-    with pytest.raises(Refused, match="Say what it is needed for"):
+    with pytest.raises(InvalidRequest, match="Say what it is needed for"):
         access_requests.propose(asked(), "  ", by="owner")
 
 

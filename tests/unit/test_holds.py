@@ -10,7 +10,7 @@ from groups.choices import Hold
 from groups.models import AgentGroup, AgentProfile, Limits
 from sessions.choices import Intent, RunState
 from sessions.lifecycle import intake, transitions
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession, Run
 from sessions.scheduling import admission
 from sessions.scheduling.plan import Place
@@ -79,7 +79,7 @@ def test_a_run_with_a_message_on_its_way_does_not_give_way(session: AgentSession
 def test_a_deleted_group_takes_no_messages(session: AgentSession) -> None:
     AgentGroup.objects.update(deleted_at=timezone.now())
     session.refresh_from_db()
-    with pytest.raises(Refused, match="was deleted"):
+    with pytest.raises(InvalidRequest, match="was deleted"):
         intake.post_message(AgentSession.objects.get(), "Hello?", sender=None)
     assert admission.admit() == []
 

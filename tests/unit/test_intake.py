@@ -7,7 +7,7 @@ import pytest
 from groups.models import AgentGroup, AgentProfile
 from sessions.choices import Intent, MessageState, RunState, SessionState
 from sessions.lifecycle import intake, transitions
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession, Event, Message, WorkItem
 
 
@@ -26,21 +26,21 @@ def test_a_payload_holds_ids_and_no_text(session: AgentSession) -> None:
 
 @pytest.mark.parametrize(("text", "words"), [("  ", "Write a message"), ("x" * 300_000, "at most 256 KiB")])
 def test_bad_text_is_refused_and_leaves_nothing(session: AgentSession, text: str, words: str) -> None:
-    with pytest.raises(Refused, match=words) as refused:
+    with pytest.raises(InvalidRequest, match=words) as refused:
         intake.post_message(session, text, sender=None)
     assert refused.value.field == "text"
     assert session.messages.count() == 1 and Event.objects.count() == 1
 
 
 def test_a_refused_first_message_makes_no_session(group: AgentGroup, profile: AgentProfile) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidRequest):
         intake.open_session(group=group, profile=profile, text="", sender=None)
     assert not AgentSession.objects.exists()
 
 
 def test_a_profile_that_is_off_is_refused(group: AgentGroup, profile: AgentProfile) -> None:
     profile.active = False
-    with pytest.raises(Refused, match="switched off"):
+    with pytest.raises(InvalidRequest, match="switched off"):
         intake.open_session(group=group, profile=profile, text="Hi", sender=None)
 
 

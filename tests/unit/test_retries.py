@@ -12,7 +12,7 @@ from runtimes.base import Cause, Observed, Phase
 from sessions.choices import Intent, MessageState, RunState, SessionState
 from sessions.courier_api import ingest
 from sessions.lifecycle import intake, reconcile, transitions
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession, Run
 from sessions.scheduling import admission
 from sessions.stream import serializers
@@ -252,7 +252,7 @@ def test_a_failed_message_is_never_put_after_a_later_one(session: AgentSession, 
     run = claim(session)
     tell(run, ("delivered", {"number": 2}), RESULT, IDLE)
     transitions.end(run, Observed(Phase.FINISHED, Cause.COMPLETED, exit_code=0))
-    with pytest.raises(Refused, match="a later message was answered since; send it anew"):
+    with pytest.raises(InvalidRequest, match="a later message was answered since; send it anew"):
         intake.retry(session, by="ada")
 
 
@@ -261,7 +261,7 @@ def test_there_is_not_always_something_to_retry(session: AgentSession, run: Run,
     if not alive:
         tell(run, DELIVERED, RESULT, IDLE)
         transitions.end(run, Observed(Phase.FINISHED, Cause.COMPLETED, exit_code=0))
-    with pytest.raises(Refused, match="has a run" if alive else "nothing failed"):
+    with pytest.raises(InvalidRequest, match="has a run" if alive else "nothing failed"):
         intake.retry(session, by="ada")
 
 
@@ -273,7 +273,7 @@ def test_a_message_is_taken_back_before_anybody_has_it(session: AgentSession) ->
 
 def test_a_message_that_an_agent_has_is_not_taken_back(session: AgentSession, run: Run) -> None:
     tell(run, DELIVERED)
-    with pytest.raises(Refused, match="Message 1 is delivered already"):
+    with pytest.raises(InvalidRequest, match="Message 1 is delivered already"):
         intake.cancel(session, 1, by="ada")
 
 
@@ -285,7 +285,7 @@ def test_a_failed_message_is_discarded(session: AgentSession, run: Run) -> None:
 
 
 def test_there_is_no_such_message(session: AgentSession) -> None:
-    with pytest.raises(Refused, match="no message 7"):
+    with pytest.raises(InvalidRequest, match="no message 7"):
         intake.cancel(session, 7, by="ada")
 
 

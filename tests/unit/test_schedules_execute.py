@@ -16,7 +16,7 @@ from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.models import ScheduledTask
 from sessions.choices import MessageState, SessionState
 from sessions.lifecycle import intake
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession, Message, WorkItem
 from sessions.signals import swept
 
@@ -251,7 +251,7 @@ def test_a_time_that_is_over_is_not_resumed(make: Make) -> None:
     task = make(kind=Kind.ONCE, once_at=timezone.now() + timedelta(days=1), due=None)
     service.pause(task, by="ada")
     ScheduledTask.objects.update(once_at=timezone.now() - timedelta(days=1))
-    with pytest.raises(Refused, match="is over") as refused:
+    with pytest.raises(InvalidRequest, match="is over") as refused:
         service.resume(task, by="ada")
     assert refused.value.field == "once_at" and again(task).state == TaskState.PAUSED
 
@@ -273,7 +273,7 @@ def test_a_paused_groups_task_is_queued_and_a_deleted_groups_does_not_run(make: 
     overdue(task)
     AgentGroup.objects.update(deleted_at=timezone.now())
     assert execute.fire_due() == 0 and Message.objects.count() == 1
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidRequest):
         execute.run_now(again(task), by="ada")
 
 
@@ -283,7 +283,7 @@ def test_run_now_leaves_the_next_time(make: Make, people: dict[str, Any]) -> Non
 
     assert message.text == "Look at the moorings"
     assert (again(task).next_at, again(task).outcome) == (task.next_at, Outcome.PENDING)
-    with pytest.raises(Refused, match="is queued"):
+    with pytest.raises(InvalidRequest, match="is queued"):
         execute.run_now(task, by="member")
     assert AuditEntry.objects.filter(action="task.run").count() == 1
     end(task, MessageState.ANSWERED)

@@ -22,7 +22,7 @@ from sessions.choices import SessionState
 from sessions.cli import tables, transcript
 from sessions.cli.transcript import Paint, Transcript
 from sessions.lifecycle import intake
-from sessions.lifecycle.intake import Refused
+from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession
 
 
@@ -80,8 +80,8 @@ class Command(BaseCommand):
             sys.stdout.reconfigure(errors="replace")  # a terminal that has not every character
         try:
             getattr(self, f"do_{options['what']}")(options)
-        except Refused as refused:
-            raise CommandError(str(refused)) from refused
+        except InvalidRequest as error:
+            raise CommandError(str(error)) from error
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -205,7 +205,7 @@ class Command(BaseCommand):
                 session = find(start)
                 words = done(session) if do(session) else nothing
                 self.stdout.write(f"{tables.short(session)}  {words}")
-            except (CommandError, Refused) as error:
+            except (CommandError, InvalidRequest) as error:
                 failed = True
                 self.stderr.write(f"{start}  {error}")
         if failed:
