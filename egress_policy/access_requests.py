@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     Person = AbstractBaseUser | AnonymousUser
 
 log = structlog.get_logger(__name__)
-MOST = 500  # of one group that wait for a decision
+UNDECIDED_MAX = 500  # of one group that wait for a decision
 
 
-def asked(run: Run, host: str, port: int, count: int, at: datetime) -> None:
+def record(run: Run, host: str, port: int, count: int, at: datetime) -> None:
     """Note that a run was refused a host, in the caller's transaction, which has locked the session.
 
     What was refused by a person stays so. What was approved is asked for anew once nothing allows it any more.
@@ -33,20 +33,22 @@ def asked(run: Run, host: str, port: int, count: int, at: datetime) -> None:
     same = {"group_id": session.group_id, "profile_id": session.profile_id, "host": host, "port": port}
     row = EgressRequest.objects.filter(**same).first()
     if row is None:
-        if not _room(session.group_id):
-            log.warning("too much is asked for", group=str(session.group_id), host=host, most=MOST)
+        if not _make_room(session.group_id):
+            log.warning("too much is asked for", group=str(session.group_id), host=host, most=UNDECIDED_MAX)
             return
         row, _ = EgressRequest.objects.get_or_create(**same, defaults={"first_at": at, "last_at": at})
     rows = EgressRequest.objects.filter(pk=row.pk)
     rows.update(count=F("count") + count, last_at=at, last_session=session, last_run=run)
-    if row.state == RequestState.APPROVED and not decision_service.judge(run, host, port, timezone.now()).allowed:
+    if row.state != RequestState.APPROVED:
+        return
+    if not decision_service.decide_for_run(run, host, port, timezone.now()).allowed:
         rows.filter(state=RequestState.APPROVED).update(state=RequestState.OPEN, decided_at=None, rule=None)
 
 
-def _room(group: Any) -> bool:
-    """Whether one more may be listed; what no person has touched makes room, the oldest first."""
+def _make_room(group: Any) -> bool:
+    """Whether one more may be listed. What no person has touched makes room, the oldest first."""
     waiting = EgressRequest.objects.filter(group=group, state__in=UNDECIDED)
-    if waiting.count() < MOST:
+    if waiting.count() < UNDECIDED_MAX:
         return True
     oldest = waiting.filter(state=RequestState.OPEN).order_by("last_at").values_list("pk", flat=True)[:1]
     return bool(EgressRequest.objects.filter(pk__in=list(oldest), state=RequestState.OPEN).delete()[0])
@@ -58,7 +60,7 @@ def propose(request: EgressRequest, reason: str, *, by: str, actor: "Person | No
         raise InvalidRequest("reason", "Say what it is needed for: who decides has only your words.")
     with transaction.atomic():
         _move(request, [RequestState.OPEN], RequestState.PROPOSED, reason=reason.strip()[:200], proposed_by=by[:150])
-        _note("egress.propose", request, by, actor, reason=reason.strip()[:200])
+        _audit("egress.propose", request, by, actor, reason=reason.strip()[:200])
 
 
 def approve(
@@ -75,13 +77,13 @@ def approve(
         rule.group_id = None if whose == Whose.PROFILE else row.group_id
         rule.profile_id = None if whose == Whose.GROUP else row.profile_id
         if term == Term.ONCE:
-            rule.group_id, rule.profile_id, rule.run = row.group_id, row.profile_id, _active(row)
+            rule.group_id, rule.profile_id, rule.run = row.group_id, row.profile_id, _active_run(row)
         elif term in HOURS:
             rule.until = now + timedelta(hours=HOURS[term])
         rules.store(rule, by=by, actor=actor)
         decided = {"answer": answer.strip()[:200], "decided_by": by[:150], "decided_at": now, "rule": rule}
         _move(request, [*UNDECIDED, RequestState.REFUSED], RequestState.APPROVED, **decided)
-        _note("egress.approve", request, by, actor, term=str(term), rule=rule.pk)
+        _audit("egress.approve", request, by, actor, term=str(term), rule=rule.pk)
     return rule
 
 
@@ -90,17 +92,17 @@ def refuse(request: EgressRequest, answer: str = "", *, by: str, actor: "Person 
     with transaction.atomic():
         decided = {"answer": answer.strip()[:200], "decided_by": by[:150], "decided_at": timezone.now()}
         _move(request, UNDECIDED, RequestState.REFUSED, **decided)
-        _note("egress.refuse", request, by, actor, answer=answer.strip()[:200])
+        _audit("egress.refuse", request, by, actor, answer=answer.strip()[:200])
 
 
 def reopen(request: EgressRequest, *, by: str, actor: "Person | None" = None) -> None:
     """A refusal is taken back, and nothing decided instead. Raises InvalidRequest if it was not refused."""
     with transaction.atomic():
         _move(request, [RequestState.REFUSED], RequestState.OPEN, answer="", decided_by="", decided_at=None)
-        _note("egress.reopen", request, by, actor)
+        _audit("egress.reopen", request, by, actor)
 
 
-def _active(row: EgressRequest) -> Run:
+def _active_run(row: EgressRequest) -> Run:
     run = Run.objects.active().filter(pk=row.last_run_id).first() if row.last_run_id else None
     if run is None:
         raise InvalidRequest("term", f"The run that asked for {row.host} is over. Allow it for a time, or for good.")
@@ -117,6 +119,6 @@ def _move(request: EgressRequest, sources: Any, target: RequestState, **changes:
     request.refresh_from_db()
 
 
-def _note(action: str, request: EgressRequest, by: str, actor: "Person | None", **details: Any) -> None:
-    said = {"host": request.host, "port": request.port, "profile": request.profile.slug} | details
-    audit.record(action, actor=actor, by=by, target=request.pk, group=request.group, **said)
+def _audit(action: str, request: EgressRequest, by: str, actor: "Person | None", **details: Any) -> None:
+    details = {"host": request.host, "port": request.port, "profile": request.profile.slug} | details
+    audit.record(action, actor=actor, by=by, target=request.pk, group=request.group, **details)

@@ -84,7 +84,7 @@ def run_egress(request: HttpRequest, session_id: uuid.UUID, number: int) -> dict
     run = Run.objects.filter(session=session, number=number).first() if session else None
     if run is None:
         raise HttpError(404, "There is no such run, or it is not yours.")
-    return {"reached": traffic.reached(run.pk), "denied": list(EgressDenial.objects.filter(run=run))}
+    return {"reached": traffic.by_host(run.pk), "denied": list(EgressDenial.objects.filter(run=run))}
 
 
 @router.get("/groups/{slug}/egress", response=list[AskedOut], summary="What a group's agents asked for")

@@ -1,4 +1,4 @@
-"""States of what was asked for, and for how long something may be allowed."""
+"""States of access requests, and for how long and whom one may be approved."""
 
 from django.db import models
 

@@ -28,22 +28,22 @@ class Decision:
 
 
 def decide(rules: Sequence[Rule], host: str, port: int, now: datetime) -> Decision:
-    """Judge a host (in its normal form) and a port. Of the rules that allow it the one that lasts longest counts."""
+    """Decide on a host (in its normal form) and port. Of the rules that allow it the one that lasts longest counts."""
     patterns = set(candidates(host))
     named = [rule for rule in rules if rule.host in patterns]
-    living = [rule for rule in named if rule.until is None or now < rule.until]
-    if fitting := [rule for rule in living if port in rule.ports]:
-        best = max(fitting, key=_lasts)
+    in_force = [rule for rule in named if rule.until is None or now < rule.until]
+    if matching := [rule for rule in in_force if port in rule.ports]:
+        best = max(matching, key=_duration)
         return Decision(True, f"Rule {best.id} allows {best.host}.", best.id, best.until)
     if ended := [rule.until for rule in named if rule.until and now >= rule.until and port in rule.ports]:
         return Decision(False, f"{host} was allowed until {max(ended):%Y-%m-%d %H:%M} UTC, and is not any more.")
-    if living:
-        ports = ", ".join(str(port) for port in sorted({each for rule in living for each in rule.ports}))
+    if in_force:
+        ports = ", ".join(str(port) for port in sorted({each for rule in in_force for each in rule.ports}))
         return Decision(False, f"{host} is allowed, but not on port {port}: only on {ports}.")
     return Decision(
         False, f"Nothing allows {host}: no rule for everybody, for this group or for this profile names it."
     )
 
 
-def _lasts(rule: Rule) -> tuple[bool, float, str]:
+def _duration(rule: Rule) -> tuple[bool, float, str]:
     return rule.until is None, rule.until.timestamp() if rule.until else 0.0, rule.id

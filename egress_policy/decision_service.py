@@ -1,4 +1,4 @@
-"""What a proxy is answered that asks whether a run may reach a host."""
+"""The answer to a proxy that asks whether a run may reach a host."""
 
 import uuid
 from datetime import datetime
@@ -16,23 +16,23 @@ from groups.texts import storable
 from sessions.lifecycle import run_tokens
 from sessions.models import Run
 
-THEN = "Once it is approved, try again: nothing has to be restarted."
-WORDS = {
-    RequestState.OPEN: f"It is listed under “asked for”, where an owner of the group can propose it. {THEN}",
-    RequestState.PROPOSED: f"It was proposed and waits for an operator. {THEN}",
+RETRY_HINT = "Once it is approved, try again: nothing has to be restarted."
+STATE_HINTS = {
+    RequestState.OPEN: f"It is listed under “asked for”, where an owner of the group can propose it. {RETRY_HINT}",
+    RequestState.PROPOSED: f"It was proposed and waits for an operator. {RETRY_HINT}",
     RequestState.REFUSED: "An operator refused it.",
 }
 
 
-def answer(run: str, credential: str, host: str, port: int) -> dict[str, Any] | None:
+def answer_proxy(run: str, credential: str, host: str, port: int) -> dict[str, Any] | None:
     """The answer as JSON; None for a credential that is wrong, or of a run that is over."""
     run, credential, host = storable(run), storable(credential), storable(host)
-    found = whose(run, credential)
-    if found is None:
+    active_run = find_run(run, credential)
+    if active_run is None:
         return None
     number = policy_revision.current()  # before the rules: an answer may be newer than its number, but never older
-    decision = judge(found, host, port, timezone.now())
-    reason = decision.reason if decision.allowed else f"{decision.reason} {_advice(found, host, port)}".strip()
+    decision = decide_for_run(active_run, host, port, timezone.now())
+    reason = decision.reason if decision.allowed else f"{decision.reason} {_hint(active_run, host, port)}".strip()
     return {
         "allowed": decision.allowed,
         "rule": decision.rule,
@@ -42,7 +42,7 @@ def answer(run: str, credential: str, host: str, port: int) -> dict[str, Any] | 
     }
 
 
-def whose(run: str, credential: str) -> Run | None:
+def find_run(run: str, credential: str) -> Run | None:
     """The active run that a credential belongs to."""
     try:
         run_id = uuid.UUID(run)
@@ -54,7 +54,7 @@ def whose(run: str, credential: str) -> Run | None:
     return Run.objects.active().filter(pk=run_id).select_related("session").first()
 
 
-def judge(run: Run, host: str, port: int, now: datetime) -> Decision:
+def decide_for_run(run: Run, host: str, port: int, now: datetime) -> Decision:
     """May this run reach this host? By the rules as they are now."""
     try:
         name = hosts.normalize(host)
@@ -62,15 +62,15 @@ def judge(run: Run, host: str, port: int, now: datetime) -> Decision:
         return Decision(False, f"{host[:253]!r} is not a host's name.")
     if hosts.is_literal(host) or hosts.is_literal(name):
         return Decision(False, f"{name} is an address. Rules are for names: use the host's name.")
-    rows = EgressRule.objects.counting_for(run).filter(host__in=list(candidates(name)))
+    rows = EgressRule.objects.applying_to(run).filter(host__in=list(candidates(name)))
     rules = [Rule(str(row.pk), row.host, tuple(row.ports), row.until) for row in rows]
     return decide(rules, name, port, now)
 
 
-def _advice(run: Run, host: str, port: int) -> str:
+def _hint(run: Run, host: str, port: int) -> str:
     """What the agent, or who reads along, can do about a refusal."""
     session = run.session
-    asked = EgressRequest.objects.filter(group=session.group_id, profile=session.profile_id, host=host, port=port)
-    state, said = asked.values_list("state", "answer").first() or (RequestState.OPEN, "")
-    words = WORDS.get(RequestState(state), WORDS[RequestState.OPEN])
-    return f"{words[:-1]}: {said}" if state == RequestState.REFUSED and said else words
+    requests = EgressRequest.objects.filter(group=session.group_id, profile=session.profile_id, host=host, port=port)
+    state, answer = requests.values_list("state", "answer").first() or (RequestState.OPEN, "")
+    words = STATE_HINTS.get(RequestState(state), STATE_HINTS[RequestState.OPEN])
+    return f"{words[:-1]}: {answer}" if state == RequestState.REFUSED and answer else words

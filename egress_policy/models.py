@@ -63,7 +63,7 @@ class RuleQuerySet(Narrowed["EgressRule"]):
         """Those that are allowed, and those of no group. An empty condition allows all: “or” would lose that."""
         return self.filter(allowed | Q(group=None)) if allowed and common else self.filter(allowed)
 
-    def counting_for(self, run: Run) -> Self:
+    def applying_to(self, run: Run) -> Self:
         """Everybody's, and those whose group, profile and run are the run's, where they name one."""
         session = run.session
         return self.filter(
@@ -120,7 +120,7 @@ class EgressRule(models.Model):
         indexes = [models.Index(fields=["host"], name="egress_rule_host")]
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.ports_told}"
+        return f"{self.host}:{self.ports_text}"
 
     def clean(self) -> None:
         """Store the host and ports in the form in which they are compared; its end is a time that can be."""
@@ -135,7 +135,7 @@ class EgressRule(models.Model):
             return  # their own validators say it
 
     @property
-    def ports_told(self) -> str:
+    def ports_text(self) -> str:
         """The ports, as people write them."""
         return ", ".join(str(port) for port in self.ports)
 
@@ -147,7 +147,7 @@ class EgressRule(models.Model):
         parts = [str(part) for part in (self.group, self.profile) if part]
         return " with ".join(parts) or "everybody"
 
-    def over(self, now: datetime | None = None) -> bool:
+    def expired(self, now: datetime | None = None) -> bool:
         """Whether its time is up."""
         return self.until is not None and self.until <= (now or timezone.now())
 

@@ -1,4 +1,4 @@
-"""The number of the last change of rules or runs: the proxies follow it, and judge anew what is open when it grows."""
+"""The number of the last change of rules or runs: when it grows, the proxies decide anew on what is open."""
 
 from django.db import transaction
 from django.db.models import F

@@ -52,7 +52,7 @@ async def _decide(request: Request) -> dict[str, Any]:
         raise InvalidPayload("run, credential and host are texts, port is a number")
     if not 0 <= port <= 65535 or not all(text.isprintable() for text in (run, credential, host)):
         raise InvalidPayload("run, credential and host have no control characters or halves of one, port is 0 to 65535")
-    answer = await in_thread(decision_service.answer, run, credential, host, port)
+    answer = await in_thread(decision_service.answer_proxy, run, credential, host, port)
     if answer is None:
         raise ApiError(401, "this run is over, or the credential is not its own")
     return answer

@@ -8,13 +8,13 @@ from typing import Any
 
 from sessions.machine_api import InvalidPayload
 
-MOST = 2000  # tunnels, and denials, of one report
-BIGGEST = 2**62  # bytes that a counter may tell
+ITEMS_MAX = 2000  # tunnels, and denials, of one report
+BYTES_MAX = 2**62  # of a counter
 
 
 @dataclass(frozen=True, slots=True)
-class ToldUse:
-    """A tunnel as a proxy tells it. Its counters are totals."""
+class ReportedTunnel:
+    """A tunnel as a proxy reports it. Its counters are totals."""
 
     id: uuid.UUID
     run: uuid.UUID
@@ -28,7 +28,7 @@ class ToldUse:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldDenial:
+class ReportedDenial:
     """Refusals of one kind, `count` of them since the report before."""
 
     id: str
@@ -43,49 +43,49 @@ class ToldDenial:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a proxy has to tell, in its own order."""
+    """What a proxy reports, in its own order."""
 
-    uses: tuple[ToldUse, ...]
-    denials: tuple[ToldDenial, ...]
+    uses: tuple[ReportedTunnel, ...]
+    denials: tuple[ReportedDenial, ...]
 
 
 def parse(body: Any) -> Report:
     """Check a report and give it types. Raises InvalidPayload."""
     if not isinstance(body, dict):
         raise InvalidPayload("send an object with tunnels and denials")
-    return Report(tuple(_each(body, "tunnels", _use)), tuple(_each(body, "denials", _denial)))
+    return Report(tuple(_parse_list(body, "tunnels", _tunnel)), tuple(_parse_list(body, "denials", _denial)))
 
 
-def _each(body: dict[str, Any], name: str, read: Any) -> list[Any]:
+def _parse_list(body: dict[str, Any], name: str, parse_item: Any) -> list[Any]:
     items = body.get(name, [])
-    if not isinstance(items, list) or len(items) > MOST:
-        raise InvalidPayload(f"{name}: a list of at most {MOST}")
-    found = []
-    for place, item in enumerate(items):
+    if not isinstance(items, list) or len(items) > ITEMS_MAX:
+        raise InvalidPayload(f"{name}: a list of at most {ITEMS_MAX}")
+    parsed = []
+    for index, item in enumerate(items):
         try:
-            found.append(read(item))
+            parsed.append(parse_item(item))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InvalidPayload(f"{name} {place}: {type(error).__name__}: {error}") from None
-    return found
+            raise InvalidPayload(f"{name} {index}: {type(error).__name__}: {error}") from None
+    return parsed
 
 
-def _use(item: Any) -> ToldUse:
+def _tunnel(item: Any) -> ReportedTunnel:
     ended = item.get("ended")
-    return ToldUse(
+    return ReportedTunnel(
         uuid.UUID(item["id"]),
         uuid.UUID(item["run"]),
         _text(item["host"], 253),
         _count(item["port"], 65535),
         _time(item["opened"]),
         None if ended is None else _time(ended),
-        _count(item["sent"], BIGGEST),
-        _count(item["received"], BIGGEST),
+        _count(item["sent"], BYTES_MAX),
+        _count(item["received"], BYTES_MAX),
         _text(item.get("cause") or "", 20),
     )
 
 
-def _denial(item: Any) -> ToldDenial:
-    return ToldDenial(
+def _denial(item: Any) -> ReportedDenial:
+    return ReportedDenial(
         uuid.UUID(item["id"]).hex,
         uuid.UUID(item["run"]),
         _text(item["host"], 253),

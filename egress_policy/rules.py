@@ -1,4 +1,4 @@
-"""Making, changing and withdrawing rules. Each is in the audit log, and the proxies are told with it."""
+"""Making, changing and withdrawing rules. Each is in the audit log, and the proxies hear of it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ def store(rule: EgressRule, *, by: str, actor: "Person | None" = None) -> Egress
     with transaction.atomic():
         new = rule._state.adding
         rule.save()
-        _note("egress.allow" if new else "egress.change", rule, by, actor, until=_told(rule), reason=rule.reason)
+        _audit("egress.allow" if new else "egress.change", rule, by, actor, until=_until(rule), reason=rule.reason)
         policy_revision.bump()
     return rule
 
@@ -28,15 +28,15 @@ def store(rule: EgressRule, *, by: str, actor: "Person | None" = None) -> Egress
 def withdraw(rule: EgressRule, *, by: str, actor: "Person | None" = None) -> None:
     """Take a rule away: what is open by it ends within a second."""
     with transaction.atomic():
-        _note("egress.withdraw", rule, by, actor)
+        _audit("egress.withdraw", rule, by, actor)
         EgressRule.objects.filter(pk=rule.pk).delete()
         policy_revision.bump()
 
 
-def _told(rule: EgressRule) -> str:
+def _until(rule: EgressRule) -> str:
     return rule.until.isoformat(timespec="seconds") if rule.until else ""
 
 
-def _note(action: str, rule: EgressRule, by: str, actor: "Person | None", **details: Any) -> None:
-    said = {"host": rule.host, "ports": rule.ports, "for": rule.whose} | details
-    audit.record(action, actor=actor, by=by, target=rule.pk, group=rule.group, **said)
+def _audit(action: str, rule: EgressRule, by: str, actor: "Person | None", **details: Any) -> None:
+    details = {"host": rule.host, "ports": rule.ports, "for": rule.whose} | details
+    audit.record(action, actor=actor, by=by, target=rule.pk, group=rule.group, **details)

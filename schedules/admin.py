@@ -46,7 +46,7 @@ class TaskForm(forms.ModelForm):
         super()._post_clean()  # type: ignore[misc]
         if not self.errors and self.instance._state.adding:
             try:
-                service.room(self.instance)
+                service.check_limit(self.instance)
             except InvalidRequest as error:
                 self.add_error("group", str(error))
 
@@ -141,7 +141,7 @@ class ScheduledTaskAdmin(FixedFields, VisibleAdmin):
     @display(description="due")
     def told(self, task: ScheduledTask) -> str:
         """Its schedule."""
-        return task.told
+        return task.schedule_text
 
     @display(description="state", ordering="state", label=STATE_COLOURS)
     def state_shown(self, task: ScheduledTask) -> tuple[str, str]:
@@ -168,7 +168,7 @@ class ScheduledTaskAdmin(FixedFields, VisibleAdmin):
         """The next five times, by its own clocks and in UTC."""
         if task.next_at is None:
             return "none"
-        times = task.coming
+        times = task.next_times
         if not times:
             return "They can't be told: its schedule can't be read. Give it another one."
         if task.time_zone == "UTC" or task.kind == Kind.INTERVAL:

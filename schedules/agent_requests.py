@@ -28,8 +28,8 @@ from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession, Message
 
 log = structlog.get_logger(__name__)
-WORDS = 500  # characters of a refusal, which may quote what the agent wrote
-ANSWERS = 5  # refusals that a run is told of, and a session without anybody else's word between them
+WORDS_MAX = 500  # characters of a refusal, which may quote what the agent wrote
+REPLIES_MAX = 5  # refusals that a run is told of, and a session without anybody else's word between them
 TITLES = {
     "schedule_task": "schedule a task",
     "pause_task": "pause a task",
@@ -65,7 +65,7 @@ def handle(request_id: int) -> bool:
             return False
         try:
             with transaction.atomic():
-                words, data = _do(request)
+                words, data = _carry_out(request)
         except InvalidRequest as error:
             _refuse(request, str(error))
         else:
@@ -91,10 +91,10 @@ def give_up(request_id: int, words: str) -> None:
 
 
 def _refuse(request: TaskRequest, words: str) -> None:
-    asked = TITLES.get(str(_read(request.text).get("type")), "change the scheduled tasks")
-    words = f"Your request to {asked} was error: {words[:WORDS]}"
+    title = TITLES.get(str(_parse(request.text).get("type")), "change the scheduled tasks")
+    words = f"Your request to {title} was refused: {words[:WORDS_MAX]}"
     ingest.record(request.session_id, [(EventKind.STATE, words.replace("Your", "The agent's", 1), {"refused": True})])
-    if _may_answer(request):
+    if _may_reply(request):
         try:
             with transaction.atomic():
                 intake.post_message(request.session, words, sender=None, key=f"task:{request.run_id}:{request.pk}")
@@ -102,33 +102,34 @@ def _refuse(request: TaskRequest, words: str) -> None:
             return  # its profile can't run any more: there is nobody to tell
 
 
-def _may_answer(request: TaskRequest) -> bool:
+def _may_reply(request: TaskRequest) -> bool:
     """Whether the agent is told: not too often in one run, nor in a session to which nobody else speaks."""
     messages = Message.objects.filter(session_id=request.session_id)
     ours = Q(idempotency_key__startswith="task:")
     last = messages.exclude(ours & Q(idempotency_key__isnull=False)).order_by("-number").first()
     since = messages.filter(ours, number__gt=last.number if last else 0).count()
     of_run = messages.filter(idempotency_key__startswith=f"task:{request.run_id}:").count()
-    return since < ANSWERS and of_run < ANSWERS
+    return since < REPLIES_MAX and of_run < REPLIES_MAX
 
 
-def _do(request: TaskRequest) -> tuple[str, dict[str, Any]]:
+def _carry_out(request: TaskRequest) -> tuple[str, dict[str, Any]]:
     """Carry a request out; return what to say. Raises InvalidRequest."""
-    asked = _read(request.text)
-    if not asked:
+    payload = _parse(request.text)
+    if not payload:
         raise InvalidRequest("type", "it is no JSON object.")
     session = request.session
     if session.group.deleted_at:
         raise InvalidRequest("group", "the group was deleted.")
     by = f"the agent of {session}"[:150]
-    kind = asked.get("type")
+    kind = payload.get("type")
     if not isinstance(kind, str) or kind not in TITLES:
         raise InvalidRequest("type", f"there is no {repr(kind)[:50]} here. Use {', '.join(TITLES)}.")
     if kind == "schedule_task":
-        task = service.store(_task(asked, session), by=by)
-        words = f"Scheduled “{task}”: {task.told}, next at {task.next_at:%Y-%m-%d %H:%M:%S} UTC. Its id is {task.pk}."
+        task = service.store(_new_task(payload, session), by=by)
+        next_at = f"{task.next_at:%Y-%m-%d %H:%M:%S}"
+        words = f"Scheduled “{task}”: {task.schedule_text}, next at {next_at} UTC. Its id is {task.pk}."
         return words, {"task": str(task.pk), "next_at": task.next_at.isoformat() if task.next_at else None}
-    task = _named(asked.get("taskId"), session)
+    task = _find_task(payload.get("taskId"), session)
     data = {"task": str(task.pk)}
     if kind == "pause_task":
         return f"{'Paused' if service.pause(task, by=by) else 'Paused already:'} the task “{task}”.", data
@@ -138,7 +139,7 @@ def _do(request: TaskRequest) -> tuple[str, dict[str, Any]]:
     return f"Cancelled the task “{task}”.", data
 
 
-def _read(text: str) -> dict[str, Any]:
+def _parse(text: str) -> dict[str, Any]:
     """A request as an object, whose texts a database can hold; empty if it is none."""
     try:
         value = storable_data(json.loads(text))
@@ -147,26 +148,26 @@ def _read(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _task(asked: dict[str, Any], session: AgentSession) -> ScheduledTask:
+def _new_task(payload: dict[str, Any], session: AgentSession) -> ScheduledTask:
     """The task that an agent describes, not saved. Raises InvalidRequest."""
-    group, target = _target(asked, session)
-    prompt = asked.get("prompt")
+    group, target = _target(payload, session)
+    prompt = payload.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidRequest("prompt", "it has no prompt.")
-    agents_id = str(asked.get("taskId") or "")[:100]
-    task = ScheduledTask(group=group, prompt=prompt, agents_id=agents_id, time_zone=_clock(session))
+    agents_id = str(payload.get("taskId") or "")[:100]
+    task = ScheduledTask(group=group, prompt=prompt, agents_id=agents_id, time_zone=_time_zone(session))
     task.name = prompt.strip().partition("\n")[0][:80]
-    _when(task, asked.get("schedule_type"), str(asked.get("schedule_value") or "").strip())
-    if asked.get("context_mode", "group") == "group" and target:
+    _set_schedule(task, payload.get("schedule_type"), str(payload.get("schedule_value") or "").strip())
+    if payload.get("context_mode", "group") == "group" and target:
         task.context, task.session = Context.SESSION, target
-    elif asked.get("context_mode", "group") in ("group", "isolated"):
+    elif payload.get("context_mode", "group") in ("group", "isolated"):
         task.context, task.profile = Context.FRESH, session.profile
     else:
         raise InvalidRequest("context_mode", "context_mode is group or isolated.")
     return task
 
 
-def _clock(session: AgentSession) -> str:
+def _time_zone(session: AgentSession) -> str:
     """The time zone of the agent's own clock. Raises InvalidRequest."""
     try:
         return times.clock(session.profile.environment.get("TZ", ""))
@@ -174,7 +175,7 @@ def _clock(session: AgentSession) -> str:
         raise InvalidRequest("TZ", f"the profile's variable TZ can't be read here, ask an operator. {error}") from None
 
 
-def _when(task: ScheduledTask, kind: Any, value: str) -> None:
+def _set_schedule(task: ScheduledTask, kind: Any, value: str) -> None:
     """Set a task's schedule from NanoClaw's type and value. Raises InvalidRequest."""
     if kind not in Kind.values:
         raise InvalidRequest("schedule_type", "schedule_type is cron, interval or once.")
@@ -202,12 +203,12 @@ def _when(task: ScheduledTask, kind: Any, value: str) -> None:
             raise InvalidRequest("schedule_value", f"{value[:50]} ({task.time_zone}) is over.")
 
 
-def _target(asked: dict[str, Any], session: AgentSession) -> tuple[AgentGroup, AgentSession | None]:
+def _target(payload: dict[str, Any], session: AgentSession) -> tuple[AgentGroup, AgentSession | None]:
     """The group that a task is for, and the session whose context it may use. Raises InvalidRequest.
 
     NanoClaw names a chat, which is a session here; a group's slug will do too.
     """
-    name = str(asked.get("targetJid") or asked.get("groupFolder") or session.pk)
+    name = str(payload.get("targetJid") or payload.get("groupFolder") or session.pk)
     if name in (str(session.pk), session.group.slug):
         return session.group, session
     found = AgentSession.objects.select_related("group").filter(pk=_uuid(name)).first()
@@ -219,7 +220,7 @@ def _target(asked: dict[str, Any], session: AgentSession) -> tuple[AgentGroup, A
     return group, found
 
 
-def _named(name: Any, session: AgentSession) -> ScheduledTask:
+def _find_task(name: Any, session: AgentSession) -> ScheduledTask:
     """The task of that id, Berth's or the agent's own. Raises InvalidRequest."""
     tasks = ScheduledTask.objects.select_related("group")
     if not session.group.is_main:

@@ -93,7 +93,7 @@ def _summary(task: ScheduledTask) -> dict[str, Any]:
 
 
 def _detail(task: ScheduledTask) -> dict[str, Any]:
-    return _summary(task) | {"next_times": [at for at, _ in task.coming]}
+    return _summary(task) | {"next_times": [at for at, _ in task.next_times]}
 
 
 def _find_task(request: HttpRequest, task_id: uuid.UUID, write: bool = False) -> ScheduledTask:

@@ -40,7 +40,7 @@ NAMES = {
 ENDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 REPEATED = timedelta(hours=3)  # no clocks anywhere were ever put back by more
 UTC_ZONE = ZoneInfo("UTC")
-PROMPT = timedelta(minutes=1)  # an interval that is due keeps its beat if it is not later than this
+PROMPT = timedelta(minutes=1)  # an interval that is due keeps its rhythm if it is not later than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +59,18 @@ def check(expression: str) -> str:
     plain = " ".join(expression[: LONGEST + 1].split())
     if len(plain) > LONGEST or (plain not in ALIASES and len(plain.split(" ")) != 5):
         raise ValueError(f"{plain!r} is no cron expression. {EXAMPLE}")
-    if next(_walls(plain, datetime(2000, 1, 1)), None) is None:
+    if next(_local_times(plain, datetime(2000, 1, 1)), None) is None:
         raise ValueError(f"{plain!r} is never due. {EXAMPLE}")
     return plain
 
 
-def _walls(expression: str, after: datetime) -> CronSim:
+def _local_times(expression: str, after: datetime) -> CronSim:
     """The times after `after`, both by the same clocks, at which an expression is due. Raises ValueError.
 
     As Debian's cron has it (crontab(5)), a day is due if it matches both of its fields where one of them begins with a
     star, and otherwise if it matches either.
     """
-    fields = [_readable(place, field) for place, field in enumerate(ALIASES.get(expression, expression).split())]
+    fields = [_translated(place, field) for place, field in enumerate(ALIASES.get(expression, expression).split())]
     try:
         return CronSim(" ".join(fields), after)
     except CronSimError as error:
@@ -83,7 +83,7 @@ def _walls(expression: str, after: datetime) -> CronSim:
         raise ValueError(f"{expression!r}: {words}. {EXAMPLE}") from None
 
 
-def _readable(place: int, field: str) -> str:
+def _translated(place: int, field: str) -> str:
     """A field as cronsim reads it: the last Friday is `5L`, and from Friday to Monday are two spans."""
 
     def number(word: str) -> int:
@@ -100,46 +100,46 @@ def _readable(place: int, field: str) -> str:
     return LAST.sub(r"\1L", field) if place == 4 else field
 
 
-def instant(wall: datetime, place: ZoneInfo) -> datetime:
-    """The instant, in UTC, at which the clocks of a place show `wall` (naive): the first one, or that of the change."""
-    return _instants(wall, place, both=False)[0]
+def instant(local: datetime, zone: ZoneInfo) -> datetime:
+    """The instant, in UTC, at which the clocks of a zone show `local` (naive): the first one, or that of the change."""
+    return _instants(local, zone, both=False)[0]
 
 
-def next_time(expression: str, place: ZoneInfo, after: datetime) -> datetime:
+def next_time(expression: str, zone: ZoneInfo, after: datetime) -> datetime:
     """The first instant after `after` (aware) at which a checked expression is due, in UTC."""
-    local = after.astimezone(place).replace(tzinfo=None)
-    walls = _walls(expression, local - REPEATED)
-    both = len(walls.hours) == 24
-    best, until = None, local
-    for wall in walls:
-        if best and wall > until:
+    start = after.astimezone(zone).replace(tzinfo=None)
+    times = _local_times(expression, start - REPEATED)
+    both = len(times.hours) == 24
+    best, until = None, start
+    for local in times:
+        if best and local > until:
             break
-        for found in _instants(wall, place, both):
+        for found in _instants(local, zone, both):
             if found > after and (best is None or found < best):
-                best, until = found, wall + REPEATED
+                best, until = found, local + REPEATED
     if best is None:
         raise ValueError(f"{expression!r} is never due again. {EXAMPLE}")
     return best
 
 
-def _instants(wall: datetime, place: ZoneInfo, both: bool) -> list[datetime]:
-    """The instants at which clocks show `wall`; if they skip it, that of the change. With `both`, what is true alone.
+def _instants(local: datetime, zone: ZoneInfo, both: bool) -> list[datetime]:
+    """The instants at which clocks show `local`; if they skip it, that of the change. With `both`, what is true alone.
 
     Fold 0 reads the clocks as before a change, fold 1 as after it: https://peps.python.org/pep-0495/
     """
-    before, after = (wall.replace(tzinfo=place, fold=fold).astimezone(UTC) for fold in (0, 1))
+    before, after = (local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
     if before <= after:
         return [before, after] if both and before < after else [before]
-    return [] if both else [_change(place, after, before)]
+    return [] if both else [_change(zone, after, before)]
 
 
-def _change(place: ZoneInfo, low: datetime, high: datetime) -> datetime:
-    """The first second after `low` at which the clocks of a place are as at `high`."""
-    offset = high.astimezone(place).utcoffset()
+def _change(zone: ZoneInfo, low: datetime, high: datetime) -> datetime:
+    """The first second after `low` at which the clocks of a zone are as at `high`."""
+    offset = high.astimezone(zone).utcoffset()
     while high - low > timedelta(seconds=1):
         middle = low + (high - low) // 2
         middle = middle.replace(microsecond=0)
-        if middle.astimezone(place).utcoffset() == offset:
+        if middle.astimezone(zone).utcoffset() == offset:
             high = middle
         else:
             low = middle
@@ -155,7 +155,7 @@ def first(schedule: Schedule, now: datetime) -> datetime | None:
     return schedule.once if schedule.once and schedule.once > now else None
 
 
-def following(schedule: Schedule, due: datetime, now: datetime) -> datetime | None:
+def next_after(schedule: Schedule, due: datetime, now: datetime) -> datetime | None:
     """When it is due again, having been due at `due` and noticed `now`; None if never. Missed times are not made up."""
     if schedule.kind == Kind.ONCE:
         return None
@@ -164,9 +164,9 @@ def following(schedule: Schedule, due: datetime, now: datetime) -> datetime | No
     return first(schedule, now)
 
 
-def coming(schedule: Schedule, due: datetime | None, count: int = 5) -> Iterator[datetime]:
+def upcoming(schedule: Schedule, due: datetime | None, count: int = 5) -> Iterator[datetime]:
     """The next times, `due` being the first of them."""
     while due is not None and count > 0:
         yield due
         count -= 1
-        due = following(schedule, due, due)
+        due = next_after(schedule, due, due)

@@ -29,31 +29,31 @@ if TYPE_CHECKING:
     Person = AbstractBaseUser | AnonymousUser
 
 log = structlog.get_logger(__name__)
-AT_ONCE = 200  # tasks of one round; the next sweep finds the rest
+BATCH = 200  # tasks of one round; the next sweep finds the rest
 SAVED = [
     "state", "reason", "next_at", "last_at", "last_message", "outcome", "outcome_words", "failures", "skipped",
 ]  # fmt: skip
 
 
-def fire_due() -> int:
+def execute_due() -> int:
     """Count what came to its end, then run what is due; return how many were run."""
-    for pk in ScheduledTask.objects.settled().values_list("pk", flat=True)[:AT_ONCE]:
+    for pk in ScheduledTask.objects.settled().values_list("pk", flat=True)[:BATCH]:
         _guarded(settle, pk)
     due = ScheduledTask.objects.due(timezone.now()).order_by("next_at")
-    return sum(_guarded(fire, pk) for pk in due.values_list("pk", flat=True)[:AT_ONCE])
+    return sum(_guarded(execute, pk) for pk in due.values_list("pk", flat=True)[:BATCH])
 
 
-def fire(task_id: uuid.UUID) -> bool:
+def execute(task_id: uuid.UUID) -> bool:
     """Run one task if it is due, or pass over this time if its last run is not over. True if it was due."""
     with transaction.atomic():
         now = timezone.now()
         task = ScheduledTask.objects.due(now).select_for_update(of=("self",)).filter(pk=task_id).first()
         if task is None or task.next_at is None:
             return False
-        due, task.next_at = task.next_at, cron.following(task.schedule, task.next_at, now)
+        due, task.next_at = task.next_at, cron.next_after(task.schedule, task.next_at, now)
         if task.next_at is None:
             task.state = TaskState.DONE
-        _settle(task)
+        _record_outcome(task)
         if task.outcome == Outcome.PENDING:
             task.skipped += 1
         elif task.state != TaskState.PAUSED:
@@ -68,7 +68,7 @@ def settle(task_id: uuid.UUID) -> bool:
         task = ScheduledTask.objects.select_for_update().filter(pk=task_id, outcome=Outcome.PENDING).first()
         if task is None:
             return False
-        _settle(task)
+        _record_outcome(task)
         task.save(update_fields=SAVED)
     return task.outcome != Outcome.PENDING
 
@@ -79,12 +79,12 @@ def run_now(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> M
         row = service.locked(task)
         if row is None or row.group.deleted_at:
             raise InvalidRequest("task", "The task is gone.")
-        _settle(row)
+        _record_outcome(row)
         if row.outcome == Outcome.PENDING and row.last_message:
             state = row.last_message.get_state_display().lower()
             raise InvalidRequest("task", f"Its last run is not over: its message is {state}.")
         message = _message(row, f"{intake.SCHEDULED}{row.pk}:now:{uuid.uuid4()}")
-        _begun(row, message, timezone.now())
+        _mark_sent(row, message, timezone.now())
         row.save(update_fields=SAVED)
         audit.record("task.run", actor=actor, by=by, target=row.pk, group=row.group)
     return message
@@ -97,9 +97,9 @@ def _send(task: ScheduledTask, key: str, now: datetime) -> None:
             message = _message(task, key)
     except InvalidRequest as error:
         task.last_message, task.last_at = None, now
-        _failed(task, str(error))
+        _count_failure(task, str(error))
     else:
-        _begun(task, message, now)
+        _mark_sent(task, message, now)
 
 
 def _message(task: ScheduledTask, key: str) -> Message:
@@ -116,12 +116,12 @@ def _message(task: ScheduledTask, key: str) -> Message:
     return session.messages.get(idempotency_key=key)
 
 
-def _begun(task: ScheduledTask, message: Message, now: datetime) -> None:
+def _mark_sent(task: ScheduledTask, message: Message, now: datetime) -> None:
     task.last_message, task.last_at = message, now
     task.outcome, task.outcome_words = Outcome.PENDING, ""
 
 
-def _settle(task: ScheduledTask) -> None:
+def _record_outcome(task: ScheduledTask) -> None:
     """Turn the end of its last message into an outcome. Does nothing while that is still under way."""
     message = task.last_message
     if task.outcome != Outcome.PENDING:
@@ -133,10 +133,10 @@ def _settle(task: ScheduledTask) -> None:
     elif message.state == MessageState.CANCELLED:
         task.outcome, task.outcome_words = Outcome.CANCELLED, message.reason
     elif message.state not in UNSETTLED or message.session.state == SessionState.FAILED:
-        _failed(task, message.reason or message.session.reason)
+        _count_failure(task, message.reason or message.session.reason)
 
 
-def _failed(task: ScheduledTask, words: str) -> None:
+def _count_failure(task: ScheduledTask, words: str) -> None:
     """Count a failure. After too many in a row, a recurring task pauses itself and says so."""
     task.outcome, task.outcome_words = Outcome.FAILED, words
     task.failures += 1

@@ -136,16 +136,16 @@ class ScheduledTask(models.Model):
         return Schedule(self.kind, self.cron, times.zone(self.time_zone), every, self.once_at)
 
     @property
-    def coming(self) -> list[tuple[datetime, datetime]]:
+    def next_times(self) -> list[tuple[datetime, datetime]]:
         """Its next five times, in UTC and by its own clocks; none if what was saved can't be read any more."""
         try:
-            place = self.schedule.zone
-            return [(at, at.astimezone(place)) for at in cron.coming(self.schedule, self.next_at)]
+            zone = self.schedule.zone
+            return [(at, at.astimezone(zone)) for at in cron.upcoming(self.schedule, self.next_at)]
         except (ValueError, OverflowError):
             return []
 
     @property
-    def told(self) -> str:
+    def schedule_text(self) -> str:
         """Its schedule in words."""
         if self.kind == Kind.CRON:
             return f"{self.cron} ({self.time_zone})"
@@ -197,10 +197,10 @@ class ScheduledTask(models.Model):
         except ValueError as error:
             errors["once_at"] = str(error)
             return
-        if self.once_at <= timezone.now() and self._moved():
+        if self.once_at <= timezone.now() and self._once_changed():
             errors["once_at"] = f"{self.once_at:%Y-%m-%d %H:%M} UTC is over. Choose a time in the future."
 
-    def _moved(self) -> bool:
+    def _once_changed(self) -> bool:
         """Whether its one time is another than the one that is stored."""
         return not ScheduledTask.objects.filter(pk=self.pk, once_at=self.once_at).exists()
 

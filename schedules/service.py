@@ -26,7 +26,7 @@ EDITABLE = [
 
 def store(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> ScheduledTask:
     """Make a task, or save what was edited. A schedule that changed counts from now. Raises InvalidRequest."""
-    _check(task)
+    _validate(task)
     with transaction.atomic():
         old = locked(task)
         if old is None:
@@ -34,12 +34,12 @@ def store(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> Sch
         else:
             task.state, task.next_at = old.state, old.next_at
         if old is None or (task.schedule != old.schedule and old.state != TaskState.PAUSED):
-            _start(task)
+            _activate(task)
         if old is None:
             task.save(force_insert=True)
         else:
             task.save(update_fields=[*EDITABLE, "state", "next_at"])
-        _note("task.change" if old else "task.create", task, by, actor, schedule=task.told)
+        _audit("task.change" if old else "task.create", task, by, actor, schedule=task.schedule_text)
     return task
 
 
@@ -49,7 +49,7 @@ def pause(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> boo
         active = ScheduledTask.objects.filter(pk=task.pk, state=TaskState.ACTIVE)
         if not active.update(state=TaskState.PAUSED, next_at=None, reason=f"Paused by {by}."):
             return False
-        _note("task.pause", task, by, actor)
+        _audit("task.pause", task, by, actor)
     return True
 
 
@@ -60,16 +60,16 @@ def resume(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> bo
         if row is None or row.state == TaskState.ACTIVE:
             return False
         row.failures, row.reason = 0, ""
-        _start(row)
+        _activate(row)
         row.save(update_fields=["state", "next_at", "failures", "reason"])
-        _note("task.resume", row, by, actor)
+        _audit("task.resume", row, by, actor)
     return True
 
 
 def remove(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> None:
     """It is gone. What it said stays in its sessions."""
     with transaction.atomic():
-        _note("task.remove", task, by, actor, name=str(task), schedule=task.told)
+        _audit("task.remove", task, by, actor, name=str(task), schedule=task.schedule_text)
         ScheduledTask.objects.filter(pk=task.pk).delete()
 
 
@@ -78,7 +78,7 @@ def locked(task: ScheduledTask) -> ScheduledTask | None:
     return ScheduledTask.objects.select_for_update().filter(pk=task.pk).first()
 
 
-def _check(task: ScheduledTask) -> None:
+def _validate(task: ScheduledTask) -> None:
     """Raises InvalidRequest with the first thing that is wrong."""
     try:
         task.full_clean(exclude={"state", "next_at"})
@@ -87,7 +87,7 @@ def _check(task: ScheduledTask) -> None:
         raise InvalidRequest("task" if field == NON_FIELD_ERRORS else field, words[0]) from error
 
 
-def room(task: ScheduledTask) -> None:
+def check_limit(task: ScheduledTask) -> None:
     """Whether its group may have one more active task. Raises InvalidRequest."""
     if task.group.deleted_at:
         raise InvalidRequest("group", "The group was deleted.")
@@ -98,15 +98,15 @@ def room(task: ScheduledTask) -> None:
         )
 
 
-def _start(task: ScheduledTask) -> None:
+def _activate(task: ScheduledTask) -> None:
     """Give it its next time. Raises InvalidRequest."""
-    room(task)
+    check_limit(task)
     task.next_at = cron.first(task.schedule, timezone.now())
     if task.next_at is None:
         field = "once_at" if task.kind == Kind.ONCE else task.kind
-        raise InvalidRequest(field, f"Its time ({task.told}) is over. Give it another one.")
+        raise InvalidRequest(field, f"Its time ({task.schedule_text}) is over. Give it another one.")
     task.state = TaskState.ACTIVE
 
 
-def _note(action: str, task: ScheduledTask, by: str, actor: "Person | None", **details: object) -> None:
+def _audit(action: str, task: ScheduledTask, by: str, actor: "Person | None", **details: object) -> None:
     audit.record(action, actor=actor, by=by, target=task.pk, group=task.group, **details)

@@ -5,7 +5,7 @@ from schedules import agent_requests, execute
 
 def fire_due() -> None:
     """Run what is due, and count what came to its end."""
-    execute.fire_due()
+    execute.execute_due()
 
 
 def requested(request_id: int | str) -> None:

@@ -149,7 +149,7 @@ class EgressRuleAdmin(FixedFields, HistoryAdmin, VisibleAdmin):
     @display(description="ports")
     def ports_shown(self, rule: EgressRule) -> str:
         """The ports, as people write them."""
-        return rule.ports_told
+        return rule.ports_text
 
     @display(description="for", ordering="group")
     def whose_shown(self, rule: EgressRule) -> str:
@@ -163,4 +163,4 @@ class EgressRuleAdmin(FixedFields, HistoryAdmin, VisibleAdmin):
             return "time", "the run's end"
         if rule.until is None:
             return "good", "for good"
-        return ("over" if rule.over() else "time"), f"{rule.until:%Y-%m-%d %H:%M} UTC"
+        return ("over" if rule.expired() else "time"), f"{rule.until:%Y-%m-%d %H:%M} UTC"

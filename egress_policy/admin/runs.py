@@ -14,7 +14,7 @@ from sessions.models import Run
 def section(run: Run) -> SafeString:
     """The part of the page."""
     words = egress_access.confinement(run.runtime)
-    told = {"uses": traffic.reached(run.pk), "denials": EgressDenial.objects.filter(run=run.pk), "words": words}
+    told = {"uses": traffic.by_host(run.pk), "denials": EgressDenial.objects.filter(run=run.pk), "words": words}
     return render_to_string("admin/reach/run.html", told | {"proxy": settings.EGRESS_PROXY_URL, "run": run})
 
 

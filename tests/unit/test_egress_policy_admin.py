@@ -34,7 +34,7 @@ def run(session: AgentSession) -> Run:
 
 @pytest.fixture
 def row(run: Run) -> EgressRequest:
-    access_requests.asked(run, "api.example.com", 443, 3, timezone.now())
+    access_requests.record(run, "api.example.com", 443, 3, timezone.now())
     return EgressRequest.objects.get()
 
 
@@ -194,7 +194,7 @@ def test_somebody_from_outside_sees_nothing(row: EgressRequest) -> None:
 
 def test_operators_approve_many_at_once(operator: Client, run: Run) -> None:
     for name in "abc":
-        access_requests.asked(run, f"{name}.test", 443, 1, timezone.now())
+        access_requests.record(run, f"{name}.test", 443, 1, timezone.now())
     rows = list(EgressRequest.objects.order_by("host"))
     page = act(operator, EgressRequest, "approve_selected", rows[:2]).content.decode()
     assert "Allow these?" in page and "For a week" in page and "b.test:443" in page

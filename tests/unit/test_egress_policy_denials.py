@@ -78,7 +78,7 @@ def test_a_report_that_is_told_twice_counts_once(session: AgentSession, run: Run
 def test_what_stands_before_something_known_is_known(run: Run, known: str, new: str) -> None:
     names = {"a": "0" * 31 + "a", "b": "0" * 31 + "b", "c": "0" * 31 + "c", "x": "x"}
     given = parse({"denials": [denial(run, id=names[name]) for name in "abc"]}).denials
-    assert "".join(one.id[-1] for one in denials.unknown(given, [names[name] for name in known])) == new
+    assert "".join(one.id[-1] for one in denials.uncounted(given, [names[name] for name in known])) == new
 
 
 def test_other_refusals_are_told_but_not_asked_for(session: AgentSession, run: Run) -> None:
@@ -88,10 +88,10 @@ def test_other_refusals_are_told_but_not_asked_for(session: AgentSession, run: R
 
 
 def test_a_flood_of_hosts_is_bounded(session: AgentSession, run: Run) -> None:
-    report(denials=[denial(run, f"h{number}.test") for number in range(denials.PLACES + 50)])
-    assert len(told(session)) == denials.PLACES + 1
+    report(denials=[denial(run, f"h{number}.test") for number in range(denials.TARGETS_MAX + 50)])
+    assert len(told(session)) == denials.TARGETS_MAX + 1
     assert EgressDenial.objects.get(host="*").count == 50
-    assert EgressRequest.objects.count() == denials.PLACES
+    assert EgressRequest.objects.count() == denials.TARGETS_MAX
 
 
 def test_what_a_group_asks_for_is_bounded(

@@ -254,7 +254,7 @@ def test_uses_are_kept_as_totals_however_often_they_are_told(run: Run) -> None:
     report(tunnels=[tunnel(run, sent=1, received=2), tunnel(run, "b.test", 8443)])
     use = EgressUse.objects.get(pk=first["id"])
     assert (use.sent, use.received, use.cause, use.ended_at is not None) == (30, 300, "client", True)
-    told = [(row.host, row.port, row.connections, row.open, row.sent, row.received) for row in traffic.reached(run.pk)]
+    told = [(row.host, row.port, row.connections, row.open, row.sent, row.received) for row in traffic.by_host(run.pk)]
     assert told == [("api.example.com", 443, 2, 1, 31, 302), ("b.test", 8443, 1, 1, 0, 0)]
 
 

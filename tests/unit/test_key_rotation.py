@@ -73,7 +73,7 @@ def test_a_living_run_is_the_same_after_a_rotation(session: AgentSession, settin
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = NEW, [OLD]
     after = run_spec.build(run)
     assert before.token != after.token and before.egress
-    assert decision_service.whose(str(run.pk), before.egress.credential) == run
+    assert decision_service.find_run(str(run.pk), before.egress.credential) == run
     assert fits(after, spec_hash(before))
 
 

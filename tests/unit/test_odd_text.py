@@ -121,7 +121,7 @@ def test_a_number_that_no_row_can_have_is_no_fault(member: Program, session: Age
 
 
 PAGES = ["agent_sessions/agentsession", "agent_sessions/message", "schedules/scheduledtask", "groups/agentgroup",
-         "groups/agentprofile", "egress_policy/egressrequest", "groups/auditentry"]  # fmt: skip
+         "groups/agentprofile", "reach/egressrequest", "groups/auditentry"]  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -200,9 +200,13 @@ def test_an_owners_words_for_a_host_are_kept(people: dict[str, Any], session: Ag
 def test_a_host_that_an_agent_makes_up_is_refused_and_no_fault(session: AgentSession, host: str) -> None:
     run = transitions.claim(session.pk, "local")
     assert run
-    told = decision_service.answer(str(run.pk), run_tokens.mint_egress(run.pk), host, 443)
+    told = decision_service.answer_proxy(str(run.pk), run_tokens.mint_egress(run.pk), host, 443)
     assert told and not told["allowed"]
-    assert decision_service.answer(str(run.pk), ODD, host, 443) is None is decision_service.answer(ODD, ODD, host, 443)
+    assert (
+        decision_service.answer_proxy(str(run.pk), ODD, host, 443)
+        is None
+        is decision_service.answer_proxy(ODD, ODD, host, 443)
+    )
 
 
 def test_a_command_in_a_terminal_takes_what_is_no_utf8(session: AgentSession, people: dict[str, Any]) -> None:

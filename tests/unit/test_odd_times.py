@@ -117,7 +117,7 @@ def test_other_pages_bear_it_too(operator: Client, session: AgentSession, at: da
     message = session.messages.get()
     for page in ("agent_sessions/agentsession", "agent_sessions/message", "agent_sessions/run", "agent_sessions/event",
                  f"agent_sessions/agentsession/{session.pk}/change", f"agent_sessions/message/{message.pk}/change",
-                 f"agent_sessions/run/{run.pk}/change", "egress_policy/egressrule"):  # fmt: skip
+                 f"agent_sessions/run/{run.pk}/change", "reach/egressrule"):  # fmt: skip
         assert operator.get(f"/admin/{page}/").status_code == 200, page
 
 

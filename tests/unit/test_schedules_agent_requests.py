@@ -274,7 +274,7 @@ def test_a_request_is_stored_with_its_event_and_answered_once(session: AgentSess
 def test_a_request_whose_task_was_lost_is_found_by_the_sweep(session: AgentSession, run: Run) -> None:
     task_asked.send(None, session_id=session.pk, run_id=run.pk, text=json.dumps(NINE))
     WorkItem.objects.all().delete()
-    due_tasks.asked.clear()
+    due_tasks.queued_at.clear()
     swept.send(None)
     assert not WorkItem.objects.exists()
 
@@ -309,7 +309,7 @@ def test_a_request_that_cannot_be_handled_is_refused_and_gone(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(agent_requests, "_do", fail)
+    monkeypatch.setattr(agent_requests, "_carry_out", fail)
     ask(NINE)
     assert "Berth failed to handle it" in said(session) and not TaskRequest.objects.exists()
 

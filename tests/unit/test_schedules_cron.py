@@ -23,7 +23,7 @@ def times(expression: str, place: ZoneInfo, start: str, count: int) -> list[str]
     """The next times after `start` (UTC), by the clocks of `place`."""
     schedule = Schedule(Kind.CRON, expression, place)
     first = cron.first(schedule, datetime.fromisoformat(start).replace(tzinfo=UTC))
-    return [at.astimezone(place).strftime("%m-%d %H:%M%z") for at in cron.coming(schedule, first, count)]
+    return [at.astimezone(place).strftime("%m-%d %H:%M%z") for at in cron.upcoming(schedule, first, count)]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_time_that_the_clocks_show_twice_is_due_once(
 )
 def test_every_hour_of_a_day_is_due(day: str, hours: int) -> None:
     start = datetime.fromisoformat(day).replace(tzinfo=UTC) - timedelta(seconds=1)
-    found = list(islice(cron.coming(Schedule(Kind.CRON, "@hourly", BERLIN), start, 40), 1, None))
+    found = list(islice(cron.upcoming(Schedule(Kind.CRON, "@hourly", BERLIN), start, 40), 1, None))
     assert sum(at.astimezone(BERLIN).date() == found[0].astimezone(BERLIN).date() for at in found) == hours
 
 
@@ -117,7 +117,7 @@ def test_no_time_by_the_clocks_is_due_twice_unless_it_is_so_every_hour(
     expression: str, name: str, now: datetime
 ) -> None:
     schedule = Schedule(Kind.CRON, expression, ZoneInfo(name))
-    found = [at.astimezone(schedule.zone).replace(tzinfo=None) for at in cron.coming(schedule, now, 30)][1:]
+    found = [at.astimezone(schedule.zone).replace(tzinfo=None) for at in cron.upcoming(schedule, now, 30)][1:]
     if expression.split()[1] not in ("*", "0-23"):
         assert len(set(found)) == len(found)
 
@@ -197,7 +197,7 @@ LATE = NOON + timedelta(days=30, minutes=5)
     ids=["cron", "cron after an outage", "interval keeps its beat", "interval after an outage", "just late", "once"],
 )
 def test_missed_times_are_not_made_up(schedule: Schedule, now: datetime, due: datetime | None) -> None:
-    assert cron.following(schedule, NOON, now) == due
+    assert cron.next_after(schedule, NOON, now) == due
 
 
 def test_once_is_due_in_the_future_alone() -> None:
@@ -293,7 +293,7 @@ def test_days_are_those_of_debians_cron(day: Field, month: Field, dow: Field, no
     if len(expected) == 3:
         assert cron.check(expression) == expression
         schedule = Schedule(Kind.CRON, expression)
-        assert list(cron.coming(schedule, cron.first(schedule, now.replace(tzinfo=UTC)), 3)) == expected
+        assert list(cron.upcoming(schedule, cron.first(schedule, now.replace(tzinfo=UTC)), 3)) == expected
     else:  # rarer than once in some years, or never: either way it is told, and nothing else is due before
         try:
             found = cron.next_time(cron.check(expression), cron.UTC_ZONE, now.replace(tzinfo=UTC))
@@ -330,7 +330,7 @@ def test_minutes_and_hours_are_those_of_cron(minute: Field, hour: Field, now: da
     begun = now.replace(second=0, microsecond=0, tzinfo=UTC)
     walked = (begun + timedelta(minutes=count) for count in range(1, 3 * 24 * 60))
     expected = list(islice((at for at in walked if minute[1](at) and hour[1](at)), 3))
-    assert list(cron.coming(schedule, cron.first(schedule, now.replace(tzinfo=UTC)), 3))[: len(expected)] == expected
+    assert list(cron.upcoming(schedule, cron.first(schedule, now.replace(tzinfo=UTC)), 3))[: len(expected)] == expected
 
 
 @settings(max_examples=200, deadline=None)

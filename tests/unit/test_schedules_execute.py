@@ -51,7 +51,7 @@ def end(task: ScheduledTask, state: MessageState, reason: str = "") -> None:
 
 def test_a_task_that_is_due_starts_a_fresh_session(make: Make, group: AgentGroup) -> None:
     task = make()
-    assert execute.fire_due() == 1
+    assert execute.execute_due() == 1
 
     session, task = AgentSession.objects.get(), again(task)
     assert (session.group, session.profile, session.title) == (group, task.profile, "Look at the moorings")
@@ -63,7 +63,7 @@ def test_a_task_that_is_due_starts_a_fresh_session(make: Make, group: AgentGroup
 
 def test_a_task_can_continue_a_session(make: Make, session: AgentSession) -> None:
     task = make(context=Context.SESSION, session=session)
-    execute.fire_due()
+    execute.execute_due()
 
     assert AgentSession.objects.count() == 1
     assert [message.text for message in session.messages.all()] == ["Hello", "Look at the moorings"]
@@ -72,13 +72,13 @@ def test_a_task_can_continue_a_session(make: Make, session: AgentSession) -> Non
 
 def test_what_is_not_due_does_not_run(make: Make) -> None:
     task = make(due=None)
-    assert execute.fire_due() == 0 and not execute.fire(task.pk)
+    assert execute.execute_due() == 0 and not execute.execute(task.pk)
     assert not AgentSession.objects.exists()
 
 
 def test_a_time_runs_once_whoever_looks_again(make: Make) -> None:
     task = make()
-    assert [execute.fire(task.pk), execute.fire(task.pk), execute.fire_due()] == [True, False, 0]
+    assert [execute.execute(task.pk), execute.execute(task.pk), execute.execute_due()] == [True, False, 0]
     assert Message.objects.count() == 1
 
 
@@ -90,7 +90,7 @@ def test_a_time_runs_once_with_many_workers(make: Make) -> None:
 
     def work() -> None:
         together.wait()
-        ran.append(execute.fire(task.pk))
+        ran.append(execute.execute(task.pk))
         connection.close()
 
     workers = [threading.Thread(target=work) for _ in range(4)]
@@ -107,7 +107,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "place", ["sessions.lifecycle.intake.post_message", "schedules.execute._begun", "django.db.models.Model.save"]
+    "place", ["sessions.lifecycle.intake.post_message", "schedules.execute._mark_sent", "django.db.models.Model.save"]
 )
 def test_a_worker_killed_in_the_middle_has_done_nothing(
     make: Make, monkeypatch: pytest.MonkeyPatch, place: str
@@ -120,44 +120,44 @@ def test_a_worker_killed_in_the_middle_has_done_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(place, die)
         with pytest.raises(Killed):
-            execute.fire_due()
+            execute.execute_due()
     assert not Message.objects.exists() and again(task).next_at == task.next_at
-    assert execute.fire_due() == 1 and Message.objects.count() == 1
+    assert execute.execute_due() == 1 and Message.objects.count() == 1
 
 
 @pytest.mark.parametrize("schedule", [{}, {"kind": Kind.CRON, "cron": "*/5 * * * *"}], ids=["interval", "cron"])
 def test_times_missed_in_a_long_outage_run_once(make: Make, schedule: dict[str, Any]) -> None:
     task = make(due=timedelta(days=30), **schedule)
-    assert [execute.fire_due(), execute.fire_due()] == [1, 0]
+    assert [execute.execute_due(), execute.execute_due()] == [1, 0]
     assert Message.objects.count() == 1
     assert again(task).next_at > timezone.now()  # type: ignore[operator]
 
 
 def test_once_is_done_after_its_time(make: Make) -> None:
     task = make(kind=Kind.ONCE, once_at=timezone.now() + timedelta(days=1))
-    execute.fire_due()
+    execute.execute_due()
 
     task = again(task)
     assert (task.state, task.next_at, task.outcome) == (TaskState.DONE, None, Outcome.PENDING)
     end(task, MessageState.ANSWERED)
-    execute.fire_due()
+    execute.execute_due()
     assert again(task).outcome == Outcome.ANSWERED
 
 
 def test_a_time_is_passed_over_while_the_last_run_is_not_over(make: Make) -> None:
     task = make()
-    execute.fire_due()
+    execute.execute_due()
     for state in (MessageState.QUEUED, MessageState.DELIVERED):
         end(task, state)
         overdue(task)
-        execute.fire_due()
+        execute.execute_due()
     assert Message.objects.count() == 1
     assert (again(task).skipped, again(task).outcome) == (2, Outcome.PENDING)
     assert again(task).next_at > timezone.now()  # type: ignore[operator]
 
     end(task, MessageState.ANSWERED)
     overdue(task)
-    execute.fire_due()
+    execute.execute_due()
     assert Message.objects.count() == 2
 
 
@@ -173,28 +173,28 @@ def test_the_end_of_its_message_is_its_outcome(
     make: Make, state: MessageState, outcome: Outcome, failures: int
 ) -> None:
     task = make()
-    execute.fire_due()
+    execute.execute_due()
     ScheduledTask.objects.update(failures=2)
     end(task, state, "for a reason" if failures else "")
     assert ScheduledTask.objects.settled().count() == 1
-    execute.fire_due()
+    execute.execute_due()
 
     task = again(task)
     assert (task.outcome, task.failures, task.state) == (outcome, failures, TaskState.ACTIVE)
     assert task.outcome_words == ("for a reason" if failures else "")
-    execute.fire_due()
+    execute.execute_due()
     assert again(task).failures == failures
 
 
 def test_a_message_that_waits_in_a_failed_session_is_a_failure_and_the_next_time_tries_again(make: Make) -> None:
     task = make()
-    execute.fire_due()
+    execute.execute_due()
     AgentSession.objects.update(state=SessionState.FAILED, reason="The image can't be pulled.")
-    execute.fire_due()
+    execute.execute_due()
     assert (again(task).outcome, again(task).outcome_words) == (Outcome.FAILED, "The image can't be pulled.")
 
     overdue(task)
-    execute.fire_due()
+    execute.execute_due()
     assert Message.objects.count() == 2
 
 
@@ -202,7 +202,7 @@ def test_what_intake_refuses_is_a_failure_with_its_words(make: Make, profile: Ag
     task = make()
     profile.active = False
     profile.save()
-    execute.fire_due()
+    execute.execute_due()
 
     task = again(task)
     assert (task.outcome, task.failures, task.last_message) == (Outcome.FAILED, 1, None)
@@ -214,10 +214,10 @@ def test_too_many_failures_in_a_row_pause_it_and_it_says_so(make: Make, session:
     task = make(context=Context.SESSION, session=session, max_failures=3)
     for _ in range(3):
         overdue(task)
-        execute.fire_due()
+        execute.execute_due()
         assert again(task).state == TaskState.ACTIVE
         end(task, MessageState.FAILED, "The agent ran out of memory.")
-    execute.fire_due()
+    execute.execute_due()
 
     task = again(task)
     assert (task.state, task.next_at, task.failures) == (TaskState.PAUSED, None, 3)
@@ -243,7 +243,7 @@ def test_a_resumed_task_begins_its_count_anew(make: Make, people: dict[str, Any]
 def test_a_paused_task_is_not_due(make: Make) -> None:
     task = make()
     assert service.pause(task, by="ada") and not service.pause(task, by="ada")
-    assert execute.fire_due() == 0
+    assert execute.execute_due() == 0
     assert again(task).reason == "Paused by ada."
 
 
@@ -259,20 +259,20 @@ def test_a_time_that_is_over_is_not_resumed(make: Make) -> None:
 def test_a_session_that_is_gone_is_said(make: Make, session: AgentSession) -> None:
     task = make(context=Context.SESSION, session=session)
     session.delete()
-    execute.fire_due()
+    execute.execute_due()
     assert again(task).outcome_words == "The session that it continues was removed."
 
 
 def test_a_paused_groups_task_is_queued_and_a_deleted_groups_does_not_run(make: Make, group: AgentGroup) -> None:
     task = make()
     AgentGroup.objects.update(hold=Hold.PAUSED)
-    assert execute.fire_due() == 1
+    assert execute.execute_due() == 1
     assert again(task).last_message.state == MessageState.QUEUED  # type: ignore[union-attr]
 
     end(task, MessageState.ANSWERED)
     overdue(task)
     AgentGroup.objects.update(deleted_at=timezone.now())
-    assert execute.fire_due() == 0 and Message.objects.count() == 1
+    assert execute.execute_due() == 0 and Message.objects.count() == 1
     with pytest.raises(InvalidRequest):
         execute.run_now(again(task), by="ada")
 
@@ -295,7 +295,7 @@ def test_run_now_leaves_the_next_time(make: Make, people: dict[str, Any]) -> Non
 def test_a_task_that_cannot_be_run_at_all_is_paused_and_holds_up_no_other(make: Make) -> None:
     broken, good = make(due=timedelta(minutes=1)), make()
     ScheduledTask.objects.filter(pk=broken.pk).update(time_zone="Atlantis/Capital")
-    assert execute.fire_due() == 1
+    assert execute.execute_due() == 1
     assert again(broken).state == TaskState.PAUSED and "Atlantis/Capital" in again(broken).reason
     assert again(good).outcome == Outcome.PENDING
 
@@ -306,7 +306,7 @@ def test_a_task_that_cannot_be_run_at_all_is_paused_and_holds_up_no_other(make: 
 @pytest.fixture
 def queued(db: None) -> Callable[[], list[str]]:
     """The tasks of this app that are queued."""
-    due_tasks.asked.clear()
+    due_tasks.queued_at.clear()
     return lambda: [row.key for row in WorkItem.objects.filter(key__startswith="schedules.")]
 
 
@@ -323,7 +323,7 @@ def test_the_sweep_queues_a_task_only_when_something_is_due(make: Make, queued: 
 
 def test_the_sweep_finds_outcomes_to_count(make: Make, queued: Callable[[], list[str]]) -> None:
     task = make()
-    execute.fire_due()
+    execute.execute_due()
     swept.send(None)
     assert queued() == []
 
@@ -341,7 +341,7 @@ def test_a_sweep_costs_three_queries(make: Make, queued: Any, django_assert_num_
 
 def test_a_message_of_a_schedule_is_berths(make: Make) -> None:
     make()
-    execute.fire_due()
+    execute.execute_due()
     message = Message.objects.get()
     assert message.sender is None
     assert message.session.events.get(kind="message").data == {"number": 1, "sender": "Berth"}
