@@ -1,8 +1,8 @@
 """An agent without a model, to see and test every path of a session: contract `jsonl`, standard library only.
 
 Messages come as JSON lines on stdin, answers go as JSON lines to stdout; what commands print passes through as it is.
-`$ COMMAND` runs a command in the workspace, `/help` lists what else it can be told, all else is answered with where it
-runs. One thread: `Inbox.wait` is the only place that waits, so an interrupt or SIGTERM ends whatever goes on.
+`$ COMMAND` runs a command in the workspace, `/help` lists the other commands, all else is answered with where the
+agent runs. One thread: `Inbox.wait` is the only place that waits, so an interrupt or SIGTERM ends whatever goes on.
 
 Only small modules are imported (no pathlib, subprocess, typing): the time to the first answer counts.
 """
@@ -53,8 +53,8 @@ class Message:
         self.number, self.text, self.received = number, text, received
 
 
-class Ended(Exception):
-    """The turn was interrupted, or the agent was asked to terminate."""
+class TurnEnded(Exception):
+    """The turn was interrupted, or the agent got SIGTERM."""
 
 
 class Inbox:
@@ -90,7 +90,7 @@ class Inbox:
         return [fd for fd in ready if fd in others]
 
     def pause(self, seconds: float) -> None:
-        """Let `seconds` pass. Raises Ended as soon as the turn must end."""
+        """Let `seconds` pass. Raises TurnEnded as soon as the turn must end."""
         until = time.monotonic() + seconds
         while not self.ended:
             left = until - time.monotonic()
@@ -98,7 +98,7 @@ class Inbox:
             if left <= 0:
                 break
         if self.ended:
-            raise Ended
+            raise TurnEnded
 
     def _read(self) -> None:
         data = os.read(0, READ_BYTES)
@@ -106,14 +106,14 @@ class Inbox:
         self.closed = self.closed or not data
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in filter(None, map(bytes.strip, lines)):
-            self._take(line, received)
+            self._handle_line(line, received)
 
-    def _take(self, line: bytes, received: float) -> None:
+    def _handle_line(self, line: bytes, received: float) -> None:
         try:
-            told = json.loads(line)
-            kind = told["type"]
+            message = json.loads(line)
+            kind = message["type"]
             if kind == "message":
-                self.messages.append(Message(int(told["number"]), str(told["text"]), received))
+                self.messages.append(Message(int(message["number"]), str(message["text"]), received))
             elif kind == "interrupt":
                 self.interrupted = self.busy or bool(self.messages)  # else there is nothing to interrupt
             elif kind == "close":
@@ -154,7 +154,7 @@ def write(fd: int, data: bytes) -> None:
 
 
 class Agent:
-    """The conversation, and what one turn does. `run` is the whole life of the program."""
+    """The conversation, and what one turn does. `run` is the main loop."""
 
     def __init__(self) -> None:
         self.inbox = Inbox()
@@ -165,7 +165,7 @@ class Agent:
         self.conversation = Conversation()
         self.handled = 0  # messages of this run
         self.message = Message(0, "", 0.0)  # the one that is being answered
-        self.eaten: list[bytearray] = []
+        self.memory_blocks: list[bytearray] = []
 
     def run(self) -> int:
         """Handle messages until `close`, the end of the input or SIGTERM. Returns the exit status."""
@@ -187,7 +187,7 @@ class Agent:
         try:
             self.inbox.pause(0)
             answer = self._answer(message.text)
-        except Ended:
+        except TurnEnded:
             how = "Stopped" if self.inbox.terminated else "Interrupted"
             answer = f"{how}: message {message.number} was not finished"
         emit("result", text=answer)
@@ -220,8 +220,8 @@ class Conversation:
         self.path = os.path.join(folder, f"workbench-{os.environ.get('BERTH_SESSION') or 'session'}.json")
         try:
             with open(self.path, encoding="utf-8") as file:
-                kept = json.load(file)
-            self.id, self.messages = str(kept["id"]), int(kept["messages"])
+                state = json.load(file)
+            self.id, self.messages = str(state["id"]), int(state["messages"])
         except (OSError, ValueError, KeyError, TypeError):
             self.id, self.messages = f"workbench-{os.urandom(8).hex()}", 0
 
@@ -238,10 +238,10 @@ class Conversation:
 
 
 def describe(agent: Agent) -> str:
-    """Tell what came and where it was answered, as markdown."""
+    """Repeat the message and say where it was answered, as markdown."""
     message, conversation = agent.message, agent.conversation
-    told = ("BERTH_GROUP", "BERTH_SESSION", "BERTH_RUN")
-    environment = {name: os.environ[name] for name in told if os.environ.get(name)}
+    names = ("BERTH_GROUP", "BERTH_SESSION", "BERTH_RUN")
+    environment = {name: os.environ[name] for name in names if os.environ.get(name)}
     rows = {
         "host": os.uname().nodename,
         "process": f"{os.getpid()}, user {os.getuid()}:{os.getgid()}",
@@ -266,7 +266,7 @@ def run_command(agent: Agent, command: str) -> str:
     except (OSError, ValueError) as error:  # too long, or with a NUL
         return f"can't run that: {error}"
     emit("tool", phase="use", id=identity, name="sh", input={"command": command})
-    status, tail = follow(agent.inbox, pid, streams)
+    status, tail = wait_for_command(agent.inbox, pid, streams)
     seconds, output = time.monotonic() - began, tail.decode(errors="replace")
     emit("tool", phase="result", id=identity, name="sh", output=output, is_error=status != 0)
     how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
@@ -280,10 +280,10 @@ def run_command(agent: Agent, command: str) -> str:
     return f"{how} after {seconds:.1f} s{shown}"
 
 
-def follow(inbox: Inbox, pid: int, streams: dict[int, int]) -> tuple[int, bytes]:
+def wait_for_command(inbox: Inbox, pid: int, streams: dict[int, int]) -> tuple[int, bytes]:
     """Pass on what a spawned command prints until it ends; returns its exit status (-n: signal n) and the tail.
 
-    An interrupt or SIGTERM ends all of its process group. What it leaves in the background lives on, unheard.
+    An interrupt or SIGTERM ends all of its process group. What it leaves in the background lives on, its output unread.
     """
     tail, kill_at = b"", 0.0
     while True:
@@ -296,7 +296,7 @@ def follow(inbox: Inbox, pid: int, streams: dict[int, int]) -> tuple[int, bytes]
         done, status = os.waitpid(pid, os.WNOHANG)
         # After its end at most what the pipes held: something in the background may go on writing.
         for fd in list(streams) if done else ready:
-            tail = (tail + relay(fd, streams, MIB if done else READ_BYTES))[-TAIL_BYTES:]
+            tail = (tail + forward_output(fd, streams, MIB if done else READ_BYTES))[-TAIL_BYTES:]
         if done:
             break
     for fd in streams:
@@ -332,8 +332,8 @@ def spawn(command: str) -> tuple[int, dict[int, int]]:
     return pid, {out: 1, err: 2}
 
 
-def relay(fd: int, streams: dict[int, int], limit: int) -> bytes:
-    """Pass on up to `limit` bytes of what `fd` holds, and forget it at its end; returns the tail of these bytes."""
+def forward_output(fd: int, streams: dict[int, int], limit: int) -> bytes:
+    """Pass on up to `limit` bytes of what `fd` holds, and close it at its end; returns the tail of these bytes."""
     tail, passed = b"", 0
     while passed < limit:
         try:
@@ -359,7 +359,7 @@ def end_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def slow(agent: Agent, argument: str) -> str:
+def answer_slowly(agent: Agent, argument: str) -> str:
     """Answer with the text, word by word, over a number of seconds."""
     seconds, _, text = argument.partition(" ")
     words = (text or "Slowly, but it gets there: one word after the other.").split()
@@ -369,21 +369,21 @@ def slow(agent: Agent, argument: str) -> str:
     return " ".join(words)
 
 
-def lines(agent: Agent, argument: str) -> str:
+def print_lines(agent: Agent, argument: str) -> str:
     """Print numbered lines."""
-    return paced(agent, argument, lambda first, end: "".join([f"line {i}\n" for i in range(first, end)]))
+    return print_paced(agent, argument, lambda first, end: "".join([f"line {i}\n" for i in range(first, end)]))
 
 
-def clock(agent: Agent, argument: str) -> str:
-    """Print numbered lines that tell when they were written, in seconds since the epoch."""
+def print_timestamps(agent: Agent, argument: str) -> str:
+    """Print numbered lines with the time when they were written, in seconds since the epoch."""
 
     def text(first: int, end: int) -> str:
         return "".join([f"clock {i} {time.time():.6f}\n" for i in range(first, end)])
 
-    return paced(agent, argument, text)
+    return print_paced(agent, argument, text)
 
 
-def paced(agent: Agent, argument: str, text: Callable[[int, int], str]) -> str:
+def print_paced(agent: Agent, argument: str, text: Callable[[int, int], str]) -> str:
     """Print the lines 1 to N of `N [RATE]`: line i is due (i - 1) / RATE seconds after the start."""
     count, _, rest = argument.partition(" ")
     total, rate, sent = int(count), float(rest or "inf"), 0
@@ -393,7 +393,7 @@ def paced(agent: Agent, argument: str, text: Callable[[int, int], str]) -> str:
     while sent < total:
         elapsed = time.monotonic() - began
         due = total if rate == float("inf") else min(total, int(elapsed * rate) + 1)
-        due = min(due, sent + 5000)  # a chunk, so that an interrupt of a fast one is heard
+        due = min(due, sent + 5000)  # a chunk, so that an interrupt of a fast one is noticed
         if due > sent:
             STDOUT.raw(text(sent + 1, due + 1).encode())
             sent = due
@@ -401,13 +401,13 @@ def paced(agent: Agent, argument: str, text: Callable[[int, int], str]) -> str:
     return f"{total} lines in {time.monotonic() - began:.1f} s"
 
 
-def silent(agent: Agent, argument: str) -> str:
+def stay_silent(agent: Agent, argument: str) -> str:
     """Say nothing for a number of seconds."""
     agent.inbox.pause(float(argument))
     return f"{argument} s of silence"
 
 
-def leave(agent: Agent, argument: str) -> str:
+def exit_now(agent: Agent, argument: str) -> str:
     """Exit at once, with the message unanswered."""
     status = int(argument)
     write(2, f"workbench: leaves with status {status}, as it was told\n".encode())
@@ -419,21 +419,21 @@ def crash(agent: Agent, argument: str) -> str:
     raise RuntimeError(argument or "the workbench crashes, as it was told")
 
 
-def eat(agent: Agent, argument: str) -> str:
-    """Take and touch memory in blocks, tell how far it got, and keep it until told `/eat 0`."""
-    agent.eaten.clear()
+def allocate_memory(agent: Agent, argument: str) -> str:
+    """Allocate and touch memory in blocks, print how far it got, and keep it until `/eat 0`."""
+    agent.memory_blocks.clear()
     total = int(argument)
     for done in range(0, total, 16):
         size = min(16, total - done)
         block = bytearray(size * MIB)
         block[::4096] = b"\1" * (size * MIB // 4096)  # a page counts once it was written to
-        agent.eaten.append(block)
+        agent.memory_blocks.append(block)
         STDOUT.raw(f"ate {done + size} MiB\n".encode())
         agent.inbox.pause(0)
     return f"holds {total} MiB"
 
 
-def colors(agent: Agent, argument: str) -> str:
+def print_colors(agent: Agent, argument: str) -> str:
     """Print a sample of ANSI colours and styles."""
     names = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
     for offset in (30, 90, 40, 100):
@@ -447,24 +447,24 @@ def colors(agent: Agent, argument: str) -> str:
     return "colours, as raw output"
 
 
-def not_utf8(agent: Agent, argument: str) -> str:
+def print_not_utf8(agent: Agent, argument: str) -> str:
     """Print bytes that are not UTF-8 text."""
     STDOUT.raw(b"all bytes: " + bytes(range(256)) + b"\ncut short: \xe2\x82\nlatin-1: caf\xe9\nno line's end: \xff\xfe")
     return "bytes that are not UTF-8, the last of them without a line's end"
 
 
-def markdown(agent: Agent, argument: str) -> str:
+def answer_markdown(agent: Agent, argument: str) -> str:
     """Answer with a sample of markdown."""
     return MARKDOWN
 
 
-def complain(agent: Agent, argument: str) -> str:
+def report_error(agent: Agent, argument: str) -> str:
     """Report an error, as an agent does whose model is out of reach, and go on."""
     emit("error", text=argument or "something went wrong, as it was told")
     return "reported an error"
 
 
-def tell_time(agent: Agent, argument: str) -> str:
+def receive_time(agent: Agent, argument: str) -> str:
     """Answer with the time at which the message was read, in seconds since the epoch."""
     return repr(agent.message.received)
 
@@ -479,18 +479,18 @@ def help_text(agent: Agent, argument: str) -> str:
 # By name: the function, which takes the agent and the argument, returns the answer, and raises ValueError for an
 # argument that it can't use; what the argument is; what comes.
 COMMANDS: dict[str, tuple[Callable[[Agent, str], str], str, str]] = {
-    "/slow": (slow, "SECONDS [TEXT]", "the text as an answer, spread over the seconds"),
-    "/lines": (lines, "N [RATE]", "N numbered lines of raw output, RATE a second or as fast as they go"),
-    "/clock": (clock, "N [RATE]", "the same, each line with the time when it was written"),
-    "/silent": (silent, "SECONDS", "nothing for that long, then an answer"),
-    "/exit": (leave, "STATUS", "exits with that status, the message unanswered"),
+    "/slow": (answer_slowly, "SECONDS [TEXT]", "the text as an answer, spread over the seconds"),
+    "/lines": (print_lines, "N [RATE]", "N numbered lines of raw output, RATE a second or as fast as they go"),
+    "/clock": (print_timestamps, "N [RATE]", "the same, each line with the time when it was written"),
+    "/silent": (stay_silent, "SECONDS", "nothing for that long, then an answer"),
+    "/exit": (exit_now, "STATUS", "exits with that status, the message unanswered"),
     "/crash": (crash, "[TEXT]", "dies of an exception"),
-    "/error": (complain, "[TEXT]", "reports an error and goes on"),
-    "/eat": (eat, "MIB", "takes and keeps that much memory; 0 lets go of it"),
-    "/colors": (colors, "", "a sample of ANSI colours"),
-    "/bytes": (not_utf8, "", "raw output that is not UTF-8"),
-    "/markdown": (markdown, "", "a sample of markdown"),
-    "/time": (tell_time, "", "when it received the message, in seconds since the epoch"),
+    "/error": (report_error, "[TEXT]", "reports an error and goes on"),
+    "/eat": (allocate_memory, "MIB", "takes and keeps that much memory; 0 lets go of it"),
+    "/colors": (print_colors, "", "a sample of ANSI colours"),
+    "/bytes": (print_not_utf8, "", "raw output that is not UTF-8"),
+    "/markdown": (answer_markdown, "", "a sample of markdown"),
+    "/time": (receive_time, "", "when it received the message, in seconds since the epoch"),
     "/help": (help_text, "", "this list"),
 }
 
