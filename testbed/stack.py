@@ -256,7 +256,7 @@ class Stack:
         return answer.json()
 
     def session(self, session: str) -> Any:
-        """The session as the API tells it."""
+        """The session, as the API shows it."""
         return self.get(f"sessions/{session}")
 
     def events(self, session: str, after: int = 0) -> list[dict[str, Any]]:
@@ -275,11 +275,11 @@ class Stack:
     def wait_state(self, session: str, *states: str, seconds: float = 60) -> Any:
         """Wait until the session is in one of the states; return it."""
 
-        def there() -> Any:
-            told = self.session(session)
-            return told if told["state"] in states else None
+        def reached() -> Any:
+            current = self.session(session)
+            return current if current["state"] in states else None
 
-        return wait_for(there, seconds, f"session {states}; see {self.log}")
+        return wait_for(reached, seconds, f"session {states}; see {self.log}")
 
     def wait_result(self, session: str, seconds: float = 60, after: int = 0) -> dict[str, Any]:
         """Wait for an answer after a cursor."""
@@ -321,7 +321,6 @@ class Follower:
         self.address = f"ws://127.0.0.1:{stack.port}/ws/sessions/{session}/"
         self.headers = {"Cookie": cookie or stack.cookies(), "Origin": stack.base}
         self.events: list[dict[str, Any]] = []
-        self.headersaid: list[dict[str, Any]] = []
         self.code: int | None = None
         self.connections = 0
         self._stop = threading.Event()
@@ -362,7 +361,6 @@ class Follower:
                 except TimeoutError:
                     continue
                 if frame["type"] == "session":
-                    self.headersaid.append(frame["session"])
                     continue
                 self.events += frame["events"]
                 socket.send(json.dumps({"type": "ack", "seq": frame["last_seq"]}))
