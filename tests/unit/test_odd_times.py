@@ -100,7 +100,7 @@ def test_a_page_bears_any_stored_time(
     assert operator.get("/admin/schedules/scheduledtask/").status_code == 200
     assert operator.get(f"/admin/schedules/scheduledtask/{row.pk}/change/").status_code == 200
     assert member.read("groups/harbour/tasks").status_code == member.read(f"tasks/{row.pk}").status_code == 200
-    execute.fire_due()
+    execute.execute_due()
     assert operator.get(f"/admin/schedules/scheduledtask/{row.pk}/change/").status_code == 200
 
 
