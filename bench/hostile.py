@@ -16,8 +16,10 @@ nobody in particular, do at once whatever stalled others before.
 
 The figure is the time from the POST of an ordinary follow-up until its agent read it (its own clock). The floor is the
 same before the hostile ones begin. Afterwards no process of Berth's, and no ordinary tenant's courier, may have been
-restarted. It is run by hand, `python -m bench hostile`; HOSTILE_SECONDS makes it shorter. Hostile clients come from a
-loopback address of their own, since limits count by address.
+restarted. It is run by hand, `python -m bench hostile`; HOSTILE_SECONDS makes it shorter, HOSTILE_MOVES (names of the
+table, with commas) chooses moves, HOSTILE_NICE lowers the priority of the hostile clients, which stand for other
+machines. All hostile clients come from one loopback address, each ordinary tenant is a person at an address of its own,
+since limits count by person and address. The talking agent begins with `events` whatever is chosen.
 """
 
 import asyncio
@@ -39,17 +41,21 @@ from requests.adapters import HTTPAdapter
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from bench.harness import Figure, Outcome, berth, cluster, percentile, rows, spread
+from bench.cpu import Cpu
+from bench.harness import Figure, Outcome, berth, cluster, django, percentile, rows, spread
 from bench.page import Page
 from k8s_adapter import names
 from testbed.stack import Stack
 
 SECONDS = float(os.environ.get("HOSTILE_SECONDS", "120"))
+MOVES = set(os.environ.get("HOSTILE_MOVES", "").replace(" ", "").split(",")) - {""}  # all of them, if empty
+NICE = int(os.environ.get("HOSTILE_NICE", "0"))
 ORDINARY, QUEUED, STREAMS, LOGINS, HEADS = 10, 40, 150, 12, 300
 EVERY = 4.0  # seconds between two follow-ups of an ordinary tenant
 P99 = 1.0  # seconds
 ADDRESS = "127.0.0.66"  # where hostile clients come from
 BODY = 800 * 1024 * 1024
+TALK = ("odd", "markdown", "events")  # what the talking agent is asked for
 
 AGENT = r"""
 import json, sys, time
@@ -77,11 +83,16 @@ for line in sys.stdin:
 """
 
 
+def chosen(move: str) -> bool:
+    """Whether HOSTILE_MOVES has a move; `odd` and `pages` are the names of "odd lines" and of the opened pages."""
+    return not MOVES or move in MOVES
+
+
 class Hostile:
     """Everything that the hostile ones do, each move in threads of its own until `end`; what came of it is counted."""
 
-    def __init__(self, stack: Stack, end: float) -> None:
-        self.stack, self.end = stack, end
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
         self.counts: Counter[str] = Counter()
         self.slug = stack.group(f"{stack.tenant}-hostile", max_runs=QUEUED, quota_pods=2)
         stack.python(
@@ -95,7 +106,8 @@ class Hostile:
         self.api = session(token)
         stack.profile("hostile", cpu_millis=200, memory_mib=128, command=["python3", "-u", "-c", AGENT])
         self.talker = self.open("events")
-        self.printer = self.open("output")
+        self.printer = self.open("output") if chosen("output") else self.talker
+        self.end = time.monotonic() + SECONDS
 
     def open(self, text: str) -> str:
         """Open a session of the hostile group."""
@@ -106,17 +118,24 @@ class Hostile:
 
     def moves(self) -> Iterator[Callable[[], None]]:
         """One callable a thread."""
-        yield from (self._queue, self._talk, self._pages, self._lists, self._heads)
-        yield from [self._streams] * 10
-        yield from [self._logins] * LOGINS
-        yield from [self._bodies] * 2
+        several = {"streams": 10, "logins": LOGINS, "bodies": 2}
+        for name in ("queue", "pages", "lists", "heads", "streams", "logins", "bodies"):
+            if chosen(name):
+                yield from [getattr(self, f"_{name}")] * several.get(name, 1)
+        if any(map(chosen, TALK)):
+            yield self._talk
 
-    def run(self, told: "multiprocessing.Queue[Counter[str]]") -> None:
-        """Do all of it until the end, then tell the counts. In a process of its own: it delays no measurement."""
+    def run(self, told: "multiprocessing.Queue[tuple[Counter[str], float]]") -> None:
+        """Do all of it until the end, then tell the counts and the seconds of processor time that it took.
+
+        In a process of its own: it delays no measurement.
+        """
+        os.nice(NICE)
+        began = time.process_time()
         moves = list(self.moves())
-        with ThreadPoolExecutor(len(moves)) as pool:
+        with ThreadPoolExecutor(max(1, len(moves))) as pool:
             list(pool.map(self._again, moves))
-        told.put(self.counts)
+        told.put((self.counts, time.process_time() - began))
 
     def _again(self, move: Callable[[], None]) -> None:
         """Repeat one move until the end; a refusal is what it expects."""
@@ -140,7 +159,7 @@ class Hostile:
         time.sleep(self._left())
 
     def _talk(self) -> None:
-        for text in ("odd", "markdown", "events"):
+        for text in filter(chosen, TALK):
             url = f"{self.stack.base}/api/v1/sessions/{self.talker}/messages"
             self._note("messages", self.api.post(url, json={"text": f"{text} " + "m" * 60_000}, timeout=60))
         time.sleep(min(5.0, self._left()))
@@ -207,17 +226,21 @@ class Hostile:
 
 
 class FromAddress(HTTPAdapter):
-    """Connects from the hostile clients' address, with as many connections at once as are asked for."""
+    """Connects from one address, with as many connections at once as are asked for."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        super().__init__()
 
     def init_poolmanager(self, connections: int, maxsize: int, **more: Any) -> None:
         """As `requests` does, with a source address."""
-        super().init_poolmanager(connections, STREAMS, source_address=(ADDRESS, 0), **more)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(connections, STREAMS, source_address=(self.address, 0), **more)  # type: ignore[no-untyped-call]
 
 
-def session(token: str = "") -> requests.Session:
-    """A client at the hostile address."""
+def session(token: str = "", address: str = ADDRESS) -> requests.Session:
+    """A client at an address, the hostile one if no other is named."""
     client = requests.Session()
-    client.mount("http://", FromAddress())
+    client.mount("http://", FromAddress(address))
     if token:
         client.headers["Authorization"] = f"Bearer {token}"
     return client
@@ -229,16 +252,18 @@ def run() -> Outcome:
         stack.profile("ordinary", cpu_millis=200, memory_mib=96)
         groups = [stack.group(f"{stack.tenant}-{number}") for number in range(ORDINARY)]
         sessions = [stack.open("/time", slug, "ordinary") for slug in groups]
+        people = [session(token, f"127.0.1.{place}") for place, token in enumerate(_members(stack, groups), 1)]
         for each in sessions:
             stack.wait_state(each, "waiting", seconds=180)
         before = _processes(stack)
-        floor = asyncio.run(_follow_ups(stack, sessions, time.monotonic() + 20))
-        hostile = Hostile(stack, time.monotonic() + SECONDS)
-        told: multiprocessing.Queue[Counter[str]] = multiprocessing.Queue()
+        floor = asyncio.run(_follow_ups(stack, sessions, people, time.monotonic() + 20))
+        hostile = Hostile(stack)
+        told: multiprocessing.Queue[tuple[Counter[str], float]] = multiprocessing.Queue()
         process = multiprocessing.Process(target=hostile.run, args=(told,), daemon=True)
         process.start()
-        took = asyncio.run(_follow_ups(stack, sessions, hostile.end))
-        hostile.counts = told.get(timeout=90)
+        with Cpu() as cpu:
+            took = asyncio.run(_follow_ups(stack, sessions, people, hostile.end))
+        hostile.counts, clients = told.get(timeout=90)
         process.join(10)
         restarted = _restarted(stack, before, groups)
         stored = rows(
@@ -254,12 +279,34 @@ def run() -> Outcome:
     met_with = ", ".join(f"{name} {count}" for name, count in sorted(hostile.counts.items()))
     notes = [
         f"What the hostile ones met: {met_with}.",
+        f"Cores used meanwhile: {cpu.words()}; of the bench's, {clients / cpu.seconds:.2f} by hostile clients.",
         f"Two of their agents stored {stored[0] / 2**20:.0f} MiB, the largest `data` {stored[1] / 1024:.0f} KiB.",
     ]
     return Outcome([row], notes + [f"Restarted: {each}." for each in restarted])
 
 
-async def _follow_ups(stack: Stack, sessions: list[str], end: float) -> list[float]:
+MEMBERS = """
+from django.contrib.auth import get_user_model
+from groups.models import AgentGroup, ApiToken, Membership
+result = []
+for slug in {groups!r}:
+    user = get_user_model().objects.create_user(slug)
+    Membership.objects.create(user=user, group=AgentGroup.objects.get(slug=slug), role="member")
+    result.append(ApiToken.issue(user))
+"""
+
+
+def _members(stack: Stack, groups: list[str]) -> list[str]:
+    """A token of somebody of each group: ordinary tenants are people of their own."""
+    return [str(token) for token in django(stack, MEMBERS.format(groups=groups))]
+
+
+def _send(stack: Stack, client: requests.Session, session: str) -> None:
+    url = f"{stack.base}/api/v1/sessions/{session}/messages"
+    client.post(url, json={"text": "/time"}, timeout=60).raise_for_status()
+
+
+async def _follow_ups(stack: Stack, sessions: list[str], people: list[requests.Session], end: float) -> list[float]:
     """Follow-ups of all sessions, one in EVERY each, until the end; seconds from the POST to the agent."""
     cookie = stack.cookies()
 
@@ -269,7 +316,7 @@ async def _follow_ups(stack: Stack, sessions: list[str], end: float) -> list[flo
         await page.open()
         while time.monotonic() < end:
             start, posted = len(page.arrivals), time.time()
-            await asyncio.to_thread(stack.send, session, "/time")
+            await asyncio.to_thread(_send, stack, people[place], session)
             _, result = await page.until(lambda event: event["kind"] == "result", 60, start)
             took.append(float(result["text"]) - posted)
             await page.until(lambda event: event["data"].get("state") == "idle", 60, start)

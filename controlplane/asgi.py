@@ -1,16 +1,38 @@
 """The ASGI application that `web` serves: couriers, websockets, and Django for the rest."""
 
+import asyncio
 import os
 from typing import Any
 
+import django
 from django.conf import settings
-from django.core.asgi import get_asgi_application
+from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 
 from sessions.db_executor import STREAM_THREADS, THREADS
+from sessions.throttle import credential, request_address, turns
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
-django_app = get_asgi_application()
+django.setup(set_prefix=False)
+
+
+class Pages(ASGIHandler):
+    """Django, which works on a request when it is its client's turn; a stream's turn ends where the stream begins."""
+
+    async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
+        """The answer, from the moment on at which the request is whole."""
+        async with turns.request(request_address(request), credential(request)):
+            work = asyncio.ensure_future(super().get_response_async(request))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:  # its client is gone, and its thread works on: so long it has its turn
+                await asyncio.wait([work])
+                raise
+
+
+django_app = Pages()
 if not settings.EMBEDDED:
     # A request borrows a connection for its work; threads of the machine APIs and of streams keep theirs, and leave the
     # others alone. Not for processes that fork: no pool survives that.

@@ -86,6 +86,7 @@ BROKER_ALLOWED = [each.strip() for each in env.list("BROKER_ALLOWED", default=[]
 LOGIN_FAILURES = number("LOGIN_FAILURES", default=5)
 LOGIN_LOCKOUT_SECONDS = number("LOGIN_LOCKOUT_SECONDS", default=15 * 60)
 LOGIN_ATTEMPTS_PER_MINUTE = number("LOGIN_ATTEMPTS_PER_MINUTE", default=20)
+REQUESTS_AT_ONCE = number("REQUESTS_AT_ONCE", default=2)
 STREAMS_PER_PERSON = number("STREAMS_PER_PERSON", default=32)
 STREAMS_PER_ADDRESS = number("STREAMS_PER_ADDRESS", default=128)
 MFA = env.bool("MFA", default=False)

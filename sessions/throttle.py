@@ -1,15 +1,16 @@
-"""How often somebody may try, and how many streams they may hold: by person and by address.
+"""How often somebody may try, how many of their requests are worked on at a time, how many streams they may hold.
 
-Attempts (passwords, codes, tokens) are counted in Django's cache, which all `web` share with Redis. Streams are counted
-in the memory of one `web`, where they are open.
+By person and by address. Attempts (passwords, codes, tokens) are counted in Django's cache, which all `web` share with
+Redis; requests and streams in the memory of one `web`, where they are.
 """
 
+import asyncio
 import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Hashable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,62 @@ def refund(kind: str, who: str) -> None:
             cache.decr(_key(kind, who))
         except ValueError:
             return
+
+
+# --- requests ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Who is at work or waits under one key."""
+
+    places: asyncio.Semaphore
+    members: int = 0
+
+
+class Turns:
+    """So many at a time under each key; the others of that key wait, in order, and nobody of another key does.
+
+    Who waits has neither a thread nor a database connection. However much one client asks for at once, so many threads
+    of its at most compete for Python's interpreter with those of everybody else. For one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[Hashable, _Queue] = {}
+
+    @asynccontextmanager
+    async def turn(self, who: Hashable, at_once: int) -> AsyncIterator[None]:
+        """A block that `at_once` of the same `who` are in at a time."""
+        queue = self._queues.setdefault(who, _Queue(asyncio.Semaphore(at_once)))
+        queue.members += 1
+        try:
+            async with queue.places:
+                yield
+        finally:
+            queue.members -= 1
+            if not queue.members:
+                del self._queues[who]
+
+    @asynccontextmanager
+    async def request(self, where: str, credential: str) -> AsyncIterator[None]:
+        """The block in which a request is worked on: some of a credential (a token, a login, or none) at an address.
+
+        Credentials can be invented: so all of an address together have half of DATABASE_POOL.
+        """
+        at_once: int = settings.REQUESTS_AT_ONCE
+        address = client(where)
+        of_address = max(at_once, settings.DATABASE_POOL // 2)
+        async with self.turn((address, credential), at_once), self.turn(address, of_address):
+            yield
+
+
+turns = Turns()
+
+
+def credential(request: Any) -> str:
+    """What a request of Django's says about who sends it: its token, or its login's cookie; empty for nobody."""
+    token = request.META.get("HTTP_AUTHORIZATION", "").rpartition(" ")[2]
+    return str(token or request.COOKIES.get(settings.SESSION_COOKIE_NAME, ""))
 
 
 # --- streams -------------------------------------------------------------------------------------------------------

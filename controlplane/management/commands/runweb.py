@@ -1,9 +1,14 @@
 """`manage.py runweb`: pages, API, websockets, and the doors of couriers, egress proxies and agents' model clients."""
 
+import sys
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+
+# A thread that comes back from the database waits so long behind each other thread that computes. Python's own 5 ms are
+# for programs of few threads (https://docs.python.org/3/library/sys.html#sys.setswitchinterval).
+SWITCH_SECONDS = 0.001
 
 
 class Command(BaseCommand):
@@ -21,6 +26,7 @@ class Command(BaseCommand):
         from controlplane import asgi  # starts the sign of life, so not for who merely lists commands
         from controlplane.server import Server
 
+        sys.setswitchinterval(SWITCH_SECONDS)
         server = Server(asgi.application, options["bind"], options["port"], asgi.body_max, asgi.HEALTH)
         server.run()
         if server.failed:
