@@ -22,12 +22,14 @@ from sessions.events import event_log, notify
 from sessions.lifecycle import intake, run_tokens, transitions
 from sessions.machine_api import ApiError, InvalidPayload, Request, counted
 from sessions.models import Message, Run
+from sessions.throttle import turns
 
 log = structlog.get_logger(__name__)
 BODY_MAX = 16 * 1024 * 1024  # a request holds 1 MiB, or one larger event
 AT_A_TIME = 8  # requests of one run: a courier has a long poll and a batch, and the one before it may have as well
 SEEN_EVERY = timedelta(seconds=10)
 BIGGEST = 2**31 - 1  # number of a message
+STORED_AT_ONCE = 2  # batches of one run, on the threads that all runs share; what is beyond waits for no thread
 TELL_EVERY = 60.0  # seconds between two events that say that a run's output is limited
 
 
@@ -138,7 +140,8 @@ async def _events(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
         return ingest.ingest(target, batch, late=target != run_id)
 
     try:
-        stored, session = await in_thread(store)
+        async with turns.turn(("run", run_id), STORED_AT_ONCE):
+            stored, session = await in_thread(store)
     except ingest.RunEnded as error:
         raise ApiError(410, "the run is over") from error
     except ingest.MissingEvents as error:

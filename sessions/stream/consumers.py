@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from channels.generic.websocket import AsyncWebsocketConsumer
@@ -41,6 +41,7 @@ MOVES = frozenset({EventKind.STATE, EventKind.TURN, EventKind.MESSAGE, EventKind
 RENDERED = frozenset({EventKind.RESULT, EventKind.MESSAGE})
 _flights = SingleFlight()
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,12 @@ def _rendered(found: Found) -> Page:
     return Page(json.dumps(frame, ensure_ascii=False), found.last_seq, moves, found.full)
 
 
-async def _page(session_id: uuid.UUID, after: int) -> Page | None:
-    found = await on(STREAMS, _read, session_id, after)
-    return await on(RENDERING, _rendered, found) if found else None
+async def _told(who: Hashable, session_id: uuid.UUID, after: int, tell: Callable[[Found], T]) -> T | None:
+    """What `tell` makes of the next events, when it is the turn of `who`: one page at a time is read for each reader,
+    however many streams they have, so that others' pages need not queue behind all of these."""
+    async with throttle.turns.turn(("stream", who), 1):
+        found = await on(STREAMS, _read, session_id, after)
+        return await on(RENDERING, tell, found) if found else None
 
 
 def access(user_id: Any, session_id: uuid.UUID) -> str:
@@ -110,7 +114,7 @@ async def look(user_id: Any, session_id: uuid.UUID, after: int) -> tuple[str, Pa
     may = await _flights.share(("access", user_id, session_id), lambda: on(STREAMS, access, user_id, session_id))
     if not may:
         return may, None
-    return may, await _flights.share(("page", session_id, after), lambda: _page(session_id, after))
+    return may, await _flights.share(("page", session_id, after), lambda: _told(user_id, session_id, after, _rendered))
 
 
 async def summary_of(session_id: uuid.UUID) -> dict[str, Any]:
@@ -131,15 +135,14 @@ async def follow(
     every read, says no; readers that are the same `who` share its answer.
     """
 
-    async def page(cursor: int) -> tuple[int, str] | None:
-        found = await on(STREAMS, _read, session_id, cursor)
-        return (found.last_seq, await on(RENDERING, tell, found)) if found else None
+    def page(found: Found) -> tuple[int, str]:
+        return found.last_seq, tell(found)
 
     async with ticks.listen(session_id) as bell:
         quiet = time.monotonic()
         while await _flights.share(("may see", who, session_id), partial(on, STREAMS, may_see)):
             bell.clear()
-            told = await _flights.share(("told", session_id, after), partial(page, after))
+            told = await _flights.share(("told", session_id, after), partial(_told, who, session_id, after, page))
             if told:
                 after, quiet = told[0], time.monotonic()
                 yield told[1]
