@@ -13,6 +13,7 @@ from groups.models import ApiToken
 from sessions import throttle
 from sessions.courier_api import ingest
 from sessions.db_executor import STREAM_THREADS, THREADS, in_thread
+from sessions.lifecycle import intake
 from sessions.models import AgentSession, Event
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -158,3 +159,23 @@ def test_streams_keep_no_connection_that_others_need(
         return int(status)
 
     assert play(scene) == 200
+
+
+def test_a_reader_whose_turn_is_taken_holds_nobody_else_up(session: AgentSession, people: dict[str, Any]) -> None:
+    busy, other = (ApiToken.issue(people[name]) for name in ("viewer", "member"))
+    elsewhere = intake.open_session(
+        group=session.group, profile=session.profile, text="elsewhere", sender=people["member"]
+    )
+
+    async def scene() -> None:
+        async with throttle.turns.turn(("stream", busy), 1):
+            waiting = await Reader(busy, session).open()
+            reading = await Reader(other, elsewhere).open()
+            await reading.until("id: 1\n")
+            await waiting.until("retry: 1000")
+            assert await waiting.app.receive_nothing()
+        await waiting.until("id: 1\n")
+        await reading.close()
+        await waiting.close()
+
+    play(scene)
