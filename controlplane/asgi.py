@@ -12,18 +12,21 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from sessions.db_executor import STREAM_THREADS, THREADS
-from sessions.throttle import credential, request_address, turns
+from sessions.throttle import concurrency, credential, request_address
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
+HEALTH = ("/healthz", "/readyz")
 django.setup(set_prefix=False)
 
 
-class Pages(ASGIHandler):
+class DjangoApp(ASGIHandler):
     """Django, which works on a request when it is its client's turn; a stream's turn ends where the stream begins."""
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         """The answer, from the moment on at which the request is whole."""
-        async with turns.request(request_address(request), credential(request)):
+        if request.path in HEALTH:  # a probe that waits behind a crowd would have `web` killed for it
+            return await super().get_response_async(request)
+        async with concurrency.request(request_address(request), credential(request)):
             work = asyncio.ensure_future(super().get_response_async(request))
             try:
                 return await asyncio.shield(work)
@@ -32,7 +35,7 @@ class Pages(ASGIHandler):
                 raise
 
 
-django_app = Pages()
+django_app = DjangoApp()
 if not settings.EMBEDDED:
     # A request borrows a connection for its work; threads of the machine APIs and of streams keep theirs, and leave the
     # others alone. Not for processes that fork: no pool survives that.
@@ -60,7 +63,6 @@ BODY_MAX: dict[str, int | None] = {
     "/egress/v1/": proxy_api.BODY_MAX,
     "/broker/v1/": None,
 }
-HEALTH = ("/healthz", "/readyz")
 
 
 def body_max(path: str) -> int | None:

@@ -110,7 +110,7 @@ class _Queue:
     members: int = 0
 
 
-class Turns:
+class ConcurrencyLimiter:
     """So many at a time under each key; the others of that key wait, in order, and nobody of another key does.
 
     Who waits has neither a thread nor a database connection. However much one client asks for at once, so many threads
@@ -121,7 +121,7 @@ class Turns:
         self._queues: dict[Hashable, _Queue] = {}
 
     @asynccontextmanager
-    async def turn(self, who: Hashable, at_once: int) -> AsyncIterator[None]:
+    async def limit(self, who: Hashable, at_once: int) -> AsyncIterator[None]:
         """A block that `at_once` of the same `who` are in at a time."""
         queue = self._queues.setdefault(who, _Queue(asyncio.Semaphore(at_once)))
         queue.members += 1
@@ -142,11 +142,11 @@ class Turns:
         at_once: int = settings.REQUESTS_AT_ONCE
         address = client(where)
         of_address = max(at_once, settings.DATABASE_POOL // 2)
-        async with self.turn((address, credential), at_once), self.turn(address, of_address):
+        async with self.limit((address, credential), at_once), self.limit(address, of_address):
             yield
 
 
-turns = Turns()
+concurrency = ConcurrencyLimiter()
 
 
 def credential(request: Any) -> str:

@@ -22,7 +22,7 @@ from sessions.events import event_log, notify
 from sessions.lifecycle import intake, run_tokens, transitions
 from sessions.machine_api import ApiError, InvalidPayload, Request, counted
 from sessions.models import Message, Run
-from sessions.throttle import turns
+from sessions.throttle import concurrency
 
 log = structlog.get_logger(__name__)
 BODY_MAX = 16 * 1024 * 1024  # a request holds 1 MiB, or one larger event
@@ -140,7 +140,7 @@ async def _events(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
         return ingest.ingest(target, batch, late=target != run_id)
 
     try:
-        async with turns.turn(("run", run_id), STORED_AT_ONCE):
+        async with concurrency.limit(("run", run_id), STORED_AT_ONCE):
             stored, session = await in_thread(store)
     except ingest.RunEnded as error:
         raise ApiError(410, "the run is over") from error

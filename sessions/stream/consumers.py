@@ -83,10 +83,10 @@ def _rendered(found: Found) -> Page:
     return Page(json.dumps(frame, ensure_ascii=False), found.last_seq, moves, found.full)
 
 
-async def _told(who: Hashable, session_id: uuid.UUID, after: int, tell: Callable[[Found], T]) -> T | None:
+async def _next_page(who: Hashable, session_id: uuid.UUID, after: int, tell: Callable[[Found], T]) -> T | None:
     """What `tell` makes of the next events, when it is the turn of `who`: one page at a time is read for each reader,
     however many streams they have, so that others' pages need not queue behind all of these."""
-    async with throttle.turns.turn(("stream", who), 1):
+    async with throttle.concurrency.limit(("stream", who), 1):
         found = await on(STREAMS, _read, session_id, after)
         return await on(RENDERING, tell, found) if found else None
 
@@ -114,7 +114,9 @@ async def look(user_id: Any, session_id: uuid.UUID, after: int) -> tuple[str, Pa
     may = await _flights.share(("access", user_id, session_id), lambda: on(STREAMS, access, user_id, session_id))
     if not may:
         return may, None
-    return may, await _flights.share(("page", session_id, after), lambda: _told(user_id, session_id, after, _rendered))
+    return may, await _flights.share(
+        ("page", session_id, after), lambda: _next_page(user_id, session_id, after, _rendered)
+    )
 
 
 async def summary_of(session_id: uuid.UUID) -> dict[str, Any]:
@@ -142,7 +144,7 @@ async def follow(
         quiet = time.monotonic()
         while await _flights.share(("may see", who, session_id), partial(on, STREAMS, may_see)):
             bell.clear()
-            told = await _flights.share(("told", session_id, after), partial(_told, who, session_id, after, page))
+            told = await _flights.share(("told", session_id, after), partial(_next_page, who, session_id, after, page))
             if told:
                 after, quiet = told[0], time.monotonic()
                 yield told[1]

@@ -168,7 +168,7 @@ def test_a_reader_whose_turn_is_taken_holds_nobody_else_up(session: AgentSession
     )
 
     async def scene() -> None:
-        async with throttle.turns.turn(("stream", busy), 1):
+        async with throttle.concurrency.limit(("stream", busy), 1):
             waiting = await Reader(busy, session).open()
             reading = await Reader(other, elsewhere).open()
             await reading.until("id: 1\n")

@@ -12,8 +12,8 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 from django.urls import path
 
-from controlplane.asgi import Pages
-from sessions.throttle import Turns, credential
+from controlplane.asgi import DjangoApp
+from sessions.throttle import ConcurrencyLimiter, credential
 
 
 class Kept:
@@ -52,7 +52,7 @@ def view(settings: Any) -> Kept:
     return kept
 
 
-def ask(pages: Pages, name: str, token: str = "", address: str = "192.0.2.1") -> ApplicationCommunicator:
+def ask(pages: DjangoApp, name: str, token: str = "", address: str = "192.0.2.1") -> ApplicationCommunicator:
     headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {token}".encode())]
     scope = {"type": "http", "method": "GET", "path": f"/{name}", "query_string": b"", "client": [address, 1]}
     return ApplicationCommunicator(pages, scope | {"headers": headers})
@@ -73,7 +73,7 @@ def play(scene: Callable[[], Awaitable[Any]]) -> Any:
 
 def test_who_asks_for_much_at_once_waits_and_nobody_else_does(view: Kept) -> None:
     async def scene() -> None:
-        pages = Pages()
+        pages = DjangoApp()
         greedy = [ask(pages, f"greedy{number}", "one") for number in range(4)]
         others = [ask(pages, "person", "two"), ask(pages, "elsewhere", "one", "192.0.2.2")]
         await begin(*greedy, *others)
@@ -85,9 +85,21 @@ def test_who_asks_for_much_at_once_waits_and_nobody_else_does(view: Kept) -> Non
     play(scene)
 
 
+def test_a_probe_waits_behind_nobody(view: Kept) -> None:
+    async def scene() -> None:
+        pages = DjangoApp()
+        crowd, probe = [ask(pages, f"crowd{number}") for number in range(4)], ask(pages, "healthz")
+        await begin(*crowd, probe)
+        await view.until("healthz")
+        view.go.set()
+        assert await answered(*crowd, probe) == [200] * 5
+
+    play(scene)
+
+
 def test_invented_credentials_get_an_address_no_more_than_half_of_the_connections(view: Kept) -> None:
     async def scene() -> None:
-        pages = Pages()
+        pages = DjangoApp()
         invented = [ask(pages, f"invented{number}", f"token{number}") for number in range(6)]
         await begin(*invented, other := ask(pages, "other", address="192.0.2.2"))
         await view.until("invented0", "invented1", "invented2", "other")
@@ -100,7 +112,7 @@ def test_invented_credentials_get_an_address_no_more_than_half_of_the_connection
 
 def test_hanging_up_gives_no_further_turn_while_the_thread_works_on(view: Kept) -> None:
     async def scene() -> None:
-        pages = Pages()
+        pages = DjangoApp()
         gone = [ask(pages, f"gone{number}", "one") for number in range(2)]
         await begin(*gone)
         await view.until("gone0", "gone1")
@@ -117,14 +129,14 @@ def test_hanging_up_gives_no_further_turn_while_the_thread_works_on(view: Kept) 
 
 def test_who_leaves_the_queue_is_forgotten() -> None:
     async def scene() -> None:
-        turns = Turns()
-        async with turns.turn("a", 1):
-            waiting = asyncio.ensure_future(turns.turn("a", 1).__aenter__())
+        limiter = ConcurrencyLimiter()
+        async with limiter.limit("a", 1):
+            waiting = asyncio.ensure_future(limiter.limit("a", 1).__aenter__())
             await asyncio.sleep(0)
             waiting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await waiting
-        assert not turns._queues
+        assert not limiter._queues
 
     play(scene)
 
