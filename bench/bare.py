@@ -28,11 +28,11 @@ class BareJobs:
     """Starts Jobs with the manifest of a session's last run, its courier asleep and its agent another command."""
 
     def __init__(self, stack: Stack, session: str, command: list[str]) -> None:
-        image, told = django(stack, SPEC.format(session=session))
-        told |= {"ref": RunRef(**told["ref"]), "resources": Resources(**told["resources"])}
-        told |= {"pod": PodOptions(**told["pod"]), "quota": Quota(**told["quota"])}
-        told |= {"command": tuple(told["command"]), "secrets": (), "mounts": (), "project": None, "egress": None}
-        self.spec, self.command = RunSpec(**told), command
+        image, fields = django(stack, SPEC.format(session=session))
+        fields |= {"ref": RunRef(**fields["ref"]), "resources": Resources(**fields["resources"])}
+        fields |= {"pod": PodOptions(**fields["pod"]), "quota": Quota(**fields["quota"])}
+        fields |= {"command": tuple(fields["command"]), "secrets": (), "mounts": (), "project": None, "egress": None}
+        self.spec, self.command = RunSpec(**fields), command
         # An installation of its own: to the stack's watcher they would be orphans.
         self.config = KubernetesConfig(installation=f"bare-{uuid.uuid4().hex[:8]}", courier_image=image)
         self.api = cluster()

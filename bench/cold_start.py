@@ -165,6 +165,6 @@ def _outcome(floors: list[float], starts: dict[str, list[dict[str, float]]]) -> 
         figures.append(Figure(name, ours, floor, times(ratio), f"≤ {times(TARGET)}", ratio <= TARGET))
         reached = {step: [parts[step] for parts in starts[profile] if step in parts] for step in starts[profile][0]}
         order = sorted((median(at), step) for step, at in reached.items())
-        told = ", ".join(f"{step} {ms(at)}" for at, step in order)
-        notes.append(f"{name}, medians of {len(totals)} from the POST: {told}.")
+        timeline = ", ".join(f"{step} {ms(at)}" for at, step in order)
+        notes.append(f"{name}, medians of {len(totals)} from the POST: {timeline}.")
     return Outcome(figures, notes)

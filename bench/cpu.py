@@ -44,10 +44,10 @@ def _times() -> dict[tuple[int, float], tuple[str, float]]:
     """By process (pid, start time): its part and the seconds of processor time that it has used."""
     found = {}
     for process in psutil.process_iter(["pid", "create_time", "cmdline", "name", "cpu_times"]):
-        told = process.info
-        if told["cpu_times"] is None:
+        info = process.info
+        if info["cpu_times"] is None:
             continue
-        line = " ".join(told["cmdline"] or []) or f"{told['name']}"
+        line = " ".join(info["cmdline"] or []) or f"{info['name']}"
         part = next((part for part, words in PARTS if all(word in line for word in words)), "everything else")
-        found[told["pid"], told["create_time"]] = part, told["cpu_times"].user + told["cpu_times"].system
+        found[info["pid"], info["create_time"]] = part, info["cpu_times"].user + info["cpu_times"].system
     return found

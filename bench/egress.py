@@ -71,8 +71,8 @@ def _connects(direct: Dial, through: Dial, process: psutil.Process) -> tuple[lis
 def _bytes(direct: Dial, through: Dial) -> Figure:
     pairs = [(_rate(direct), _rate(through)) for _ in range(ROUNDS)]
     floor, ours = max(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
-    share, told = ours / floor, f"≥ {times(SHARE)}"
-    return Figure("egress, 200 MB", _speed(ours), _speed(floor), times(share), told, share >= SHARE)
+    share, target = ours / floor, f"≥ {times(SHARE)}"
+    return Figure("egress, 200 MB", _speed(ours), _speed(floor), times(share), target, share >= SHARE)
 
 
 def _memory(through: Dial, process: psutil.Process) -> Figure:
@@ -149,7 +149,7 @@ def _process(serve: Callable[..., None], *arguments: int) -> Iterator[int]:
         process.join()
 
 
-def _serve_site(told: Connection) -> None:
+def _serve_site(pipe: Connection) -> None:
     """TLS: "e" is sent back, "d" is answered with 200 MB."""
     context = server_context()
 
@@ -160,16 +160,16 @@ def _serve_site(told: Connection) -> None:
                 for part in [word] if word == b"e" else [bytes(PART)] * (SIZE // PART):
                     secure.sendall(part)
 
-    told.send(Site(talk).port)
-    told.recv()
+    pipe.send(Site(talk).port)
+    pipe.recv()
 
 
-def _serve_control(told: Connection, site: int) -> None:
+def _serve_control(pipe: Connection, site: int) -> None:
     rules = Rules(credentials=dict(ALLOWED))
     for name, _ in ALLOWED:
         rules.allow("localhost", site, name)
-    told.send(ControlPlane(rules).server_address[1])
-    told.recv()
+    pipe.send(ControlPlane(rules).server_address[1])
+    pipe.recv()
 
 
 @contextmanager

@@ -41,8 +41,8 @@ def run() -> Outcome:
                 ours.append(rate)
                 used.append(cpu.words())
     ratio = median(ours) / median(floors)
-    told = [f"{median(rates):,.0f}/s (p10 {percentile(rates, 0.1):,.0f}/s)" for rates in (ours, floors)]
-    row = Figure("ingest", told[0], told[1], times(ratio), f"≥ {times(TARGET)}", ratio >= TARGET)
+    spreads = [f"{median(rates):,.0f}/s (p10 {percentile(rates, 0.1):,.0f}/s)" for rates in (ours, floors)]
+    row = Figure("ingest", spreads[0], spreads[1], times(ratio), f"≥ {times(TARGET)}", ratio >= TARGET)
     return Outcome([row], [f"Cores used while events were posted (the last round): {used[-1]}."])
 
 
@@ -55,9 +55,9 @@ def _post(stack: Stack, runs: Sequence[tuple[str, str]]) -> float:
         for body in bodies:
             connection.request("POST", "/agent/v1/events", body, {"Authorization": f"Bearer {token}"})
             answer = connection.getresponse()
-            told = answer.read()
+            body = answer.read()
             if answer.status != 200:
-                raise RuntimeError(f"{answer.status} {told!r}; see {stack.log}")
+                raise RuntimeError(f"{answer.status} {body!r}; see {stack.log}")
 
     rate = _rate(courier, [token for _, token in runs])
     query = "SELECT count(*) FROM agent_sessions_event WHERE session_id = ANY(%s::uuid[])"

@@ -40,6 +40,6 @@ def run() -> Outcome:
     costs = {name: median([_cost(text) for _ in range(ROUNDS)]) for name, text in texts().items()}
     prose = median([_cost((PROSE * 1000)[: markdown.MAX_MARKDOWN]) for _ in range(ROUNDS)])
     slowest = max(costs, key=lambda name: costs[name])
-    told = f"{costs[slowest]:.0f} ms"
-    row = Figure("markdown made to be slow", told, f"{prose:.0f} ms", told, f"≤ {TARGET} ms", costs[slowest] <= TARGET)
+    slow = f"{costs[slowest]:.0f} ms"
+    row = Figure("markdown made to be slow", slow, f"{prose:.0f} ms", slow, f"≤ {TARGET} ms", costs[slowest] <= TARGET)
     return Outcome([row], [f"The slowest is {slowest}, of {len(costs)} texts of {markdown.MAX_MARKDOWN // 1024} KiB."])

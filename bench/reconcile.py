@@ -51,8 +51,8 @@ def run() -> Outcome:
             floor.append(_bare(stack, session))
             ours.append(_berth(stack, slug))
     ratio = median(ours) / median(floor)
-    told = [f"{median(rates):.1f}/s ({min(rates):.1f} to {max(rates):.1f})" for rates in (ours, floor)]
-    row = Figure("Jobs started", told[0], told[1], times(ratio), f"≥ {times(TARGET)}", ratio >= TARGET)
+    spreads = [f"{median(rates):.1f}/s ({min(rates):.1f} to {max(rates):.1f})" for rates in (ours, floor)]
+    row = Figure("Jobs started", spreads[0], spreads[1], times(ratio), f"≥ {times(TARGET)}", ratio >= TARGET)
     return Outcome([row], [f"{ROUNDS} rounds of {SESSIONS} Jobs each."])
 
 

@@ -31,22 +31,22 @@ def run() -> Outcome:
     output = _output(chance)
     steps = [output[start : start + STEP] for start in range(0, len(output), STEP)]
     chunks = [[raw("stdout", step[at : at + CHUNK]) for at in range(0, STEP, CHUNK)] for step in steps]
-    said = [[Event("text", step[at : at + LINE].decode()) for at in range(0, STEP, LINE)] for step in steps]
+    batches = [[Event("text", step[at : at + LINE].decode()) for at in range(0, STEP, LINE)] for step in steps]
     with tempfile.TemporaryDirectory() as folder:
         values = _secrets(Path(folder), chance)
         lane = Lane(Secrets(Path(folder), Path(folder) / "s0"))
         ways: list[Callable[[], None]] = [
             lambda: _each(steps, lambda step: step.count(b"a string that is nowhere")),
             lambda: _each(chunks, lambda events: lane.sift(events, None, 0.0, final=True)),
-            lambda: _each(said, lambda events: lane.sift(events, None, 0.0, final=True)),
+            lambda: _each(batches, lambda events: lane.sift(events, None, 0.0, final=True)),
         ]
         rates = [median(each) for each in zip(*[[_rate(way) for way in ways] for _ in range(ROUNDS)], strict=True)]
         begin = time.process_time()
         scanner = Scanner(enumerated(values))
         built = time.process_time() - begin
     floor, rate, small = rates
-    told = f"{rate:.0f} MB/s"
-    row = Figure("redaction", told, f"{floor:,.0f} MB/s", told, f"≥ {TARGET} MB/s", rate >= TARGET)
+    shown = f"{rate:.0f} MB/s"
+    row = Figure("redaction", shown, f"{floor:,.0f} MB/s", shown, f"≥ {TARGET} MB/s", rate >= TARGET)
     events = f"Events of {LINE} bytes: {small * 1e6 / LINE:,.0f} a second."
     return Outcome(
         [row], [f"{SECRETS} secrets have {len(scanner.exact.strings)} forms, ready in {built * 1e3:.0f} ms.", events]

@@ -70,8 +70,8 @@ def lags_of(lines: Iterable[tuple[float, str]]) -> list[float]:
 
 def _bare(stack: Stack, session: str) -> list[float]:
     """The lags of the same lines from a bare pod, through the API server."""
-    told = json.dumps({"type": "message", "number": 1, "text": f"/clock {10 * RATE} {RATE}"})
-    command = ["sh", "-c", f"sleep 3; echo '{told}' | python3 /opt/berth/workbench.py"]
+    message = json.dumps({"type": "message", "number": 1, "text": f"/clock {10 * RATE} {RATE}"})
+    command = ["sh", "-c", f"sleep 3; echo '{message}' | python3 /opt/berth/workbench.py"]
     bare = BareJobs(stack, session, command)
     with bare.job() as (_, job):
         return lags_of((time.time(), line) for line in bare.output(job))

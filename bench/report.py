@@ -34,17 +34,17 @@ bench: more than a few tenths says that something else was at work there, and th
 
 
 def keep(name: str, outcome: Outcome, load_before: float) -> Result:
-    """Put an outcome in the place of the bench's last one; returns what is kept."""
+    """Put an outcome in the place of the bench's last one; returns the new result."""
     result = asdict(outcome) | {"date": f"{datetime.now(UTC):%Y-%m-%d}", "load": load_before, "machine": machine()}
-    kept = read() | {name: result}
-    RESULTS.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+    results = read() | {name: result}
+    RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return result
 
 
 def read() -> dict[str, Result]:
     """The last result of each bench."""
-    kept: dict[str, Result] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    return kept
+    results: dict[str, Result] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return results
 
 
 def load() -> float:
@@ -63,8 +63,8 @@ def machine() -> str:
         "Redis": memory.info("server")["redis_version"],
         "Kubernetes": cluster().get("/version")["gitVersion"].lstrip("v"),
     }
-    told = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"{os.cpu_count()} cores ({processor()}), {platform.system()}; {told}"
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{os.cpu_count()} cores ({processor()}), {platform.system()}; {installed}"
 
 
 def processor() -> str:
@@ -84,8 +84,8 @@ def text(result: Result) -> str:
 
 def write(descriptions: Mapping[str, str]) -> None:
     """Make docs/performance.md from what is kept; `descriptions` are the benches' docstrings, in the page's order."""
-    kept = read()
-    rows = [row for name in descriptions if name in kept for row in kept[name]["figures"]]
+    results = read()
+    rows = [row for name in descriptions if name in results for row in results[name]["figures"]]
     table = "".join(
         f"| {row['name']} | {row['ours']} | {row['floor']} | {row['result']} | {row['target']} | "
         f"{'yes' if row['met'] else '**no**'} |\n"
@@ -95,8 +95,8 @@ def write(descriptions: Mapping[str, str]) -> None:
     for name, words in descriptions.items():
         title, _, body = words.strip().partition(":")
         part = f"## {title}\n\n{title}:{body}\n"
-        if name in kept:
-            result = kept[name]
+        if name in results:
+            result = results[name]
             notes = "".join(f"- {note}\n" for note in result["notes"])
             part += f"\n{notes}- Measured {result['date']} on {result['machine']}; load {result['load']}.\n"
         else:

@@ -54,12 +54,12 @@ def run() -> Outcome:
     for words in wrong:
         print(f"  {words}")
     total = sum(sent.values())
-    told = ", ".join(f"{name} {count} times" for name, count in sorted(done.items()))
+    kills = ", ".join(f"{name} {count} times" for name, count in sorted(done.items()))
     result = f"{len(wrong)} wrong of {total} messages"
     row = Figure(
         f"soak of {SESSIONS} sessions", f"{total} messages in {SECONDS:.0f} s", "0 wrong", result, "0", not wrong
     )
-    notes = [f"Killed: {told}.", f"The last answer came {settled:.0f} s after the last fault."]
+    notes = [f"Killed: {kills}.", f"The last answer came {settled:.0f} s after the last fault."]
     return Outcome([row], notes + [f"Wrong: {words}." for words in wrong[:20]])
 
 

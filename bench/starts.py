@@ -132,8 +132,8 @@ def _wait_already(stack: Stack, bare: BareJobs, slug: str, count: int) -> None:
     """So many more runs of a group that wait: rows and Jobs as Berth makes them, made by bare clients for speed."""
     config = dataclasses.replace(bare.config, installation=stack.env["INSTALLATION"])
     for start in range(0, count, AT_ONCE):
-        told = django(stack, ROWS.format(slug=slug, count=min(AT_ONCE, count - start)))
-        _create([dataclasses.replace(bare.spec, ref=RunRef(*each)) for each in told], config)
+        refs = django(stack, ROWS.format(slug=slug, count=min(AT_ONCE, count - start)))
+        _create([dataclasses.replace(bare.spec, ref=RunRef(*each)) for each in refs], config)
 
 
 def _first(stack: Stack, slug: str) -> str:

@@ -1,5 +1,5 @@
 """Watchers: 200 websockets on one session at 200 events a second for 20 s; from the time at which an event was posted
-to the courier's door, to the frame that holds it at each of the websockets.
+to the couriers' API, to the frame that holds it at each of the websockets.
 
 `web` is alone, and the bench plays the courier: 10 events every 50 ms. The floor is the same with one websocket.
 """
@@ -53,13 +53,13 @@ async def _watch(
 
 def _say(stack: Stack, token: str, seconds: int) -> int:
     """Play the courier for so long; return how many events there were."""
-    door, number, began = requests.Session(), 0, time.monotonic()
-    door.headers["Authorization"] = f"Bearer {token}"
+    client, number, began = requests.Session(), 0, time.monotonic()
+    client.headers["Authorization"] = f"Bearer {token}"
     while number < RATE * seconds:
         time.sleep(max(0.0, began + number / RATE - time.monotonic()))
         now = time.time()
         events = [{"n": number + i, "kind": "text", "text": repr(now), "at": now} for i in range(1, BATCH + 1)]
-        answer = door.post(f"{stack.base}/agent/v1/events", data=json.dumps({"events": events}), timeout=30)
+        answer = client.post(f"{stack.base}/agent/v1/events", data=json.dumps({"events": events}), timeout=30)
         answer.raise_for_status()
         number += BATCH
     return number

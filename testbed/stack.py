@@ -284,7 +284,7 @@ class Stack:
     def wait_result(self, session: str, seconds: float = 60, after: int = 0) -> dict[str, Any]:
         """Wait for an answer after a cursor."""
         return wait_for(
-            lambda: next((e for e in self.events(session, after) if e["kind"] == "result"), None),
+            lambda: next((e for e in self.events(session, after) if e["kind"] == "result"), {}),
             seconds,
             f"a result; session {self.session(session)}; see {self.log}",
         )
