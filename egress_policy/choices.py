@@ -2,24 +2,27 @@
 
 from django.db import models
 
+from groups.choice_set import ChoiceSet
 
-class RequestState(models.TextChoices):
+
+class RequestState(ChoiceSet):
     """How far a request for a host came."""
 
-    OPEN = "open", "Asked for"  # an agent was refused
-    PROPOSED = "proposed", "Proposed"  # an owner of the group wants it
-    APPROVED = "approved", "Approved"
-    REFUSED = "refused", "Refused"  # it stays so, until a person reopens it
+    OPEN = "open", "warning", "Asked for"  # an agent was refused
+    PROPOSED = "proposed", "info", "Proposed"  # an owner of the group wants it
+    APPROVED = "approved", "success", "Approved"
+    REFUSED = "refused", "danger", "Refused"  # it stays so, until a person reopens it
 
 
-# Unfold's label colours.
-REQUEST_COLOURS = {
-    RequestState.OPEN: "warning",
-    RequestState.PROPOSED: "info",
-    RequestState.APPROVED: "success",
-    RequestState.REFUSED: "danger",
-}
 UNDECIDED = (RequestState.OPEN, RequestState.PROPOSED)
+
+
+class RuleState(ChoiceSet):
+    """How long a rule holds."""
+
+    GOOD = "good", "", "for good"
+    TIME = "time", "info", "for a time"
+    OVER = "over", "warning", "over"
 
 
 class Term(models.TextChoices):

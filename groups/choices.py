@@ -1,35 +1,39 @@
-"""Enumerations of the groups app, with their labels."""
+"""Enumerations of the groups app, with their labels and colours."""
 
 from django.db import models
 
+from groups.choice_set import ChoiceSet
 from runtimes.secret_sources import File, GroupSecret, OperatorsSecret, Variable
 
 
-class Role(models.TextChoices):
+class Role(ChoiceSet):
     """What a member may do in a group, least first."""
 
-    VIEWER = "viewer", "Viewer"  # reads sessions
-    MEMBER = "member", "Member"  # also starts sessions and sends messages
-    OWNER = "owner", "Owner"  # also changes the group
+    VIEWER = "viewer", "", "Viewer"  # reads sessions
+    MEMBER = "member", "info", "Member"  # also starts sessions and sends messages
+    OWNER = "owner", "primary", "Owner"  # also changes the group
 
 
-class Scope(models.TextChoices):
+class Scope(ChoiceSet):
     """What an API token may do, least first. It never may more than its person."""
 
-    READ = "read", "Read"
-    WRITE = "write", "Read and write"
+    READ = "read", "", "Read"
+    WRITE = "write", "info", "Read and write"
 
 
-class Hold(models.TextChoices):
+class TokenState(ChoiceSet):
+    """Whether an API token opens anything."""
+
+    GOOD = "good", "success", "Good"
+    OVER = "over", "danger", "Ran out"
+
+
+class Hold(ChoiceSet):
     """Whether new runs may start. What is queued stays queued in any case."""
 
-    NONE = "", "Open"
-    PAUSED = "paused", "Paused"  # nothing new starts; what runs goes on
-    DRAINING = "draining", "Draining"  # nothing new starts; what runs is closed when its turn ends
-
-
-# Unfold's label colours.
-HOLD_COLOURS = {Hold.NONE: "", Hold.PAUSED: "warning", Hold.DRAINING: "info"}
+    NONE = "", "", "Open"
+    PAUSED = "paused", "warning", "Paused"  # nothing new starts; what runs goes on
+    DRAINING = "draining", "info", "Draining"  # nothing new starts; what runs is closed when its turn ends
 
 
 class Contract(models.TextChoices):
@@ -54,15 +58,12 @@ class MountKind(models.TextChoices):
         return {"claim": "a PersistentVolumeClaim", "nfs": "an NFS export", "folder": "a folder of this machine"}[self]
 
 
-class MountState(models.TextChoices):
+class MountState(ChoiceSet):
     """How far a group's wish for a mount is. Only an approved one is mounted."""
 
-    REQUESTED = "requested", "Requested"
-    APPROVED = "approved", "Approved"
-    REFUSED = "refused", "Refused"
-
-
-MOUNT_COLOURS = {MountState.REQUESTED: "warning", MountState.APPROVED: "success", MountState.REFUSED: "danger"}
+    REQUESTED = "requested", "warning", "Requested"
+    APPROVED = "approved", "success", "Approved"
+    REFUSED = "refused", "danger", "Refused"
 
 
 class SecretKind(models.TextChoices):

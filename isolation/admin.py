@@ -9,9 +9,10 @@ from unfold.decorators import display
 
 from groups import permissions
 from groups.admin.toolkit.bases import ReadOnlyAdmin
+from groups.admin.toolkit.columns import choice_column
 from groups.admin.toolkit.pages import DetailPage
 from groups.models import AgentGroup
-from isolation.choices import COLOURS, Expected, Verdict
+from isolation.choices import Expected, Verdict
 from isolation.models import Proof
 from sessions.models import AgentSession
 from sessions.stream.markdown import visible
@@ -23,6 +24,7 @@ class ProofAdmin(DetailPage, ReadOnlyAdmin):
 
     detail_template = "admin/isolation/proof/change_form.html"
 
+    verdict_shown = choice_column("verdict", Verdict)
     list_display = ["at", "verdict_shown", "group", "beside", "runtime", "passed", "failed", "untested"]
     list_filter = ["verdict", "runtime"]
     ordering = ["-at"]
@@ -47,16 +49,11 @@ class ProofAdmin(DetailPage, ReadOnlyAdmin):
         visible_sessions = AgentSession.objects.visible_to(request.user)
         return {
             "proof": row,
-            "colour": COLOURS[Verdict(row.verdict)],
-            "counts": [(verdict.label, COLOURS[verdict], row.count(verdict)) for verdict in Verdict],
+            "colour": Verdict(row.verdict).colour,
+            "counts": [(verdict.label, verdict.colour, row.count(verdict)) for verdict in Verdict],
             "sections": sections(row.rows),
             "session": row.session and visible_sessions.filter(pk=row.session).first(),
         }
-
-    @display(description="verdict", ordering="verdict", label=COLOURS)
-    def verdict_shown(self, proof: Proof) -> tuple[str, str]:
-        """The verdict on all of it, as a label."""
-        return proof.verdict, proof.get_verdict_display()
 
     @display(description="passed")
     def passed(self, proof: Proof) -> int:
@@ -81,7 +78,7 @@ def sections(rows: list[dict[str, str]]) -> list[tuple[str, list[dict[str, str]]
         verdict = Verdict(row["verdict"])
         shown = {
             "label": verdict.label,
-            "colour": COLOURS[verdict],
+            "colour": verdict.colour,
             "expected": Expected(row["expected"]).label.lower(),
             "detail": visible(row["detail"]),
         }

@@ -2,6 +2,8 @@
 
 from django.db import models
 
+from groups.choice_set import ChoiceSet
+
 
 class Expected(models.TextChoices):
     """What an attempt has to come to."""
@@ -20,14 +22,10 @@ class Outcome(models.TextChoices):
     NONE = "", "None"  # it was not made, or nothing was heard of it
 
 
-class Verdict(models.TextChoices):
-    """What is concluded from an attempt and from what was seen observations."""
+class Verdict(ChoiceSet):
+    """What is concluded from an attempt and from what was seen outside."""
 
-    PASSED = "passed", "Passed"
-    FAILED = "failed", "Failed"
-    UNTESTED = "untested", "Not tested"
-    OPEN = "open", "Not isolated"  # by this runtime, so there is nothing to test
-
-
-# Unfold's label colours.
-COLOURS = {Verdict.PASSED: "success", Verdict.FAILED: "danger", Verdict.UNTESTED: "warning", Verdict.OPEN: "danger"}
+    PASSED = "passed", "success", "Passed"
+    FAILED = "failed", "danger", "Failed"
+    UNTESTED = "untested", "warning", "Not tested"
+    OPEN = "open", "danger", "Not isolated"  # by this runtime, so there is nothing to test

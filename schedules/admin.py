@@ -14,10 +14,11 @@ from unfold.decorators import display
 
 from groups.admin.toolkit.bases import VisibleAdmin
 from groups.admin.toolkit.bulk_actions import bulk_action
+from groups.admin.toolkit.columns import choice_column
 from groups.admin.toolkit.pages import FixedFields
 from groups.models import AgentGroup, AgentProfile
 from schedules import execute, service
-from schedules.choices import OUTCOME_COLOURS, STATE_COLOURS, Context, Kind
+from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.models import ScheduledTask
 from sessions.admin.shared import shortened
 from sessions.lifecycle.intake import InvalidRequest
@@ -63,6 +64,8 @@ class ScheduledTaskAdmin(FixedFields, VisibleAdmin):
     """Tasks. Members of a group make and change them."""
 
     form = TaskForm
+    state_shown = choice_column("state", TaskState)
+    outcome_shown = choice_column("outcome", Outcome)
     list_display = [
         "name_shown", "group", "told", "state_shown", "next_at", "last_at", "outcome_shown", "failures", "skipped",
         "reason",
@@ -142,16 +145,6 @@ class ScheduledTaskAdmin(FixedFields, VisibleAdmin):
     def told(self, task: ScheduledTask) -> str:
         """Its schedule."""
         return task.schedule_text
-
-    @display(description="state", ordering="state", label=STATE_COLOURS)
-    def state_shown(self, task: ScheduledTask) -> tuple[str, str]:
-        """The state as a label."""
-        return task.state, task.get_state_display()
-
-    @display(description="outcome", ordering="outcome", label=OUTCOME_COLOURS)
-    def outcome_shown(self, task: ScheduledTask) -> tuple[str, str]:
-        """What became of its last run, as a label."""
-        return task.outcome, task.get_outcome_display()
 
     @display(description="last")
     def last_shown(self, task: ScheduledTask) -> str | SafeString:

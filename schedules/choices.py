@@ -2,6 +2,8 @@
 
 from django.db import models
 
+from groups.choice_set import ChoiceSet
+
 
 class Kind(models.TextChoices):
     """When a task is due."""
@@ -18,30 +20,19 @@ class Context(models.TextChoices):
     FRESH = "fresh", "A fresh session each time"
 
 
-class TaskState(models.TextChoices):
+class TaskState(ChoiceSet):
     """Whether it will be due again."""
 
-    ACTIVE = "active", "Active"
-    PAUSED = "paused", "Paused"  # by a person, its agent, or itself after too many failures
-    DONE = "done", "Done"  # it was due once, and that is over
+    ACTIVE = "active", "success", "Active"
+    PAUSED = "paused", "warning", "Paused"  # by a person, its agent, or itself after too many failures
+    DONE = "done", "", "Done"  # it was due once, and that is over
 
 
-class Outcome(models.TextChoices):
+class Outcome(ChoiceSet):
     """What became of the last time that it was due."""
 
-    NONE = "", "Never run"
-    PENDING = "pending", "Under way"  # its message has no answer yet
-    ANSWERED = "answered", "Answered"
-    FAILED = "failed", "Failed"
-    CANCELLED = "cancelled", "Cancelled"  # its message was taken back; neither a success nor a failure
-
-
-# Unfold's label colours.
-STATE_COLOURS = {TaskState.ACTIVE: "success", TaskState.PAUSED: "warning", TaskState.DONE: ""}
-OUTCOME_COLOURS = {
-    Outcome.NONE: "",
-    Outcome.PENDING: "info",
-    Outcome.ANSWERED: "success",
-    Outcome.FAILED: "danger",
-    Outcome.CANCELLED: "",
-}
+    NONE = "", "", "Never run"
+    PENDING = "pending", "info", "Under way"  # its message has no answer yet
+    ANSWERED = "answered", "success", "Answered"
+    FAILED = "failed", "danger", "Failed"
+    CANCELLED = "cancelled", "", "Cancelled"  # its message was taken back; neither a success nor a failure

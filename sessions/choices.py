@@ -5,39 +5,41 @@ Rows move by compare-and-set (`move` on a queryset), so that of two processes th
 
 from django.db import models
 
+from groups.choice_set import ChoiceSet
 
-class SessionState(models.TextChoices):
+
+class SessionState(ChoiceSet):
     """What a person sees of a session."""
 
-    IDLE = "idle", "Idle"  # nothing runs, nothing waits
-    QUEUED = "queued", "Queued"  # a message waits for a slot
-    RETRYING = "retrying", "Retrying"  # a run failed; the next try has its time
-    STARTING = "starting", "Starting"  # a run is being made
-    WORKING = "working", "Working"  # the agent is at a turn
-    WAITING = "waiting", "Waiting"  # the agent waits for a follow-up
-    ENDING = "ending", "Ending"  # the run was asked to end
-    FAILED = "failed", "Failed"  # the tries are used up, or trying again is not safe; a person decides
+    IDLE = "idle", "", "Idle"  # nothing runs, nothing waits
+    QUEUED = "queued", "warning", "Queued"  # a message waits for a slot
+    RETRYING = "retrying", "warning", "Retrying"  # a run failed; the next try has its time
+    STARTING = "starting", "info", "Starting"  # a run is being made
+    WORKING = "working", "primary", "Working"  # the agent is at a turn
+    WAITING = "waiting", "success", "Waiting"  # the agent waits for a follow-up
+    ENDING = "ending", "warning", "Ending"  # the run was asked to end
+    FAILED = "failed", "danger", "Failed"  # the tries are used up, or trying again is not safe; a person decides
 
 
-class RunState(models.TextChoices):
+class RunState(ChoiceSet):
     """One execution. All but ENDED hold a slot."""
 
-    CLAIMED = "claimed", "Claimed"  # has its slot; nothing was made yet
-    STARTING = "starting", "Starting"  # the runtime has it; the courier has not called yet
-    WORKING = "working", "Working"
-    WAITING = "waiting", "Waiting"  # idle until a follow-up, a close or the idle timeout
-    ENDING = "ending", "Ending"  # asked to close or stop
-    ENDED = "ended", "Ended"
+    CLAIMED = "claimed", "info", "Claimed"  # has its slot; nothing was made yet
+    STARTING = "starting", "info", "Starting"  # the runtime has it; the courier has not called yet
+    WORKING = "working", "primary", "Working"
+    WAITING = "waiting", "success", "Waiting"  # idle until a follow-up, a close or the idle timeout
+    ENDING = "ending", "warning", "Ending"  # asked to close or stop
+    ENDED = "ended", "", "Ended"
 
 
-class MessageState(models.TextChoices):
+class MessageState(ChoiceSet):
     """How far a message came."""
 
-    QUEUED = "queued", "Queued"
-    DELIVERED = "delivered", "Delivered"  # the agent has it
-    ANSWERED = "answered", "Answered"  # the turn that handled it ended
-    FAILED = "failed", "Failed"  # given up; a person may retry or discard it
-    CANCELLED = "cancelled", "Cancelled"  # taken back before it was delivered, or discarded after it failed
+    QUEUED = "queued", "warning", "Queued"
+    DELIVERED = "delivered", "info", "Delivered"  # the agent has it
+    ANSWERED = "answered", "success", "Answered"  # the turn that handled it ended
+    FAILED = "failed", "danger", "Failed"  # given up; a person may retry or discard it
+    CANCELLED = "cancelled", "", "Cancelled"  # taken back before it was delivered, or discarded after it failed
 
 
 class Intent(models.TextChoices):
@@ -82,43 +84,31 @@ class EndReason(models.TextChoices):
     UNREACHABLE = "unreachable", "Unreachable"
 
 
-class EventKind(models.TextChoices):
+class EventKind(ChoiceSet):
     """What an event is. The courier may send all but OURS (docs/courier-protocol.md)."""
 
-    MESSAGE = "message", "Message"
-    STATE = "state", "State"
-    DELIVERED = "delivered", "Delivered"
-    TURN = "turn", "Turn"
-    TEXT = "text", "Text"
-    RESULT = "result", "Result"
-    TOOL = "tool", "Tool"
-    USAGE = "usage", "Usage"
-    SESSION = "session", "Session"
-    ERROR = "error", "Error"
-    STDOUT = "stdout", "Output"
-    STDERR = "stderr", "Error output"
-    TASK = "task", "Task"
-    GAP = "gap", "Gap"
-    EXIT = "exit", "Exit"
-    DENIED = "denied", "Denied"
+    MESSAGE = "message", "primary", "Message"
+    STATE = "state", "", "State"
+    DELIVERED = "delivered", "", "Delivered"
+    TURN = "turn", "", "Turn"
+    TEXT = "text", "", "Text"
+    RESULT = "result", "success", "Result"
+    TOOL = "tool", "info", "Tool"
+    USAGE = "usage", "", "Usage"
+    SESSION = "session", "", "Session"
+    ERROR = "error", "danger", "Error"
+    STDOUT = "stdout", "", "Output"
+    STDERR = "stderr", "", "Error output"
+    TASK = "task", "warning", "Task"
+    GAP = "gap", "danger", "Gap"
+    EXIT = "exit", "", "Exit"
+    DENIED = "denied", "warning", "Denied"
 
 
 OURS = frozenset({EventKind.MESSAGE, EventKind.STATE, EventKind.DENIED})
 COURIERS = frozenset(EventKind) - OURS
 # The first of these is a run's first output.
 OUTPUT = frozenset({"text", "result", "tool", "error", "stdout", "stderr"})
-
-# Unfold's label colours.
-COLOURS = {
-    SessionState.IDLE: "",
-    SessionState.QUEUED: "warning",
-    SessionState.RETRYING: "warning",
-    SessionState.STARTING: "info",
-    SessionState.WORKING: "primary",
-    SessionState.WAITING: "success",
-    SessionState.ENDING: "warning",
-    SessionState.FAILED: "danger",
-}
 
 RUN_MOVES: dict[RunState, frozenset[RunState]] = {
     RunState.CLAIMED: frozenset(

@@ -12,10 +12,11 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from egress_policy import access_requests
-from egress_policy.choices import REQUEST_COLOURS, Term, Whose
+from egress_policy.choices import RequestState, Term, Whose
 from egress_policy.models import EgressRequest
 from groups.admin.toolkit.bases import ReadOnlyAdmin, VisibleSelectFilter
 from groups.admin.toolkit.bulk_actions import ActionForm, Confirmation, bulk_action
+from groups.admin.toolkit.columns import choice_column
 from groups.models import AgentGroup
 from groups.permissions import scoped
 from sessions.lifecycle.intake import InvalidRequest
@@ -80,6 +81,7 @@ DECIDING: dict[str, Any] = {
 class EgressRequestAdmin(ReadOnlyAdmin):
     """Hosts that were refused, one row for each with its group and profile."""
 
+    state_shown = choice_column("state", RequestState)
     list_display = ["place", "group", "profile", "state_shown", "count", "last_shown", "wanted", "decided"]
     list_filter = [("state", ChoicesCheckboxFilter), ("group", VisibleSelectFilter)]
     list_filter_submit = True
@@ -155,11 +157,6 @@ class EgressRequestAdmin(ReadOnlyAdmin):
     def place(self, row: EgressRequest) -> str:
         """Host and port."""
         return f"{row.host}:{row.port}"
-
-    @display(description="state", ordering="state", label=REQUEST_COLOURS)
-    def state_shown(self, row: EgressRequest) -> tuple[str, str]:
-        """The state as a label."""
-        return row.state, row.get_state_display()
 
     @display(description="last try", ordering="last_at")
     def last_shown(self, row: EgressRequest) -> str:

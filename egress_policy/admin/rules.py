@@ -12,9 +12,11 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from egress_policy import host_patterns, rules
+from egress_policy.choices import RuleState
 from egress_policy.models import EgressRule
 from groups.admin.toolkit.bases import HistoryAdmin, VisibleAdmin
 from groups.admin.toolkit.bulk_actions import bulk_action
+from groups.admin.toolkit.columns import colours
 from groups.admin.toolkit.pages import FixedFields
 from groups.models import AgentGroup, AgentProfile
 from groups.permissions import scoped
@@ -156,11 +158,11 @@ class EgressRuleAdmin(FixedFields, HistoryAdmin, VisibleAdmin):
         """Whom it counts for."""
         return rule.whose
 
-    @display(description="until", ordering="until", label={"good": "", "time": "info", "over": "warning"})
+    @display(description="until", ordering="until", label=colours(RuleState))
     def until_shown(self, rule: EgressRule) -> tuple[str, str]:
         """How long it holds."""
         if rule.run_id:
-            return "time", "the run's end"
+            return RuleState.TIME, "the run's end"
         if rule.until is None:
-            return "good", "for good"
-        return ("over" if rule.expired() else "time"), f"{rule.until:%Y-%m-%d %H:%M} UTC"
+            return RuleState.GOOD, RuleState.GOOD.label
+        return (RuleState.OVER if rule.expired() else RuleState.TIME), f"{rule.until:%Y-%m-%d %H:%M} UTC"

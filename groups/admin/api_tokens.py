@@ -13,12 +13,11 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
 from groups import audit
 from groups.admin.toolkit.bases import ReadOnlyAdmin
+from groups.admin.toolkit.columns import choice_column, colours
 from groups.admin.toolkit.pages import FixedFields, render
-from groups.choices import Scope
+from groups.choices import Scope, TokenState
 from groups.models import AgentGroup, ApiToken
 from groups.models.tokens import DAYS, MOST_DAYS
-
-GOOD, OVER = "good", "over"
 
 
 class TokenForm(forms.ModelForm):
@@ -43,6 +42,7 @@ class ApiTokenAdmin(FixedFields, ReadOnlyAdmin):
     """Keys of programs. A token is shown once, when it is made; afterwards it can only be revoked."""
 
     add_form = TokenForm
+    scope_shown = choice_column("scope", Scope, "may")
     list_display = ["name_shown", "user", "scope_shown", "group", "state", "expires_at", "last_used_at", "created_at"]
     list_filter = [("scope", ChoicesRadioFilter)]
     list_filter_submit = True
@@ -94,13 +94,9 @@ class ApiTokenAdmin(FixedFields, ReadOnlyAdmin):
         """Its name, or whose it is."""
         return str(token)
 
-    @display(description="may", ordering="scope", label={Scope.READ: "", Scope.WRITE: "info"})
-    def scope_shown(self, token: ApiToken) -> tuple[str, str]:
-        """What it may do, as a label."""
-        return token.scope, token.get_scope_display()
-
-    @display(description="state", label={GOOD: "success", OVER: "danger"})
+    @display(description="state", label=colours(TokenState))
     def state(self, token: ApiToken) -> tuple[str, str]:
         """Whether it opens anything."""
         over = token.expires_at is not None and token.expires_at <= timezone.now()
-        return (OVER, "Ran out") if over else (GOOD, "Good")
+        found = TokenState.OVER if over else TokenState.GOOD
+        return found, found.label

@@ -13,11 +13,11 @@ from unfold.decorators import display
 from groups import permissions
 from groups.admin.toolkit.bases import HistoryAdmin, VisibleAdmin
 from groups.admin.toolkit.bulk_actions import Confirmation, ReasonForm, bulk_action
-from groups.choices import HOLD_COLOURS, Hold
+from groups.admin.toolkit.columns import colours
+from groups.choices import Hold
 from groups.models import AgentGroup, Limits, Membership
 
 DELETED = "deleted"
-STARTS_COLOURS: dict[str, str] = {**{str(hold): colour for hold, colour in HOLD_COLOURS.items()}, DELETED: "danger"}
 
 
 class MembershipInline(TabularInline):
@@ -185,7 +185,7 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
         """Deleting with a way back, and going it: who has Django's permission to delete."""
         return bool(request.user.has_perm("groups.delete_agentgroup"))
 
-    @display(description="starts", ordering="hold", label=STARTS_COLOURS)
+    @display(description="starts", ordering="hold", label=colours(Hold) | {DELETED: "danger"})
     def starts(self, group: AgentGroup) -> tuple[str, str]:
         """Whether its sessions may start."""
         return (DELETED, "Deleted") if group.deleted_at else (group.hold, group.get_hold_display())

@@ -15,8 +15,9 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, 
 from groups import audit, mount_requests
 from groups.admin.toolkit.bases import GlobalAdmin, HistoryAdmin, VisibleAdmin, VisibleSelectFilter
 from groups.admin.toolkit.bulk_actions import Confirmation, ReasonForm, bulk_action
+from groups.admin.toolkit.columns import choice_column
 from groups.admin.toolkit.pages import render
-from groups.choices import MOUNT_COLOURS, MountState
+from groups.choices import MountState
 from groups.models import AgentGroup, GroupMount, MountRoot
 from groups.permissions import Person
 
@@ -93,6 +94,7 @@ class DryRunForm(forms.Form):
 class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
     """What groups want to mount. Members look, owners ask, operators decide."""
 
+    state_shown = choice_column("state", MountState)
     list_display = ["name", "group", "root", "path", "read_write", "state_shown", "verdict_shown", "requested_by"]
     list_filter = [("state", ChoicesRadioFilter), ("group", VisibleSelectFilter), "read_write"]
     list_filter_submit = True
@@ -210,11 +212,6 @@ class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
             verdict = GroupMount(**form.cleaned_data).judge()
         context = {"form": form, "verdict": verdict}
         return render(self, request, "admin/berth/dry_run.html", "Try a path", context)
-
-    @display(description="state", ordering="state", label=MOUNT_COLOURS)
-    def state_shown(self, mount: GroupMount) -> tuple[str, str]:
-        """The state as a label."""
-        return mount.state, mount.get_state_display()
 
     @display(description="if a run started now")
     def verdict_shown(self, mount: GroupMount) -> str:

@@ -21,11 +21,10 @@ from groups.admin.toolkit.bases import (
     VisibleAdmin,
     VisibleSelectFilter,
 )
+from groups.admin.toolkit.columns import choice_column
 from groups.admin.toolkit.pages import FixedFields
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, Membership, OperatorScope
-
-ROLE_COLOURS = {Role.VIEWER: "", Role.MEMBER: "info", Role.OWNER: "primary"}
 
 
 class MembershipForm(forms.ModelForm):
@@ -55,6 +54,7 @@ class MembershipAdmin(FixedFields, HistoryAdmin, VisibleAdmin):
 
     add_form = MembershipForm
     fixed_fields = ["user", "group"]
+    role_shown = choice_column("role", Role)
     list_display = ["user", "group", "role_shown", "created_at"]
     list_filter = [("role", ChoicesRadioFilter), ("group", VisibleSelectFilter)]
     list_filter_submit = True
@@ -89,11 +89,6 @@ class MembershipAdmin(FixedFields, HistoryAdmin, VisibleAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """As for changing."""
         return self.has_change_permission(request, obj)
-
-    @display(description="role", ordering="role", label=ROLE_COLOURS)
-    def role_shown(self, membership: Membership) -> tuple[str, str]:
-        """The role as a label."""
-        return membership.role, membership.get_role_display()
 
 
 @admin.register(OperatorScope)

@@ -8,7 +8,9 @@ from django.db.models.functions import Left
 from django.http import HttpRequest
 from unfold.decorators import display
 
-from sessions.admin.shared import KIND_COLOURS, OfSessionAdmin, shortened
+from groups.admin.toolkit.columns import choice_column
+from sessions.admin.shared import OfSessionAdmin, shortened
+from sessions.choices import EventKind
 from sessions.models import Event
 
 SHOWN = 200  # characters of a text that the list reads
@@ -21,6 +23,7 @@ class EventAdmin(OfSessionAdmin):
     The primary key's order is the order of arrival.
     """
 
+    kind_shown = choice_column("kind", EventKind)
     list_display = ["seq", "kind_shown", "session", "run_number", "text_shown", "at"]
     list_display_links = ["seq"]
     list_filter = ["kind"]
@@ -33,11 +36,6 @@ class EventAdmin(OfSessionAdmin):
         """What may be seen, without what is long; a page of one event reads that when it is asked for."""
         rows = super().get_queryset(request)
         return rows.defer("text", "data", "run__last_lines").annotate(begin=Left("text", SHOWN))
-
-    @display(description="kind", label=KIND_COLOURS)
-    def kind_shown(self, event: Event) -> tuple[str, str]:
-        """The kind as a label."""
-        return event.kind, event.get_kind_display()
 
     @display(description="run")
     def run_number(self, event: Event) -> int | None:

@@ -12,10 +12,11 @@ from unfold.contrib.filters.admin import ChoicesCheckboxFilter
 from unfold.decorators import display
 
 from groups.admin.toolkit.bulk_actions import Confirmation, bulk_action
+from groups.admin.toolkit.columns import choice_column
 from groups.admin.toolkit.pages import ButtonViews, DetailPage
 from sessions.admin import actions
 from sessions.admin.live_view import actor_of
-from sessions.admin.shared import MESSAGE_COLOURS, OfSessionAdmin, shortened
+from sessions.admin.shared import OfSessionAdmin, shortened
 from sessions.choices import EventKind, MessageState
 from sessions.lifecycle import intake
 from sessions.models import AgentSession, Event, Message
@@ -50,6 +51,7 @@ def writable(user: Any) -> QuerySet[Message]:
 class MessageAdmin(ButtonViews, DetailPage, OfSessionAdmin):
     """What went in."""
 
+    state_shown = choice_column("state", MessageState)
     list_display = [
         "__str__", "sender", "state_shown", "text_shown", "attempts", "reason_shown", "created_at", "answered_at",
     ]  # fmt: skip
@@ -99,7 +101,7 @@ class MessageAdmin(ButtonViews, DetailPage, OfSessionAdmin):
         can_write = self.has_button_permission(request, row)
         return {
             "message": row,
-            "colour": MESSAGE_COLOURS[MessageState(row.state)],
+            "colour": MessageState(row.state).colour,
             "deliveries": deliveries(row),
             "can_retry": can_write and row.state == MessageState.FAILED,
             "can_cancel": can_write and row.state in (MessageState.QUEUED, MessageState.FAILED),
@@ -123,11 +125,6 @@ class MessageAdmin(ButtonViews, DetailPage, OfSessionAdmin):
         except intake.InvalidRequest as error:
             messages.error(request, str(error))
         return HttpResponseRedirect(reverse("admin:agent_sessions_message_change", args=[message.pk]))
-
-    @display(description="state", ordering="state", label=MESSAGE_COLOURS)
-    def state_shown(self, message: Message) -> tuple[str, str]:
-        """The state as a label."""
-        return message.state, message.get_state_display()
 
     @display(description="text")
     def text_shown(self, message: Any) -> str:

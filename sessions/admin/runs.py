@@ -11,9 +11,10 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import ChoicesCheckboxFilter, ChoicesDropdownFilter
 from unfold.decorators import display
 
+from groups.admin.toolkit.columns import choice_column
 from groups.admin.toolkit.pages import DetailPage
 from runtimes.base import RuntimeFault
-from sessions.admin.shared import RUN_COLOURS, OfSessionAdmin
+from sessions.admin.shared import OfSessionAdmin
 from sessions.admin.start_timeline import Bar, bars
 from sessions.choices import Intent, RunState
 from sessions.lifecycle import run_archive, runtime_factory
@@ -34,6 +35,7 @@ class RunAdmin(DetailPage, OfSessionAdmin):
 
     detail_template = "admin/agent_sessions/run/change_form.html"
 
+    state_shown = choice_column("state", RunState)
     list_display = [
         "__str__", "state_shown", "attempt", "verdict_shown", "verdict_words", "exit_code", "claimed_at", "ended_at",
     ]  # fmt: skip
@@ -52,7 +54,7 @@ class RunAdmin(DetailPage, OfSessionAdmin):
         known, trouble = know(run)
         return {
             "run": run,
-            "colour": RUN_COLOURS[RunState(run.state)],
+            "colour": RunState(run.state).colour,
             "failed": run.verdict in ADVICE and ADVICE[run.verdict].failure,  # type: ignore[index]
             "asked": asked(run),
             "bars": waterfall(run, known["steps"]),
@@ -61,11 +63,6 @@ class RunAdmin(DetailPage, OfSessionAdmin):
             "trouble": trouble,
             "sections": [section(run) for section in SECTIONS],
         }
-
-    @display(description="state", ordering="state", label=RUN_COLOURS)
-    def state_shown(self, run: Run) -> tuple[str, str]:
-        """The state as a label."""
-        return run.state, run.get_state_display()
 
     @display(description="verdict", ordering="verdict")
     def verdict_shown(self, run: Run) -> str:

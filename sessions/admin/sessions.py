@@ -22,13 +22,14 @@ from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from groups.admin.toolkit.bases import VisibleAdmin, VisibleSelectFilter
+from groups.admin.toolkit.columns import choice_column
 from groups.admin.toolkit.pages import FixedFields, OneSaveButton
 from groups.models import AgentGroup, AgentProfile
 from sessions.admin.actions import SESSION_ACTIONS
 from sessions.admin.live_view import LivePage
 from sessions.admin.rows import SessionList
 from sessions.admin.shared import as_uuid
-from sessions.choices import COLOURS
+from sessions.choices import SessionState
 from sessions.durations import age
 from sessions.lifecycle import intake
 from sessions.models import AgentSession
@@ -102,6 +103,7 @@ class ActiveFilter(DropdownFilter):
 class AgentSessionAdmin(LivePage, OneSaveButton, FixedFields, VisibleAdmin):
     """Sessions. The change page is the live page; a person changes only title and priority."""
 
+    state_shown = choice_column("state", SessionState)
     list_display = [
         "title_shown",
         "state_shown",
@@ -199,11 +201,6 @@ class AgentSessionAdmin(LivePage, OneSaveButton, FixedFields, VisibleAdmin):
     def title_shown(self, session: AgentSession) -> SafeString:
         """The title, or the start of the id."""
         return format_html('<span class="berth-cell berth-title">{}</span>', str(session))
-
-    @display(description="state", ordering="state", label=COLOURS)
-    def state_shown(self, session: AgentSession) -> tuple[str, str]:
-        """The state as a label."""
-        return session.state, session.get_state_display()
 
     @display(description="why")
     def why(self, session: Any) -> Any:

@@ -9,34 +9,8 @@ from django.http import HttpRequest
 from unfold.paginator import InfinitePaginator
 
 from groups.admin.toolkit.bases import ReadOnlyAdmin
-from sessions.choices import EventKind, MessageState, RunState
 from sessions.models import AgentSession
 from sessions.stream.markdown import visible
-
-RUN_COLOURS = {
-    RunState.CLAIMED: "info",
-    RunState.STARTING: "info",
-    RunState.WORKING: "primary",
-    RunState.WAITING: "success",
-    RunState.ENDING: "warning",
-    RunState.ENDED: "",
-}
-MESSAGE_COLOURS = {
-    MessageState.QUEUED: "warning",
-    MessageState.DELIVERED: "info",
-    MessageState.ANSWERED: "success",
-    MessageState.FAILED: "danger",
-    MessageState.CANCELLED: "",
-}
-KIND_COLOURS = {
-    EventKind.MESSAGE: "primary",
-    EventKind.RESULT: "success",
-    EventKind.TOOL: "info",
-    EventKind.TASK: "warning",
-    EventKind.ERROR: "danger",
-    EventKind.GAP: "danger",
-    EventKind.DENIED: "warning",
-} | dict.fromkeys(["state", "delivered", "turn", "text", "usage", "session", "stdout", "stderr", "exit"], "")
 
 
 class OfSessionAdmin(ReadOnlyAdmin):

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from sessions.choices import COLOURS, MessageState, RunState, SessionState
+from sessions.choices import MessageState, RunState, SessionState
 from sessions.cli.transcript import Paint, clean
 from sessions.durations import age
 from sessions.models import AgentSession, Message, Run
@@ -66,7 +66,7 @@ def table(sessions: Sequence[AgentSession], paint: Paint, width: int | None) -> 
 def sheet(session: AgentSession, paint: Paint) -> Iterator[str]:
     """All about one session: itself, its runs with their verdicts, its messages."""
     now = timezone.now()
-    state = paint(session.get_state_display(), STYLES[COLOURS[SessionState(session.state)]])
+    state = paint(session.get_state_display(), STYLES[SessionState(session.state).colour])
     who = f" by {session.created_by}" if session.created_by else ""
     pruned = f", 1 to {session.pruned_seq} were removed after their retention" if session.pruned_seq else ""
     deleted = paint(" (deleted)", "bold red") if session.group.deleted_at else ""
@@ -133,7 +133,7 @@ def one_line(text: str) -> str:
 
 
 def _style(label: str) -> str:
-    return next((STYLES[COLOURS[state]] for state in SessionState if state.label == label), "")
+    return next((STYLES[state.colour] for state in SessionState if state.label == label), "")
 
 
 def _time(at: datetime) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.cache import cache
 from django.utils import timezone
 
-from sessions.choices import COLOURS, MessageState, RunState, SessionState
+from sessions.choices import MessageState, RunState, SessionState
 from sessions.lifecycle import run_spec
 from sessions.models import AgentSession, Run
 from sessions.scheduling import admission
@@ -95,7 +95,7 @@ def for_page(session: AgentSession) -> dict[str, Any]:
     del told["created_at"], told["updated_at"]
     return told | {
         "state_label": session.get_state_display(),
-        "colour": COLOURS[SessionState(session.state)],
+        "colour": SessionState(session.state).colour,
         "run": {key: of_run(run)[key] for key in ("number", "state", "verdict", "verdict_words")} if run else None,
         "warning": warning(run) if run else "",
         "queued": queued,
