@@ -6,16 +6,21 @@ from django.utils.safestring import SafeString
 
 from egress_policy import traffic
 from egress_policy.models import EgressDenial
-from sessions.admin.runs import SECTIONS
+from groups.admin.toolkit import extensions
 from sessions.lifecycle import egress_access
 from sessions.models import Run
 
 
-def section(run: Run) -> SafeString:
+def panel(run: Run) -> SafeString:
     """The part of the page."""
-    words = egress_access.confinement(run.runtime)
-    told = {"uses": traffic.by_host(run.pk), "denials": EgressDenial.objects.filter(run=run.pk), "words": words}
-    return render_to_string("admin/reach/run.html", told | {"proxy": settings.EGRESS_PROXY_URL, "run": run})
+    context = {
+        "uses": traffic.by_host(run.pk),
+        "denials": EgressDenial.objects.filter(run=run.pk),
+        "words": egress_access.confinement(run.runtime),
+        "proxy": settings.EGRESS_PROXY_URL,
+        "run": run,
+    }
+    return render_to_string("admin/reach/run.html", context)
 
 
-SECTIONS.append(section)
+extensions.add_panel(Run, panel)

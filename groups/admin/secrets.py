@@ -47,7 +47,7 @@ class SecretUseInline(TabularInline):
 
 @admin.register(SecretReference)
 class SecretReferenceAdmin(HistoryAdmin, VisibleAdmin):
-    """Names of secrets, where they are, and who may use them. `sessions` adds the action that looks for them."""
+    """Names of secrets, where they are, and who may use them. `sessions` adds the action that reads them."""
 
     list_display = ["name", "description", "kind_shown", "last_used"]
     list_filter = [("kind", ChoicesRadioFilter)]
@@ -73,7 +73,6 @@ class SecretReferenceAdmin(HistoryAdmin, VisibleAdmin):
             },
         ),
     ]
-    actions: list[Any] = []
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SecretReference]:
         """With the last use, in groups that the person may see."""

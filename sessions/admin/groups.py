@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 
 from groups import deletion
-from groups.admin.groups import AgentGroupAdmin
+from groups.admin.toolkit import extensions
 from groups.admin.toolkit.bulk_actions import Confirmation, bulk_action
 from groups.deletion import TooLate
 from groups.models import AgentGroup
@@ -28,7 +28,8 @@ def restore(group: AgentGroup, *, actor: Any, by: str) -> bool | str:
         return "too late"
 
 
-AgentGroupAdmin.actions += [
+extensions.add_action(
+    AgentGroup,
     bulk_action(
         name="delete_groups",
         description=f"Delete: everything is kept for {settings.GROUP_GRACE_DAYS} days",
@@ -46,6 +47,9 @@ AgentGroupAdmin.actions += [
             danger=True,
         ),
     ),
+)
+extensions.add_action(
+    AgentGroup,
     bulk_action(
         name="restore_groups",
         description="Restore: take a deletion back",
@@ -55,4 +59,4 @@ AgentGroupAdmin.actions += [
         unchanged="not deleted",
         permissions=["remove"],
     ),
-]
+)

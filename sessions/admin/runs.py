@@ -1,7 +1,6 @@
 """The admin of runs: the list, and a page that tells how a run started, why it ended, and of what it was made."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -25,7 +24,6 @@ from sessions.timeouts import within
 log = structlog.get_logger(__name__)
 
 ASK_SECONDS = 3.0  # of the runtime, while somebody waits for the page
-SECTIONS: list[Callable[[Run], str]] = []  # what other apps add to the page, as HTML that is safe
 Known = dict[str, Any]  # steps, notices, manifest: as a RunRecord holds them
 
 
@@ -61,7 +59,6 @@ class RunAdmin(DetailPage, OfSessionAdmin):
             "notices": known["notices"],
             "manifest": json.dumps(known["manifest"], indent=2) if known["manifest"] else "",
             "trouble": trouble,
-            "sections": [section(run) for section in SECTIONS],
         }
 
     @display(description="verdict", ordering="verdict")

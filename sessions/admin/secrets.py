@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from unfold.admin import ModelAdmin
 from unfold.decorators import action
 
-from groups.admin.secrets import SecretReferenceAdmin
+from groups.admin.toolkit import extensions
 from groups.choices import SecretKind
 from groups.models import AgentGroup, SecretReference
 from sessions.lifecycle import secrets
@@ -16,7 +17,9 @@ MOST = 20  # looks at a time: each may be a call to a cluster
 
 
 @action(description="Look whether they can be read now", permissions=["view"])
-def check_secrets(model_admin: SecretReferenceAdmin, request: HttpRequest, queryset: QuerySet[SecretReference]) -> None:
+def check_secrets(
+    model_admin: "ModelAdmin[SecretReference]", request: HttpRequest, queryset: QuerySet[SecretReference]
+) -> None:
     """Say of each whether it can be read. Why not, and where it would be, is for operators."""
     operator = SecretReference.editable_by(request.user)
     looks = [(each, group) for each in queryset for group in _groups(each, request, operator)]
@@ -42,4 +45,4 @@ def _groups(reference: SecretReference, request: HttpRequest, operator: bool) ->
     return [groups.first() or AgentGroup(slug="none")]
 
 
-SecretReferenceAdmin.actions += [check_secrets]
+extensions.add_action(SecretReference, check_secrets)

@@ -18,6 +18,7 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.views import ChangeList
 
 from groups import permissions
+from groups.admin.toolkit import extensions
 from groups.models import AgentGroup
 from groups.texts import storable_data
 
@@ -65,6 +66,11 @@ class VisibleAdmin(FiltersOnly):
     """
 
     list_per_page = 50
+
+    def _get_base_actions(self) -> list[Any]:
+        """The list's own actions, and those of other apps."""
+        added = [self.get_action(action) for action in extensions.actions_of(self.model)]
+        return [*super()._get_base_actions(), *filter(None, added)]
 
     def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
         """Those of `rows` that the request's user may see."""

@@ -12,6 +12,8 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_POST, require_safe
 from unfold.admin import ModelAdmin
 
+from groups.admin.toolkit import extensions
+
 
 def render(
     model_admin: "ModelAdmin[Any]", request: HttpRequest, template: str, title: str, context: dict[str, Any]
@@ -45,7 +47,8 @@ class DetailPage(ModelAdmin):
         row = self.get_object(request, object_id)
         if row is None:
             raise Http404
-        context = {"original": row, "object_id": object_id, **self.get_details(request, row), **(extra_context or {})}
+        context = {"original": row, "object_id": object_id, "panels": extensions.panels_of(row)}
+        context |= self.get_details(request, row) | (extra_context or {})
         return render(self, request, self.detail_template, str(row), context)
 
 
