@@ -9,9 +9,10 @@ import structlog
 
 from broker import key_filter
 from broker.key_filter import KeyForms
+from broker.models import BrokerUsage
 from broker.providers import Route
 from groups.choices import Provider
-from groups.models import BrokeredKey, BrokerUsage
+from groups.models import BrokeredKey
 from groups.providers import MODEL_APIS
 from runtimes.base import PermanentFault, TransientFault
 from sessions.lifecycle import secrets

@@ -20,9 +20,10 @@ from django.db import OperationalError
 
 from broker import allowlist, authorization, key_filter, providers
 from broker.authorization import BrokerError, Upstream
+from broker.models import BrokerUsage
 from broker.providers import Route
 from broker.usage import Meter
-from groups.models import AgentGroup, BrokerUsage
+from groups.models import AgentGroup
 from sessions.db_executor import in_thread, on
 from sessions.lifecycle import run_tokens
 from sessions.machine_api import ClientDisconnected, Headers, Receive, Request, Scope, Send, counted, send_json

@@ -213,6 +213,7 @@ INSTALLED_APPS = [
     "sessions",
     "schedules",
     "egress_policy",
+    "broker",
     *ISOLATION,
     "controlplane",
 ]

@@ -9,12 +9,12 @@ from django.contrib import admin
 from django.db.models import Max, Model, OuterRef, Q, QuerySet, Subquery
 from django.http import Http404, HttpRequest, HttpResponse
 from unfold.admin import TabularInline
-from unfold.contrib.filters.admin import ChoicesRadioFilter, RangeDateFilter
+from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 
 from groups import audit, permissions
-from groups.admin.toolkit.bases import GlobalAdmin, HistoryAdmin, ReadOnlyAdmin, VisibleAdmin, VisibleSelectFilter
-from groups.models import AgentGroup, BrokeredKey, BrokerUsage, SecretReference, SecretUse
+from groups.admin.toolkit.bases import GlobalAdmin, HistoryAdmin, VisibleAdmin
+from groups.models import AgentGroup, BrokeredKey, SecretReference, SecretUse
 
 GRANTS = ("profiles", "groups")
 
@@ -181,17 +181,6 @@ class BrokeredKeyAdmin(HistoryAdmin, GlobalAdmin):
 
     def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
         raise Http404
-
-
-@admin.register(BrokerUsage)
-class BrokerUsageAdmin(ReadOnlyAdmin):
-    """What agents used of models, by group and day."""
-
-    list_display = ["day", "group", "requests", "input_tokens", "output_tokens"]
-    list_filter = [("group", VisibleSelectFilter), ("day", RangeDateFilter)]
-    list_filter_submit = True
-    list_select_related = ["group"]
-    ordering = ["-day"]
 
 
 def _grants(reference: SecretReference) -> set[str]:

@@ -4,7 +4,7 @@ from groups.models.audit import AuditEntry
 from groups.models.members import Membership, OperatorScope
 from groups.models.mounts import GroupMount, MountRoot
 from groups.models.profiles import AgentProfile
-from groups.models.secrets import BrokeredKey, BrokerUsage, SecretReference, SecretUse
+from groups.models.secrets import BrokeredKey, SecretReference, SecretUse
 from groups.models.tenants import AgentGroup, Limits
 from groups.models.tokens import ApiToken
 
@@ -13,7 +13,6 @@ __all__ = [
     "AgentProfile",
     "ApiToken",
     "AuditEntry",
-    "BrokerUsage",
     "BrokeredKey",
     "GroupMount",
     "Limits",

@@ -25,6 +25,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
+from broker.models import BrokerUsage
 from controlplane import asgi
 from egress_policy.models import EgressRequest, EgressRule
 from groups.choices import MountKind, SecretKind
@@ -33,7 +34,6 @@ from groups.models import (
     AgentProfile,
     ApiToken,
     BrokeredKey,
-    BrokerUsage,
     GroupMount,
     Limits,
     MountRoot,

@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import allowlist, authorization, key_filter, providers, views
+from broker.models import BrokerUsage
 from broker.usage import Meter
 from controlplane.asgi import application
 from groups.choices import Provider
-from groups.models import AgentGroup, AgentProfile, BrokeredKey, BrokerUsage, SecretReference
+from groups.models import AgentGroup, AgentProfile, BrokeredKey, SecretReference
 from sessions.lifecycle import run_spec, run_tokens, runtime_factory, secrets, transitions
 from sessions.machine_api import Request
 from sessions.models import AgentSession, Run

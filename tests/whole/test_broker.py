@@ -64,7 +64,7 @@ def requests_of(log: Path) -> list[dict[str, Any]]:
 def usage(stack: Stack) -> list[int]:
     """Requests, tokens in, tokens out of all groups."""
     code = (
-        "from groups.models import BrokerUsage; from django.db.models import Sum\n"
+        "from broker.models import BrokerUsage; from django.db.models import Sum\n"
         "fields = ('requests', 'input_tokens', 'output_tokens')\n"
         "print(*BrokerUsage.objects.aggregate(**{f + '_': Sum(f) for f in fields}).values())"
     )
