@@ -5,10 +5,10 @@ from django.db.models import F
 from django.utils import timezone
 
 from groups.models import AgentGroup
-from groups.permissions import Narrowed
+from groups.permissions import RestrictedQuerySet
 
 
-class BrokerUsageQuerySet(Narrowed["BrokerUsage"]):
+class BrokerUsageQuerySet(RestrictedQuerySet["BrokerUsage"]):
     """Use of models, narrowed to what somebody may see."""
 
 

@@ -15,7 +15,7 @@ from egress_policy import host_patterns
 from egress_policy.choices import RequestState
 from groups import times
 from groups.models import AgentGroup, AgentProfile
-from groups.permissions import Narrowed, Right, condition, scoped
+from groups.permissions import RestrictedQuerySet, Right, is_scoped_operator, permission_filter
 from sessions.models import AgentSession, Run
 
 if TYPE_CHECKING:
@@ -47,17 +47,17 @@ def validate_ports(value: Any) -> None:
         raise ValidationError(str(error)) from None
 
 
-class RuleQuerySet(Narrowed["EgressRule"]):
+class RuleQuerySet(RestrictedQuerySet["EgressRule"]):
     """Rules, narrowed to those that count for a run, or to what somebody may see or do."""
 
     def visible_to(self, user: "Person") -> Self:
         """Those of the groups that `user` is in, and those that are no group's."""
-        return self._and_common(condition(user, Right.SEE), user.is_active)
+        return self._and_common(permission_filter(user, Right.SEE), user.is_active)
 
     def operable_by(self, user: "Person") -> Self:
         """Those that `user` may change as an operator, as far as Django's permissions go."""
-        common = user.is_active and not scoped(user) and not getattr(user, "only_group", None)
-        return self._and_common(condition(user, Right.OPERATE), bool(common))
+        common = user.is_active and not is_scoped_operator(user) and not getattr(user, "only_group", None)
+        return self._and_common(permission_filter(user, Right.OPERATE), bool(common))
 
     def _and_common(self, allowed: Q, common: bool) -> Self:
         """Those that are allowed, and those of no group. An empty condition allows all: “or” would lose that."""
@@ -152,7 +152,7 @@ class EgressRule(models.Model):
         return self.until is not None and self.until <= (now or timezone.now())
 
 
-class RequestQuerySet(Narrowed["EgressRequest"]):
+class RequestQuerySet(RestrictedQuerySet["EgressRequest"]):
     """Requests, narrowed to what somebody may see or do."""
 
 

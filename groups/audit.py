@@ -31,8 +31,8 @@ def record(
     )
 
 
-def token_made(token: ApiToken, *, actor: Person | None = None, by: str = "") -> None:
-    """Note a new token: whose it is and what it opens, and nothing of itself."""
+def record_token(token: ApiToken, *, actor: Person | None = None, by: str = "") -> None:
+    """Note a new token: details it is and what it opens, and nothing of itself."""
     until = token.expires_at.isoformat(timespec="seconds") if token.expires_at else ""
-    whose = {"name": token.name, "user": token.user.get_username(), "scope": token.scope, "until": until}
-    record("token.make", actor=actor, by=by, target=token.pk, group=token.group, **whose)
+    details = {"name": token.name, "user": token.user.get_username(), "scope": token.scope, "until": until}
+    record("token.make", actor=actor, by=by, target=token.pk, group=token.group, **details)

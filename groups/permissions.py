@@ -42,7 +42,7 @@ ROLES: dict[Right, tuple[Role, ...]] = {
 }
 
 
-def narrow(user: Any, group_id: Any) -> Any:
+def restrict_to_group(user: Any, group_id: Any) -> Any:
     """Let this object of a person reach one group only, whatever the person may otherwise do; returns it.
 
     It is how a token that is bound to a group acts: all the querysets below heed it.
@@ -51,7 +51,7 @@ def narrow(user: Any, group_id: Any) -> Any:
     return user
 
 
-def condition(user: Person, right: Right, path: str = "group") -> Q:
+def permission_filter(user: Person, right: Right, path: str = "group") -> Q:
     """The rows that belong to a group where `user` has `right`. `path` leads from a row to its group's id.
 
     It is made of subqueries and joins nothing, so rows come once, and in their table's own order.
@@ -71,7 +71,7 @@ def condition(user: Person, right: Right, path: str = "group") -> Q:
     return within & allowed
 
 
-def scoped(user: Any) -> bool:
+def is_scoped_operator(user: Any) -> bool:
     """Whether a person operates some groups only. What belongs to no group is not theirs to change, then.
 
     Who ever was given single groups stays one who operates these alone, also when the last of them is gone: to take
@@ -84,23 +84,23 @@ def scoped(user: Any) -> bool:
     return bool(scope.objects.filter(**mine).exists() or scope.history.filter(**mine).exists())
 
 
-class Narrowed(models.QuerySet[Row]):
+class RestrictedQuerySet(models.QuerySet[Row]):
     """Rows of groups, narrowed to what somebody may do. `group_path` leads from a row to its group's id."""
 
     group_path = "group"
 
     def visible_to(self, user: Person) -> Self:
         """Those that `user` may see."""
-        return self.filter(condition(user, Right.SEE, self.group_path))
+        return self.filter(permission_filter(user, Right.SEE, self.group_path))
 
     def writable_by(self, user: Person) -> Self:
         """Those that `user` may use: send messages, stop, close, change what members change."""
-        return self.filter(condition(user, Right.WRITE, self.group_path))
+        return self.filter(permission_filter(user, Right.WRITE, self.group_path))
 
     def ownable_by(self, user: Person) -> Self:
         """Those that `user` may decide on as an owner of the group."""
-        return self.filter(condition(user, Right.OWN, self.group_path))
+        return self.filter(permission_filter(user, Right.OWN, self.group_path))
 
     def operable_by(self, user: Person) -> Self:
         """Those that `user` may change as an operator, as far as Django's permissions go."""
-        return self.filter(condition(user, Right.OPERATE, self.group_path))
+        return self.filter(permission_filter(user, Right.OPERATE, self.group_path))

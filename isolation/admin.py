@@ -29,9 +29,9 @@ class ProofAdmin(DetailPage, ReadOnlyAdmin):
     list_filter = ["verdict", "runtime"]
     ordering = ["-at"]
 
-    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+    def visible_rows(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
         """All of them; for an operator of some groups those that tell of these alone."""
-        if not permissions.scoped(request.user):
+        if not permissions.is_scoped_operator(request.user):
             return rows
         mine = AgentGroup.objects.operable_by(request.user).order_by().values("slug")
         return rows.filter(group__in=mine, beside__in=mine)

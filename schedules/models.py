@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from groups import times
 from groups.models import AgentGroup, AgentProfile
-from groups.permissions import Narrowed
+from groups.permissions import RestrictedQuerySet
 from groups.texts import storable
 from schedules import cron
 from schedules.choices import Context, Kind, Outcome, TaskState
@@ -32,7 +32,7 @@ SETTLED = (
 BY_KIND = {Kind.CRON: "cron", Kind.INTERVAL: "every_seconds", Kind.ONCE: "once_at"}
 
 
-class TaskQuerySet(Narrowed["ScheduledTask"]):
+class TaskQuerySet(RestrictedQuerySet["ScheduledTask"]):
     """Tasks, narrowed to what somebody may see or do, or to what is to be done."""
 
     def due(self, now: datetime) -> Self:

@@ -11,13 +11,13 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from groups.models import AgentGroup, AgentProfile
-from groups.permissions import Narrowed
+from groups.permissions import RestrictedQuerySet
 from runtimes.base import Cause, RunRef
 from sessions import choices
 from sessions.choices import EndReason, EventKind, Intent, MessageState, RunState, SessionState
 
 
-class SessionQuerySet(Narrowed["AgentSession"]):
+class SessionQuerySet(RestrictedQuerySet["AgentSession"]):
     """Sessions, narrowed to what somebody may see or do."""
 
 

@@ -18,7 +18,7 @@ from groups.admin.toolkit.bases import ReadOnlyAdmin, VisibleSelectFilter
 from groups.admin.toolkit.bulk_actions import ActionForm, Confirmation, bulk_action
 from groups.admin.toolkit.columns import choice_column
 from groups.models import AgentGroup
-from groups.permissions import scoped
+from groups.permissions import is_scoped_operator
 from sessions.lifecycle.intake import InvalidRequest
 
 
@@ -65,7 +65,7 @@ class ApproveForm(ActionForm):
 
     def prepare(self, request: HttpRequest, rows: list[EgressRequest]) -> None:
         """Who operates some groups only decides for these."""
-        if scoped(request.user):
+        if is_scoped_operator(request.user):
             allowed = [each for each in Whose.choices if each[0] != Whose.PROFILE]
             self.fields["whose"].choices = allowed  # type: ignore[attr-defined]
 

@@ -19,7 +19,7 @@ from groups.admin.toolkit.bulk_actions import bulk_action
 from groups.admin.toolkit.columns import colours
 from groups.admin.toolkit.pages import FixedFields
 from groups.models import AgentGroup, AgentProfile
-from groups.permissions import scoped
+from groups.permissions import is_scoped_operator
 
 
 class Ports(forms.CharField):
@@ -51,7 +51,7 @@ class RuleForm(forms.ModelForm):
     def clean(self) -> dict[str, Any] | None:
         """Who operates some groups only makes rules for these."""
         cleaned = super().clean()
-        if "group" in self.fields and scoped(self.request.user) and not self.cleaned_data.get("group"):
+        if "group" in self.fields and is_scoped_operator(self.request.user) and not self.cleaned_data.get("group"):
             self.add_error("group", "Choose a group: rules for every group are not yours to make.")
         return cleaned
 
@@ -120,7 +120,7 @@ class EgressRuleAdmin(FixedFields, HistoryAdmin, VisibleAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Django's permission, and something to use it on."""
         user = request.user
-        somewhere = not scoped(user) or AgentGroup.objects.operable_by(user).exists()
+        somewhere = not is_scoped_operator(user) or AgentGroup.objects.operable_by(user).exists()
         return bool(user.has_perm("reach.add_egressrule") and somewhere)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:

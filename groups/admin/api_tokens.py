@@ -17,7 +17,7 @@ from groups.admin.toolkit.columns import choice_column, colours
 from groups.admin.toolkit.pages import FixedFields, render
 from groups.choices import Scope, TokenState
 from groups.models import AgentGroup, ApiToken
-from groups.models.tokens import DAYS, MOST_DAYS
+from groups.models.tokens import DEFAULT_DAYS, MAX_DAYS
 
 
 class TokenForm(forms.ModelForm):
@@ -25,9 +25,9 @@ class TokenForm(forms.ModelForm):
 
     days = forms.IntegerField(
         label="Days",
-        initial=DAYS,
+        initial=DEFAULT_DAYS,
         min_value=1,
-        max_value=MOST_DAYS,
+        max_value=MAX_DAYS,
         widget=UnfoldAdminIntegerFieldWidget,
         help_text="How long it is good.",
     )
@@ -50,7 +50,7 @@ class ApiTokenAdmin(FixedFields, ReadOnlyAdmin):
     search_fields = ["name", "user__username"]
     readonly_fields = ["user", "created_at", "expires_at", "last_used_at"]
 
-    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+    def visible_rows(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
         """One's own; all of them for a superuser."""
         return rows if request.user.is_superuser else rows.filter(user_id=request.user.pk)
 
@@ -80,7 +80,7 @@ class ApiTokenAdmin(FixedFields, ReadOnlyAdmin):
         obj.user = request.user
         request.new_token = obj.mint(form.cleaned_data["days"])  # type: ignore[attr-defined]
         obj.save()
-        audit.token_made(obj, actor=request.user)
+        audit.record_token(obj, actor=request.user)
 
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
         """The page that shows the token. It is kept by nobody: no cache, no message, no address."""

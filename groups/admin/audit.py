@@ -11,7 +11,7 @@ from unfold.decorators import action, display
 from unfold.views import ChangeList
 
 from groups import permissions, times
-from groups.admin.toolkit.bases import CountOnce, ReadOnlyAdmin
+from groups.admin.toolkit.bases import ReadOnlyAdmin, SingleCountChangeList
 from groups.audit_export import lines
 from groups.models import AuditEntry
 
@@ -27,10 +27,10 @@ class ActionFilter(DropdownFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         """The actions of late, among the entries that one sees."""
         recent = model_admin.get_queryset(request).order_by("-pk").values("action")[:RECENT]
-        found = (
+        actions = (
             AuditEntry.objects.filter(pk__in=recent.values("pk")).order_by("action").values_list("action", flat=True)
         )
-        return [(name, name) for name in found.distinct()]
+        return [(name, name) for name in actions.distinct()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """The entries of one action."""
@@ -73,13 +73,13 @@ class AuditEntryAdmin(ReadOnlyAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """A long list."""
-        return CountOnce
+        return SingleCountChangeList
 
-    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+    def visible_rows(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
         """All of them, as the permission has decided; for an operator of some groups those of these groups."""
-        if not permissions.scoped(request.user):
+        if not permissions.is_scoped_operator(request.user):
             return rows
-        return rows.filter(permissions.condition(request.user, permissions.Right.OPERATE))
+        return rows.filter(permissions.permission_filter(request.user, permissions.Right.OPERATE))
 
     def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Superusers have every permission."""

@@ -156,7 +156,7 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
             default_runs=Subquery(Limits.objects.filter(pk=1).values("max_runs_per_group")),
         )  # fmt: skip
 
-    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+    def visible_rows(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
         """As a subquery, so that a group stands here once."""
         return rows.filter(pk__in=AgentGroup.objects.visible_to(request.user).order_by().values("pk"))
 
@@ -171,7 +171,7 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Django's permission, but not for those who operate some groups only."""
-        return super().has_add_permission(request) and not permissions.scoped(request.user)
+        return super().has_add_permission(request) and not permissions.is_scoped_operator(request.user)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """What was deleted is restored before it is changed."""

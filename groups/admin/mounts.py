@@ -63,7 +63,7 @@ def decide(
     """Decide on one mount; False if it is decided so already, a text if it can't be."""
     if seen.get(str(row.pk)) != row.version:
         return "changed meanwhile, so nothing was done"
-    if state == MountState.APPROVED and not (verdict := row.judge()).ok:
+    if state == MountState.APPROVED and not (verdict := row.evaluate()).ok:
         return f"can't be approved ({row.name}: {verdict.reason})"
     return mount_requests.decide(row, state, actor, reason)
 
@@ -209,12 +209,12 @@ class GroupMountAdmin(HistoryAdmin, VisibleAdmin):
         form.fields["group"].queryset = AgentGroup.objects.ownable_by(request.user)  # type: ignore[attr-defined]
         verdict = None
         if form.is_valid():
-            verdict = GroupMount(**form.cleaned_data).judge()
+            verdict = GroupMount(**form.cleaned_data).evaluate()
         context = {"form": form, "verdict": verdict}
         return render(self, request, "admin/berth/dry_run.html", "Try a path", context)
 
     @display(description="if a run started now")
     def verdict_shown(self, mount: GroupMount) -> str:
         """What would become of it, and why."""
-        verdict = mount.judge()
+        verdict = mount.evaluate()
         return verdict.reason if verdict.ok else f"Refused: {verdict.reason}"

@@ -175,9 +175,9 @@ class BrokeredKeyAdmin(HistoryAdmin, GlobalAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[BrokeredKey]:
         """For operators of some groups: theirs, and those that are for every group."""
         rows = super().get_queryset(request)
-        if not permissions.scoped(request.user):
+        if not permissions.is_scoped_operator(request.user):
             return rows
-        return rows.filter(Q(group=None) | permissions.condition(request.user, permissions.Right.OPERATE))
+        return rows.filter(Q(group=None) | permissions.permission_filter(request.user, permissions.Right.OPERATE))
 
     def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
         raise Http404

@@ -8,10 +8,10 @@ from simple_history.models import HistoricalRecords
 
 from groups.choices import Role
 from groups.models.tenants import AgentGroup
-from groups.permissions import Narrowed
+from groups.permissions import RestrictedQuerySet
 
 
-class MembershipQuerySet(Narrowed["Membership"]):
+class MembershipQuerySet(RestrictedQuerySet["Membership"]):
     """Memberships, narrowed to what somebody may see or do."""
 
 

@@ -10,8 +10,8 @@ from simple_history.models import HistoricalRecords
 from groups import validators
 from groups.choices import MountKind, MountState
 from groups.models.tenants import AgentGroup
-from groups.mounts import MountVerdict, Request, Resolve, Root, Tenant, judge, real_folder
-from groups.permissions import Narrowed
+from groups.mounts import MountVerdict, Request, Resolve, Root, Tenant, evaluate, real_folder
+from groups.permissions import RestrictedQuerySet
 
 
 class MountRoot(models.Model):
@@ -54,7 +54,7 @@ class MountRoot(models.Model):
         if self.kind and (problem := validators.place_problem(MountKind(self.kind), self.place)):
             raise ValidationError({"place": problem})
         if isinstance(self.blocked, list) and self.kind:
-            verdict = judge(Request("any", "."), self.rule, Tenant(), real_folder)
+            verdict = evaluate(Request("any", "."), self.rule, Tenant(), real_folder)
             if not verdict.ok:
                 raise ValidationError({"base": f"{verdict.reason[:1].upper()}{verdict.reason[1:]}."})
 
@@ -65,7 +65,7 @@ class MountRoot(models.Model):
         return Root(self.name, kind, self.place, self.base, self.read_write, tuple(self.blocked))
 
 
-class GroupMountQuerySet(Narrowed["GroupMount"]):
+class GroupMountQuerySet(RestrictedQuerySet["GroupMount"]):
     """Mounts, narrowed to what somebody may see or do."""
 
 
@@ -114,11 +114,11 @@ class GroupMount(models.Model):
     def clean(self) -> None:
         """What would be refused at the start is refused here, with the same words."""
         if self.group_id and self.root_id:
-            verdict = self.judge()
+            verdict = self.evaluate()
             if not verdict.ok:
                 raise ValidationError(f"Refused: {verdict.reason}.")
 
-    def judge(self, resolve: Resolve | None = real_folder, runtime: str = "") -> MountVerdict:
+    def evaluate(self, resolve: Resolve | None = real_folder, runtime: str = "") -> MountVerdict:
         """The verdict on this mount, as its root and its group are now; `runtime` is where a run of it would be."""
         # What is only asked for can't get in the way of what was approved.
         beside = {MountState.APPROVED, *((MountState.REQUESTED,) if self.state != MountState.APPROVED else ())}
@@ -129,10 +129,10 @@ class GroupMount(models.Model):
             taken=tuple(others),
             runtime=runtime or settings.RUNTIME,
         )
-        return judge(self.wish, self.root.rule, tenant, resolve)
+        return evaluate(self.request, self.root.rule, tenant, resolve)
 
     @property
-    def wish(self) -> Request:
+    def request(self) -> Request:
         """What is wanted, as plain data."""
         return Request(self.name, self.path, self.read_write)
 

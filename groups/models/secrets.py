@@ -12,7 +12,7 @@ from groups import validators
 from groups.choices import Provider, SecretKind
 from groups.models.profiles import AgentProfile
 from groups.models.tenants import AgentGroup
-from groups.permissions import Person, scoped
+from groups.permissions import Person, is_scoped_operator
 from runtimes.secret_sources import KINDS, Reach
 
 validate_file_name = RegexValidator(validators.SECRET_NAME, "Use letters, digits, dots, hyphens and underscores.")
@@ -83,7 +83,7 @@ class SecretReference(models.Model):
     def editable_by(user: Person) -> bool:
         """Whether somebody may see all references and their sources: operators of the whole installation."""
         may = getattr(user, "has_perm", lambda _: False)("groups.change_secretreference")
-        return bool(user.is_active and may and not scoped(user))
+        return bool(user.is_active and may and not is_scoped_operator(user))
 
     def granted_to_group(self, group: AgentGroup) -> bool:
         """Whether agents of `group` may get it."""

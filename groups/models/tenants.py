@@ -11,11 +11,11 @@ from simple_history.models import HistoricalRecords
 
 from groups import validators
 from groups.choices import Hold
-from groups.permissions import Narrowed
+from groups.permissions import RestrictedQuerySet
 from groups.pod_options import Quota, quota_constraint
 
 
-class GroupQuerySet(Narrowed["AgentGroup"]):
+class GroupQuerySet(RestrictedQuerySet["AgentGroup"]):
     """Groups, narrowed to what somebody may see or do."""
 
     group_path = "pk"

@@ -15,14 +15,14 @@ from groups.choices import Scope
 from groups.models.tenants import AgentGroup
 
 PREFIX = "berth_"  # so that scanners for leaked secrets can know one
-USED_EVERY = timedelta(minutes=1)  # how exact `last_used_at` is; more would be a write for every call
-DAYS, MOST_DAYS = 90, 3650  # that a new token is good for: unless something else is said, and at most
+LAST_USE_PRECISION = timedelta(minutes=1)  # how exact `last_used_at` is; more would be a write for every call
+DEFAULT_DAYS, MAX_DAYS = 90, 3650  # that a new token is good for: unless something else is said, and at most
 
 
 class TokenQuerySet(models.QuerySet["ApiToken"]):
     """Tokens, narrowed to those that open something."""
 
-    def good(self, now: datetime) -> Self:
+    def valid(self, now: datetime) -> Self:
         """Those that have not run out, of people who are not switched off."""
         return self.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now), user__is_active=True)
 
@@ -59,7 +59,7 @@ class ApiToken(models.Model):
         return self.name or f"token of {self.user}"
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """Its name for the audit log."""
         return self.name or f"number {self.pk}"
 
@@ -75,14 +75,14 @@ class ApiToken(models.Model):
         name: str = "",
         *,
         scope: str = Scope.WRITE,
-        days: int = DAYS,
+        days: int = DEFAULT_DAYS,
         group: AgentGroup | None = None,
     ) -> str:
         """Make a token for `user` and return it. It can't be shown again. With 0 `days` it is good for ever."""
-        return cls.make(user, name, scope=scope, days=days, group=group)[1]
+        return cls.create(user, name, scope=scope, days=days, group=group)[1]
 
     @classmethod
-    def make(
+    def create(
         cls, user: AbstractBaseUser, name: str, *, scope: str, days: int, group: AgentGroup | None
     ) -> "tuple[ApiToken, str]":
         """As `issue`, with the row."""
@@ -99,10 +99,10 @@ class ApiToken(models.Model):
         return token
 
     @classmethod
-    def find(cls, token: str) -> "ApiToken | None":
+    def authenticate(cls, token: str) -> "ApiToken | None":
         """The row of a token that opens something, noted as used; None for any other."""
         now = timezone.now()
-        found = cls.objects.good(now).select_related("user").filter(digest=cls.hash(token)).first()
-        if found and (found.last_used_at is None or now - found.last_used_at >= USED_EVERY):
-            cls.objects.filter(pk=found.pk).update(last_used_at=now)
-        return found
+        row = cls.objects.valid(now).select_related("user").filter(digest=cls.hash(token)).first()
+        if row and (row.last_used_at is None or now - row.last_used_at >= LAST_USE_PRECISION):
+            cls.objects.filter(pk=row.pk).update(last_used_at=now)
+        return row

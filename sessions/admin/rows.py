@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 
-from groups.admin.toolkit.bases import CountOnce
+from groups.admin.toolkit.bases import SingleCountChangeList
 from sessions.admin.shared import shortened
 from sessions.choices import EventKind, SessionState
 from sessions.models import AgentSession, Event
@@ -21,7 +21,7 @@ WAITING = (SessionState.QUEUED, SessionState.RETRYING)
 SAID = 80  # characters of the last event
 
 
-class SessionList(CountOnce):
+class SessionList(SingleCountChangeList):
     """A page of sessions: one look at the queue, and one at the last events, for all of them."""
 
     def get_results(self, request: HttpRequest) -> None:

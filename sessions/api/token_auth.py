@@ -1,4 +1,4 @@
-"""How a program says who it is: a token of `groups.api_tokens`, whose scope and group narrow what its person may do."""
+"""How a program says who it is: a token of `groups.models.tokens`, whose scope and group narrow what its person may do."""
 
 import uuid
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from ninja.security import HttpBearer
 
 from groups.choices import Scope
 from groups.models import ApiToken
-from groups.permissions import narrow
+from groups.permissions import restrict_to_group
 from sessions.client_address import client
 from sessions.models import AgentSession
 from sessions.throttle import failures, request_address, spend
@@ -44,7 +44,7 @@ def _find(request: HttpRequest, token: str) -> ApiToken | None:
     where, known = client(request_address(request)), f"token.known:{ApiToken.hash(token)}"
     if failures("token", where) >= settings.LOGIN_ATTEMPTS_PER_MINUTE and not cache.get(known):
         spend("token", where)
-    found = ApiToken.find(token)
+    found = ApiToken.authenticate(token)
     if found is None:
         cache.delete(known)
         spend("token", where)
@@ -56,15 +56,15 @@ def _find(request: HttpRequest, token: str) -> ApiToken | None:
 def acting(token: ApiToken) -> Any:
     """The person that a token acts as: with no more than its group, and named in the audit log with the token."""
     user: Any = token.user
-    user.via = f"token {token.told}"
-    return narrow(user, token.group_id)
+    user.via = f"token {token.label}"
+    return restrict_to_group(user, token.group_id)
 
 
 def may_see(token: str, session_id: uuid.UUID) -> Callable[[], bool]:
     """A question to be asked again and again: whether this token, as it is now, may see a session."""
 
     def ask() -> bool:
-        found = ApiToken.find(token)
+        found = ApiToken.authenticate(token)
         return found is not None and AgentSession.objects.visible_to(acting(found)).filter(pk=session_id).exists()
 
     return ask

@@ -18,7 +18,7 @@ def of_run(run: Run) -> tuple[Mount, ...]:
 
 def _mount(mount: GroupMount, runtime: str) -> Mount:
     # A cluster's paths can't be seen from here; there a container looks at them before the agent starts.
-    verdict = mount.judge(runtime=runtime)
+    verdict = mount.evaluate(runtime=runtime)
     if not verdict.ok:
         raise PermanentFault(Cause.MOUNT, f"mount {mount.name!r}: {verdict.reason}")
     _must_be_firm(mount, verdict.path)
@@ -40,7 +40,7 @@ def _must_be_firm(mount: GroupMount, path: str) -> None:
     writable = GroupMount.objects.filter(state=MountState.APPROVED, read_write=True, root__read_write=True)
     for other in writable.filter(root__kind=mount.root.kind).select_related("root").exclude(pk=mount.pk):
         above = _place(other, "/".join(mounts.parts_of(other.path)))
-        if mounts.lies_in(mount.root.rule.kind, whole, above):
+        if mounts.is_inside(mount.root.rule.kind, whole, above):
             words = (
                 f"it lies in {other.path!r} of {other.root.name!r}, which agents may write to. Mount that as a whole"
             )

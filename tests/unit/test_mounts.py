@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from groups import mounts
 from groups.choices import MountKind
-from groups.mounts import BLOCKED, MountVerdict, Request, Root, Tenant, judge, parts_of, real_folder
+from groups.mounts import BLOCKED, MountVerdict, Request, Root, Tenant, evaluate, parts_of, real_folder
 
 CLAIM = Root("shared", MountKind.CLAIM, "team-data", base="published")
 NFS = Root("films", MountKind.NFS, "nas.example:/export/films", read_write=True)
@@ -54,7 +54,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("request_", "root", "tenant", "words"), REFUSED)
 def test_what_is_refused_says_why(request_: Request, root: Root, tenant: Tenant, words: str) -> None:
-    verdict = judge(request_, root, tenant)
+    verdict = evaluate(request_, root, tenant)
     assert not verdict.ok and words in verdict.reason and verdict.path == ""
 
 
@@ -72,7 +72,7 @@ ACCEPTED = [
 
 @pytest.mark.parametrize(("request_", "root", "tenant", "wanted"), ACCEPTED)
 def test_what_is_accepted_says_how(request_: Request, root: Root, tenant: Tenant, wanted: MountVerdict) -> None:
-    verdict = judge(request_, root, tenant)
+    verdict = evaluate(request_, root, tenant)
     assert (verdict.ok, verdict.read_only, verdict.path) == (wanted.ok, wanted.read_only, wanted.path), verdict.reason
     assert wanted.reason in verdict.reason
 
@@ -80,8 +80,8 @@ def test_what_is_accepted_says_how(request_: Request, root: Root, tenant: Tenant
 @pytest.mark.parametrize("name", sorted(BLOCKED))
 def test_every_blocked_name_is_blocked_in_any_case_and_place(name: str) -> None:
     for path in (name, name.upper(), f"a/{name.title()}/b", f"./{name}/"):
-        assert not judge(Request("data", path), CLAIM, Tenant()).ok, path
-    assert judge(Request("data", f"{name}x/x{name}"), CLAIM, Tenant()).ok  # whole parts alone
+        assert not evaluate(Request("data", path), CLAIM, Tenant()).ok, path
+    assert evaluate(Request("data", f"{name}x/x{name}"), CLAIM, Tenant()).ok  # whole parts alone
 
 
 @pytest.fixture
@@ -120,26 +120,26 @@ def tree(tmp_path: Path) -> Path:
     ],
 )
 def test_links_are_followed_before_they_are_judged(tree: Path, path: str, words: str) -> None:
-    verdict = judge(Request("data", path), Root("r", MountKind.FOLDER, str(tree / "root")), Tenant(), real_folder)
+    verdict = evaluate(Request("data", path), Root("r", MountKind.FOLDER, str(tree / "root")), Tenant(), real_folder)
     assert verdict.ok is not bool(words) and words in verdict.reason
     assert str(tree) not in verdict.reason  # nobody learns what lies outside
 
 
 def test_the_base_is_a_border_too(tree: Path) -> None:
     root = Root("r", MountKind.FOLDER, str(tree / "root"), base="data")
-    assert judge(Request("x", "deep"), root, Tenant(), real_folder).ok
+    assert evaluate(Request("x", "deep"), root, Tenant(), real_folder).ok
     (tree / "root/data/out").symlink_to("../.ssh")
-    assert "leads out" in judge(Request("x", "out"), root, Tenant(), real_folder).reason
+    assert "leads out" in evaluate(Request("x", "out"), root, Tenant(), real_folder).reason
 
 
 def test_a_root_that_is_gone_is_named(tree: Path) -> None:
     root = Root("r", MountKind.FOLDER, str(tree / "none"))
-    assert "the root r is not there" in judge(Request("x", "."), root, Tenant(), real_folder).reason
+    assert "the root r is not there" in evaluate(Request("x", "."), root, Tenant(), real_folder).reason
 
 
 def test_the_local_runtime_admits_that_it_keeps_nobody_from_writing(tree: Path) -> None:
     root = Root("r", MountKind.FOLDER, str(tree / "root"))
-    assert "can't keep an agent from writing" in judge(Request("x", "data"), root, Tenant(), real_folder).reason
+    assert "can't keep an agent from writing" in evaluate(Request("x", "data"), root, Tenant(), real_folder).reason
 
 
 PARTS = st.sampled_from(["a", "b", "c", "..", ".", ".ssh", ".ENV", "", "ü", "a b", "~", "\0", "$(x)", "\\"])
@@ -180,7 +180,7 @@ def test_nothing_accepted_leaves_its_root_or_has_a_blocked_name(
         top = Path(name).resolve()
         plant(top, folders, links)
         root = Root("r", MountKind.FOLDER, str(top / "root"), base=base)
-        verdict = judge(Request("x", path), root, Tenant(), real_folder)
+        verdict = evaluate(Request("x", path), root, Tenant(), real_folder)
         if verdict.ok:
             border = (top / "root" / base).resolve(strict=True)
             real = (top / "root" / base / verdict.path).resolve(strict=True)
@@ -193,7 +193,7 @@ def test_nothing_accepted_leaves_its_root_or_has_a_blocked_name(
 def test_a_cleaned_path_is_clean_and_stays_so(path: str) -> None:
     try:
         cleaned = "/".join(parts_of(path)) or "."
-    except mounts.Refusal as refusal:
+    except mounts.MountRefused as refusal:
         assert str(refusal)
         return
     assert "/".join(parts_of(cleaned)) == ("" if cleaned == "." else cleaned)
@@ -205,7 +205,7 @@ def test_writing_needs_the_wish_the_root_and_the_group(
     taken: list[str], path: str, wish: bool, root_may: bool, group_may: bool, main: bool
 ) -> None:
     root = Root("r", MountKind.CLAIM, "c", read_write=root_may)
-    verdict: Any = judge(Request("x", path, wish), root, Tenant(main, group_may, tuple(taken)))
+    verdict: Any = evaluate(Request("x", path, wish), root, Tenant(main, group_may, tuple(taken)))
     if verdict.ok:
         assert verdict.read_only is not wish  # never downgraded in silence
         assert not wish or (root_may and (group_may or main))
@@ -227,7 +227,7 @@ WITHIN = [
 
 @pytest.mark.parametrize(("kind", "inner", "outer", "within"), WITHIN)
 def test_what_lies_in_what_is_told_in_any_spelling(kind: MountKind, inner: str, outer: str, within: bool) -> None:
-    assert mounts.lies_in(kind, inner, outer) is within
+    assert mounts.is_inside(kind, inner, outer) is within
 
 
 @settings(max_examples=100, deadline=None)
@@ -245,4 +245,4 @@ def test_a_folder_is_known_in_any_spelling(data: st.DataObject, inner: int, oute
             detour = st.sampled_from(["", "/", "/.", "/self", "/self/", "/up/a", "/../a"])
             return top + "".join("/a" + data.draw(detour) for _ in range(depth))
 
-        assert mounts.lies_in(MountKind.FOLDER, spelled(inner), spelled(outer)) is (inner > outer)
+        assert mounts.is_inside(MountKind.FOLDER, spelled(inner), spelled(outer)) is (inner > outer)

@@ -19,7 +19,7 @@ from groups.admin.toolkit.bases import FiltersOnly, SuperusersAdmin
 from groups.choices import Role
 from groups.models import AgentGroup, AgentProfile, AuditEntry, Limits, Membership, OperatorScope
 from groups.models.audit import Unchangeable
-from groups.permissions import Right, condition
+from groups.permissions import Right, permission_filter
 from sessions.models import AgentSession
 
 APPS = ("groups", "sessions", "schedules", "reach", "isolation", "controlplane")
@@ -67,8 +67,12 @@ def test_who_has_which_right(
     people: dict[str, Any], scoped: User, group: AgentGroup, other: AgentGroup, person: str, rights: list[Right]
 ) -> None:
     user = (people | {"scoped": scoped})[person]
-    found = [right for right in Right if AgentGroup.objects.filter(condition(user, right, "pk"), pk=group.pk).exists()]
-    elsewhere = [r for r in Right if AgentGroup.objects.filter(condition(user, r, "pk"), pk=other.pk).exists()]
+    found = [
+        right
+        for right in Right
+        if AgentGroup.objects.filter(permission_filter(user, right, "pk"), pk=group.pk).exists()
+    ]
+    elsewhere = [r for r in Right if AgentGroup.objects.filter(permission_filter(user, r, "pk"), pk=other.pk).exists()]
     assert found == rights
     assert elsewhere == (list(Right) if person == "operator" else [])
     user.is_active = False

@@ -74,7 +74,7 @@ def test_a_fault_keeps_its_words_to_itself(
     if where == "view":
         monkeypatch.setattr(AgentGroup.objects, "visible_to", fail)
     else:
-        monkeypatch.setattr(ApiToken, "find", fail)
+        monkeypatch.setattr(ApiToken, "authenticate", fail)
     answer = program.get("/api/v1/groups")
     assert "10.0.0.9" not in told(answer, status)["detail"]
     assert (status == 503) == ("Retry-After" in answer)

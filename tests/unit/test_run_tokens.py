@@ -75,14 +75,14 @@ def test_a_token_without_end_has_to_be_asked_for(people: dict[str, Any]) -> None
 
 def test_the_last_use_is_noted_once_a_minute(people: dict[str, Any], django_assert_num_queries: Any) -> None:
     token = ApiToken.issue(people["member"])
-    first = ApiToken.find(token)
+    first = ApiToken.authenticate(token)
     noted = ApiToken.objects.get().last_used_at
     assert first and noted
     with django_assert_num_queries(1):
-        ApiToken.find(token)
+        ApiToken.authenticate(token)
     assert ApiToken.objects.get().last_used_at == noted
     ApiToken.objects.update(last_used_at=noted - timedelta(minutes=2))
-    ApiToken.find(token)
+    ApiToken.authenticate(token)
     assert ApiToken.objects.get().last_used_at != noted - timedelta(minutes=2)
 
 

@@ -23,7 +23,7 @@ from groups.models import AgentGroup
 from groups.texts import storable_data
 
 # What a filter's field is asked for, in the addresses that Django's filters and unfold's make.
-ASKED = re.compile(r"(?:__(?:id|pk|slug))?(?:__(?:exact|in|isnull|gte?|lte?|icontains))?|_(?:from|to)")
+LOOKUP = re.compile(r"(?:__(?:id|pk|slug))?(?:__(?:exact|in|isnull|gte?|lte?|icontains))?|_(?:from|to)")
 
 
 class FiltersOnly(ModelAdmin):
@@ -36,16 +36,16 @@ class FiltersOnly(ModelAdmin):
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         """Whether an address may ask this."""
         filters = self.get_list_filter(request) if request else self.list_filter
-        asked = any(_asks(each, lookup) for each in filters)
-        return asked and bool(super().lookup_allowed(lookup, value, request))
+        allowed = any(_makes_lookup(each, lookup) for each in filters)
+        return allowed and bool(super().lookup_allowed(lookup, value, request))
 
 
-def _asks(each: Any, lookup: str) -> bool:
+def _makes_lookup(each: Any, lookup: str) -> bool:
     """Whether a filter of a list (a field, a field with its filter, or a filter of its own) makes such an address."""
     field = each if isinstance(each, str) else each[0] if isinstance(each, tuple | list) else ""
     if not field:
         return bool(lookup == each.parameter_name)
-    return lookup.startswith(field) and ASKED.fullmatch(lookup, len(field)) is not None
+    return lookup.startswith(field) and LOOKUP.fullmatch(lookup, len(field)) is not None
 
 
 class VisibleSelectFilter(AutocompleteSelectFilter):
@@ -54,9 +54,9 @@ class VisibleSelectFilter(AutocompleteSelectFilter):
     def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
         """The form, whose field knows no other rows."""
         rows = self.model_admin.admin_site.get_model_admin(self.field.remote_field.model).get_queryset(self.request)
-        for told in super().choices(changelist):
-            told["form"].fields[self.lookup_kwarg].queryset = rows
-            yield told
+        for choice in super().choices(changelist):
+            choice["form"].fields[self.lookup_kwarg].queryset = rows
+            yield choice
 
 
 class VisibleAdmin(FiltersOnly):
@@ -72,13 +72,13 @@ class VisibleAdmin(FiltersOnly):
         added = [self.get_action(action) for action in extensions.actions_of(self.model)]
         return [*super()._get_base_actions(), *filter(None, added)]
 
-    def visible(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+    def visible_rows(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
         """Those of `rows` that the request's user may see."""
         return rows.visible_to(request.user)  # type: ignore[attr-defined]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """What every page, search and filter starts from."""
-        return self.visible(request, super().get_queryset(request))
+        return self.visible_rows(request, super().get_queryset(request))
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         """The app stands in everybody's menu."""
@@ -88,7 +88,7 @@ class VisibleAdmin(FiltersOnly):
         """The queryset has decided already."""
         return True
 
-    def operated(self, request: HttpRequest, obj: Model | None) -> bool:
+    def is_operated(self, request: HttpRequest, obj: Model | None) -> bool:
         """Whether the person operates the group of a row, or everything."""
         if obj is None or request.user.is_superuser:
             return True
@@ -97,11 +97,11 @@ class VisibleAdmin(FiltersOnly):
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Django's permission, for the rows of groups that the person operates."""
-        return super().has_change_permission(request, obj) and self.operated(request, obj)
+        return super().has_change_permission(request, obj) and self.is_operated(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Django's permission, for the rows of groups that the person operates."""
-        return super().has_delete_permission(request, obj) and self.operated(request, obj)
+        return super().has_delete_permission(request, obj) and self.is_operated(request, obj)
 
     def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
         raise Http404
@@ -113,7 +113,7 @@ class VisibleAdmin(FiltersOnly):
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
 
-class CountOnce(ChangeList):
+class SingleCountChangeList(ChangeList):
     """A list that is counted once, not a second time without its filters."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -222,12 +222,12 @@ class GlobalAdmin(FiltersOnly):
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Django's permission, for those who operate everything."""
-        return super().has_add_permission(request) and not permissions.scoped(request.user)
+        return super().has_add_permission(request) and not permissions.is_scoped_operator(request.user)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Django's permission, for those who operate everything."""
-        return super().has_change_permission(request, obj) and not permissions.scoped(request.user)
+        return super().has_change_permission(request, obj) and not permissions.is_scoped_operator(request.user)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Django's permission, for those who operate everything."""
-        return super().has_delete_permission(request, obj) and not permissions.scoped(request.user)
+        return super().has_delete_permission(request, obj) and not permissions.is_scoped_operator(request.user)

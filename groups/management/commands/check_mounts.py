@@ -1,4 +1,4 @@
-"""`manage.py check_mounts`: judge every mount, as the next start would."""
+"""`manage.py check_mounts`: evaluate every mount, as the next start would."""
 
 import json
 from typing import Any
@@ -27,24 +27,25 @@ class Command(BaseCommand):
             if not groups.exists():
                 raise CommandError(f"There is no group {options['group']!r}.")
         mounts = GroupMount.objects.filter(group__in=groups).select_related("group", "root")
-        told = [_told(mount) for mount in mounts.prefetch_related("group__mounts").order_by("group__slug", "name")]
+        reports = [report(mount) for mount in mounts.prefetch_related("group__mounts").order_by("group__slug", "name")]
         if options["json"]:
-            self.stdout.write(json.dumps(told, indent=2))
+            self.stdout.write(json.dumps(reports, indent=2))
         else:
-            self._print(told)
-        if any(not each["ok"] and each["state"] == MountState.APPROVED for each in told):
+            self._print(reports)
+        if any(not each["ok"] and each["state"] == MountState.APPROVED for each in reports):
             raise SystemExit(1)
 
-    def _print(self, told: list[dict[str, Any]]) -> None:
-        for each in told:
-            words = "ok" if each["ok"] else "REFUSED"
-            self.stdout.write(f"{each['group']} {each['name']} ({each['state']}): {words}: {each['reason']}")
-        refused = sum(not each["ok"] for each in told)
-        self.stdout.write(f"{len(told)} mounts, {refused} of them would be refused.")
+    def _print(self, reports: list[dict[str, Any]]) -> None:
+        for each in reports:
+            result = "ok" if each["ok"] else "REFUSED"
+            self.stdout.write(f"{each['group']} {each['name']} ({each['state']}): {result}: {each['reason']}")
+        refused = sum(not each["ok"] for each in reports)
+        self.stdout.write(f"{len(reports)} mounts, {refused} of them would be refused.")
 
 
-def _told(mount: GroupMount) -> dict[str, Any]:
-    verdict = mount.judge()
+def report(mount: GroupMount) -> dict[str, Any]:
+    """The mount and what would become of it, as the command prints it."""
+    verdict = mount.evaluate()
     return {
         "group": mount.group.slug,
         "name": mount.name,

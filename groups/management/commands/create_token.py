@@ -10,7 +10,7 @@ from django.db import transaction
 from groups import audit
 from groups.choices import Scope
 from groups.models import AgentGroup, ApiToken
-from groups.models.tokens import DAYS, MOST_DAYS
+from groups.models.tokens import DEFAULT_DAYS, MAX_DAYS
 
 
 class Command(BaseCommand):
@@ -24,7 +24,7 @@ class Command(BaseCommand):
         parser.add_argument("--name", default="", help="a name to know it by, such as the program's")
         parser.add_argument("--scope", choices=Scope.values, default=Scope.WRITE.value, help="default: %(default)s")
         parser.add_argument(
-            "--days", type=int, default=DAYS, help="how long it is good; 0 for ever (default: %(default)s)"
+            "--days", type=int, default=DEFAULT_DAYS, help="how long it is good; 0 for ever (default: %(default)s)"
         )
         parser.add_argument("--group", default="", metavar="SLUG", help="the only group that it reaches")
 
@@ -36,15 +36,17 @@ class Command(BaseCommand):
             raise CommandError(f"There is no user {options['user']!r}. `manage.py createsuperuser` makes one.")
         if not user.is_active:
             raise CommandError(f"{options['user']} is switched off; a token would open nothing.")
-        if not 0 <= options["days"] <= MOST_DAYS:
-            raise CommandError(f"--days is {options['days']}. Use 0 (for ever) to {MOST_DAYS}.")
+        if not 0 <= options["days"] <= MAX_DAYS:
+            raise CommandError(f"--days is {options['days']}. Use 0 (for ever) to {MAX_DAYS}.")
         group = None
         if options["group"]:
             group = AgentGroup.objects.visible_to(user).filter(slug=options["group"]).first()
             if group is None:
                 raise CommandError(f"There is no group {options['group']!r}, or {options['user']} is not in it.")
         with transaction.atomic():
-            row, token = ApiToken.make(user, options["name"], scope=options["scope"], days=options["days"], group=group)
-            audit.token_made(row, by="manage.py create_token")
+            row, token = ApiToken.create(
+                user, options["name"], scope=options["scope"], days=options["days"], group=group
+            )
+            audit.record_token(row, by="manage.py create_token")
         self.stdout.write(token)
         self.stderr.write("Keep it: it can't be shown again.")

@@ -26,12 +26,12 @@ class Command(BaseCommand):
         """Write it."""
         entries = AuditEntry.objects.order_by("pk").select_related("group")
         if options["since"]:
-            entries = entries.filter(at__gte=moment(options["since"]))
+            entries = entries.filter(at__gte=parse_time(options["since"]))
         for line in lines(entries):
             self.stdout.write(line, ending="")
 
 
-def moment(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     """A time as somebody typed it; in UTC if it says nothing else. Raises CommandError."""
     try:
         at = times.bounded(datetime.fromisoformat(text))
