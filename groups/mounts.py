@@ -1,7 +1,7 @@
-"""Judging a mount: what a group asks for, against what operators allow.
+"""Whether a mount is allowed: what a group asks for, against what operators allow.
 
-`evaluate` is pure: it asks the file system only through `resolve`. It is called when a mount is saved, in a dry run, and
-again at every start; where the run starts, the runtime looks at the real path once more.
+`evaluate` is pure: it asks the file system only through `resolve`. It is called when a mount is saved, in a dry run,
+and again at every start; where the run starts, the runtime checks the real path once more.
 """
 
 import os
@@ -93,7 +93,7 @@ def evaluate(request: Request, root: Root, tenant: Tenant, resolve: Resolve | No
 
 
 def parts_of(path: str, what: str = "the path") -> tuple[str, ...]:
-    """The components of a relative path; of ".", none. Raises MountRefused for what is no such path, or leads upwards."""
+    """The components of a relative path; of ".", none. Raises MountRefused for any other path, or one that leads up."""
     if not path.strip():
         raise MountRefused(f"{what} is empty; write . for all of the root")
     if any(unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in path):

@@ -1,4 +1,4 @@
-"""How a program says who it is: a token of `groups.models.tokens`, whose scope and group narrow what its person may do."""
+"""How a program says who it is: an API token, whose scope and group narrow what its person may do."""
 
 import uuid
 from collections.abc import Callable
