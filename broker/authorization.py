@@ -54,7 +54,7 @@ def authorize(run_id: uuid.UUID, route: Route) -> Upstream:
         words = f"No key for {Provider(route.provider).label} is meant for this group and profile. Ask an operator."
         raise BrokerError(403, "permission_error", words)
     value, forms = _read_key(key, run)
-    if words := BrokerUsage.begin(group):
+    if words := BrokerUsage.count_request(group):
         raise BrokerError(429, "rate_limit_error", f"{words[:1].upper()}{words[1:]}.", retry_after=until_midnight())
     api = MODEL_APIS[route.provider]
     return Upstream(group.pk, (key.base_url or api.base_url).rstrip("/"), key.header or api.header, value, forms)

@@ -34,7 +34,7 @@ class BrokerUsage(models.Model):
         return f"{self.group} on {self.day}"
 
     @classmethod
-    def begin(cls, group: AgentGroup) -> str:
+    def count_request(cls, group: AgentGroup) -> str:
         """Count a request of a group before it is made; why it may not be made, or an empty text.
 
         Compare-and-set, so that a burst can't pass a limit of requests. Tokens are only known afterwards: what is
@@ -56,7 +56,7 @@ class BrokerUsage(models.Model):
         return f"the group's budget of {both} a day is used up; it is renewed at midnight UTC"
 
     @classmethod
-    def add(cls, group: AgentGroup, input_tokens: int, output_tokens: int) -> None:
+    def add_tokens(cls, group: AgentGroup, input_tokens: int, output_tokens: int) -> None:
         """Add the tokens that a request used."""
         today = timezone.now().date()
         row, _ = cls.objects.get_or_create(group=group, day=today)

@@ -211,7 +211,7 @@ def _count(group_id: uuid.UUID, meter: Meter, seconds: float) -> None:
     tokens_in, tokens_out = meter.total(seconds)
     group = AgentGroup.objects.filter(pk=group_id).first()
     if group is not None:
-        BrokerUsage.add(group, tokens_in, tokens_out)
+        BrokerUsage.add_tokens(group, tokens_in, tokens_out)
 
 
 def _client() -> aiohttp.ClientSession:

@@ -1,7 +1,7 @@
 """What agents asked for by being refused: proposed by owners, decided by operators. Each step is in the audit log."""
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from django.db import transaction
@@ -12,13 +12,9 @@ from egress_policy import decision_service, rules
 from egress_policy.choices import HOURS, UNDECIDED, RequestState, Term, Whose
 from egress_policy.models import EgressRequest, EgressRule
 from groups import audit
+from groups.permissions import Person
 from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import Run
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
 
 log = structlog.get_logger(__name__)
 UNDECIDED_MAX = 500  # of one group that wait for a decision
@@ -54,7 +50,7 @@ def _make_room(group: Any) -> bool:
     return bool(EgressRequest.objects.filter(pk__in=list(oldest), state=RequestState.OPEN).delete()[0])
 
 
-def propose(request: EgressRequest, reason: str, *, by: str, actor: "Person | None" = None) -> None:
+def propose(request: EgressRequest, reason: str, *, by: str, actor: Person | None = None) -> None:
     """An owner wants it. Raises InvalidRequest if it is not open."""
     if not reason.strip():
         raise InvalidRequest("reason", "Say what it is needed for: who decides has only your words.")
@@ -64,7 +60,7 @@ def propose(request: EgressRequest, reason: str, *, by: str, actor: "Person | No
 
 
 def approve(
-    request: EgressRequest, term: Term, whose: Whose, answer: str = "", *, by: str, actor: "Person | None" = None
+    request: EgressRequest, term: Term, whose: Whose, answer: str = "", *, by: str, actor: Person | None = None
 ) -> EgressRule:
     """Allow it: the agent's next try goes through. Raises InvalidRequest if it is decided, or its run is over."""
     now = timezone.now()
@@ -87,7 +83,7 @@ def approve(
     return rule
 
 
-def refuse(request: EgressRequest, answer: str = "", *, by: str, actor: "Person | None" = None) -> None:
+def refuse(request: EgressRequest, answer: str = "", *, by: str, actor: Person | None = None) -> None:
     """Nobody is asked again. Raises InvalidRequest if it is decided."""
     with transaction.atomic():
         decided = {"answer": answer.strip()[:200], "decided_by": by[:150], "decided_at": timezone.now()}
@@ -95,7 +91,7 @@ def refuse(request: EgressRequest, answer: str = "", *, by: str, actor: "Person 
         _audit("egress.refuse", request, by, actor, answer=answer.strip()[:200])
 
 
-def reopen(request: EgressRequest, *, by: str, actor: "Person | None" = None) -> None:
+def reopen(request: EgressRequest, *, by: str, actor: Person | None = None) -> None:
     """A refusal is taken back, and nothing decided instead. Raises InvalidRequest if it was not refused."""
     with transaction.atomic():
         _move(request, [RequestState.REFUSED], RequestState.OPEN, answer="", decided_by="", decided_at=None)
@@ -119,6 +115,6 @@ def _move(request: EgressRequest, sources: Any, target: RequestState, **changes:
     request.refresh_from_db()
 
 
-def _audit(action: str, request: EgressRequest, by: str, actor: "Person | None", **details: Any) -> None:
+def _audit(action: str, request: EgressRequest, by: str, actor: Person | None, **details: Any) -> None:
     details = {"host": request.host, "port": request.port, "profile": request.profile.slug} | details
     audit.record(action, actor=actor, by=by, target=request.pk, group=request.group, **details)

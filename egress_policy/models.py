@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -15,13 +15,8 @@ from egress_policy import host_patterns
 from egress_policy.choices import RequestState
 from groups import times
 from groups.models import AgentGroup, AgentProfile
-from groups.permissions import RestrictedQuerySet, Right, is_scoped_operator, permission_filter
+from groups.permissions import Person, RestrictedQuerySet, Right, is_scoped_operator, permission_filter
 from sessions.models import AgentSession, Run
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
 
 PATTERN_LENGTH = 255  # "*." and a name (RFC 1035: at most 253 characters)
 
@@ -50,11 +45,11 @@ def validate_ports(value: Any) -> None:
 class RuleQuerySet(RestrictedQuerySet["EgressRule"]):
     """Rules, narrowed to those that count for a run, or to what somebody may see or do."""
 
-    def visible_to(self, user: "Person") -> Self:
+    def visible_to(self, user: Person) -> Self:
         """Those of the groups that `user` is in, and those that are no group's."""
         return self._and_common(permission_filter(user, Right.SEE), user.is_active)
 
-    def operable_by(self, user: "Person") -> Self:
+    def operable_by(self, user: Person) -> Self:
         """Those that `user` may change as an operator, as far as Django's permissions go."""
         common = user.is_active and not is_scoped_operator(user) and not getattr(user, "only_group", None)
         return self._and_common(permission_filter(user, Right.OPERATE), bool(common))

@@ -33,8 +33,8 @@ class ProofAdmin(DetailPage, ReadOnlyAdmin):
         """All of them; for an operator of some groups those that tell of these alone."""
         if not permissions.is_scoped_operator(request.user):
             return rows
-        mine = AgentGroup.objects.operable_by(request.user).order_by().values("slug")
-        return rows.filter(group__in=mine, beside__in=mine)
+        operated = AgentGroup.objects.operable_by(request.user).order_by().values("slug")
+        return rows.filter(group__in=operated, beside__in=operated)
 
     def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Superusers have every permission."""

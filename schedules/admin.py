@@ -20,7 +20,7 @@ from groups.models import AgentGroup, AgentProfile
 from schedules import execute, service
 from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.models import ScheduledTask
-from sessions.admin.shared import shortened
+from sessions.admin.bases import truncate
 from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession
 
@@ -67,8 +67,8 @@ class ScheduledTaskAdmin(FixedFields, VisibleAdmin):
     state_shown = choice_column("state", TaskState)
     outcome_shown = choice_column("outcome", Outcome)
     list_display = [
-        "name_shown", "group", "told", "state_shown", "next_at", "last_at", "outcome_shown", "failures", "skipped",
-        "reason",
+        "name_shown", "group", "schedule_shown", "state_shown", "next_at", "last_at", "outcome_shown", "failures",
+        "skipped", "reason",
     ]  # fmt: skip
     list_filter = ["state", "outcome", "kind"]
     list_select_related = ["group", "last_message"]
@@ -139,10 +139,10 @@ class ScheduledTaskAdmin(FixedFields, VisibleAdmin):
     @display(description="task", ordering="name")
     def name_shown(self, task: Any) -> str:
         """Its name, or how its prompt begins."""
-        return task.name or shortened(task.begin, 80)
+        return task.name or truncate(task.begin, 80)
 
     @display(description="due")
-    def told(self, task: ScheduledTask) -> str:
+    def schedule_shown(self, task: ScheduledTask) -> str:
         """Its schedule."""
         return task.schedule_text
 

@@ -7,13 +7,13 @@ more, and a worker that is killed has done nothing.
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import structlog
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from groups import audit
+from groups.permissions import Person
 from schedules import cron, service
 from schedules.choices import Context, Kind, Outcome, TaskState
 from schedules.models import UNSETTLED, ScheduledTask
@@ -22,11 +22,6 @@ from sessions.courier_api import ingest
 from sessions.lifecycle import intake
 from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import Message
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
 
 log = structlog.get_logger(__name__)
 BATCH = 200  # tasks of one round; the next sweep finds the rest
@@ -73,7 +68,7 @@ def settle(task_id: uuid.UUID) -> bool:
     return task.outcome != Outcome.PENDING
 
 
-def run_now(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> Message:
+def run_now(task: ScheduledTask, *, by: str, actor: Person | None = None) -> Message:
     """Run a task now, whatever its state; its next time stays. Raises InvalidRequest."""
     with transaction.atomic():
         row = service.locked(task)

@@ -1,22 +1,16 @@
 """What people, programs and agents do to tasks: make, change, pause, resume, remove. Each is in the audit log."""
 
-from typing import TYPE_CHECKING
-
 from django.conf import settings
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
 from django.utils import timezone
 
 from groups import audit
+from groups.permissions import Person
 from schedules import cron
 from schedules.choices import Kind, TaskState
 from schedules.models import ScheduledTask
 from sessions.lifecycle.intake import InvalidRequest
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
 
 EDITABLE = [
     "name", "prompt", "kind", "cron", "time_zone", "every_seconds", "once_at", "context", "session", "profile",
@@ -24,7 +18,7 @@ EDITABLE = [
 ]  # fmt: skip
 
 
-def store(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> ScheduledTask:
+def store(task: ScheduledTask, *, by: str, actor: Person | None = None) -> ScheduledTask:
     """Make a task, or save what was edited. A schedule that changed counts from now. Raises InvalidRequest."""
     _validate(task)
     with transaction.atomic():
@@ -43,7 +37,7 @@ def store(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> Sch
     return task
 
 
-def pause(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> bool:
+def pause(task: ScheduledTask, *, by: str, actor: Person | None = None) -> bool:
     """It is not due until it is resumed. False if it was not active."""
     with transaction.atomic():
         active = ScheduledTask.objects.filter(pk=task.pk, state=TaskState.ACTIVE)
@@ -53,7 +47,7 @@ def pause(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> boo
     return True
 
 
-def resume(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> bool:
+def resume(task: ScheduledTask, *, by: str, actor: Person | None = None) -> bool:
     """It is due again, from now on; failures are forgiven. False if it was active. Raises InvalidRequest."""
     with transaction.atomic():
         row = locked(task)
@@ -66,7 +60,7 @@ def resume(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> bo
     return True
 
 
-def remove(task: ScheduledTask, *, by: str, actor: "Person | None" = None) -> None:
+def remove(task: ScheduledTask, *, by: str, actor: Person | None = None) -> None:
     """It is gone. What it said stays in its sessions."""
     with transaction.atomic():
         _audit("task.remove", task, by, actor, name=str(task), schedule=task.schedule_text)
@@ -108,5 +102,5 @@ def _activate(task: ScheduledTask) -> None:
     task.state = TaskState.ACTIVE
 
 
-def _audit(action: str, task: ScheduledTask, by: str, actor: "Person | None", **details: object) -> None:
+def _audit(action: str, task: ScheduledTask, by: str, actor: Person | None, **details: object) -> None:
     audit.record(action, actor=actor, by=by, target=task.pk, group=task.group, **details)

@@ -22,7 +22,7 @@ from groups.permissions import is_scoped_operator
 from sessions.lifecycle.intake import InvalidRequest
 
 
-class WantForm(ActionForm):
+class ProposeForm(ActionForm):
     """Why an owner wants it."""
 
     reason = forms.CharField(
@@ -30,7 +30,7 @@ class WantForm(ActionForm):
     )
 
 
-class AnswerForm(ActionForm):
+class RefuseForm(ActionForm):
     """What is said to a refusal."""
 
     answer = forms.CharField(
@@ -82,7 +82,7 @@ class EgressRequestAdmin(ReadOnlyAdmin):
     """Hosts that were refused, one row for each with its group and profile."""
 
     state_shown = choice_column("state", RequestState)
-    list_display = ["place", "group", "profile", "state_shown", "count", "last_shown", "wanted", "decided"]
+    list_display = ["address", "group", "profile", "state_shown", "count", "last_shown", "proposal", "decision"]
     list_filter = [("state", ChoicesCheckboxFilter), ("group", VisibleSelectFilter)]
     list_filter_submit = True
     list_select_related = ["group", "profile", "last_session"]
@@ -101,7 +101,7 @@ class EgressRequestAdmin(ReadOnlyAdmin):
                 "Propose these?",
                 "Operators see your words next to what the agents tried to reach, and allow it or not.",
                 "Propose",
-                form=WantForm,
+                form=ProposeForm,
             ),
         ),
         bulk_action(
@@ -127,7 +127,7 @@ class EgressRequestAdmin(ReadOnlyAdmin):
                 "Agents go on being refused, and nobody is asked again until somebody reopens it.",
                 "Refuse",
                 danger=True,
-                form=AnswerForm,
+                form=RefuseForm,
             ),
             **DECIDING,
         ),
@@ -140,8 +140,8 @@ class EgressRequestAdmin(ReadOnlyAdmin):
         ),
     ]
     fields = [
-        "place", "group", "profile", "state_shown", "count", "first_at", "last_at", "last_shown", "wanted", "decided",
-        "rule",
+        "address", "group", "profile", "state_shown", "count", "first_at", "last_at", "last_shown", "proposal",
+        "decision", "rule",
     ]  # fmt: skip
     readonly_fields = fields
 
@@ -154,7 +154,7 @@ class EgressRequestAdmin(ReadOnlyAdmin):
         return bool(request.user.has_perm("reach.add_egressrule"))
 
     @display(description="host", ordering="host")
-    def place(self, row: EgressRequest) -> str:
+    def address(self, row: EgressRequest) -> str:
         """Host and port."""
         return f"{row.host}:{row.port}"
 
@@ -168,11 +168,11 @@ class EgressRequestAdmin(ReadOnlyAdmin):
         return format_html('{} in <a href="{}">{}</a>', at, page, row.last_session)
 
     @display(description="wanted")
-    def wanted(self, row: EgressRequest) -> str:
+    def proposal(self, row: EgressRequest) -> str:
         """The owner's words."""
         return f"{row.reason} ({row.proposed_by})" if row.proposed_by else ""
 
     @display(description="decided")
-    def decided(self, row: EgressRequest) -> str:
+    def decision(self, row: EgressRequest) -> str:
         """By whom, and their words."""
         return f"by {row.decided_by}: {row.answer}".removesuffix(": ") if row.decided_by else ""

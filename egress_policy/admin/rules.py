@@ -113,9 +113,9 @@ class EgressRuleAdmin(FixedFields, HistoryAdmin, VisibleAdmin):
 
     def get_actions(self, request: HttpRequest) -> Any:
         """Rules are withdrawn, each with its entry in the audit log."""
-        found = super().get_actions(request)
-        found.pop("delete_selected", None)
-        return found
+        actions = super().get_actions(request)
+        actions.pop("delete_selected", None)
+        return actions
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Django's permission, and something to use it on."""

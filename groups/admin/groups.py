@@ -84,8 +84,8 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
     """Tenants. Deleting one and taking that back are sessions' business, which adds its actions here."""
 
     list_display = [
-        "name", "slug", "starts", "hold_reason", "people", "sessions_held", "slots_shown", "weight", "storage",
-        "is_main",
+        "name", "slug", "starts", "hold_reason", "member_count", "session_count_shown", "slots_shown", "weight",
+        "storage", "is_main",
     ]  # fmt: skip
     list_filter = [DeletedFilter, ("hold", ChoicesRadioFilter), "is_main"]
     list_filter_submit = True
@@ -151,7 +151,7 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[AgentGroup]:
         """With the counts of the list, and what stands for a limit that is not set."""
         return super().get_queryset(request).annotate(
-            people_count=_count("memberships"),
+            members_count=_count("memberships"),
             session_count=_count("sessions"),
             default_runs=Subquery(Limits.objects.filter(pk=1).values("max_runs_per_group")),
         )  # fmt: skip
@@ -190,13 +190,13 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
         """Whether its sessions may start."""
         return (DELETED, "Deleted") if group.deleted_at else (group.hold, group.get_hold_display())
 
-    @display(description="members", ordering="people_count")
-    def people(self, group: Any) -> int:
+    @display(description="members", ordering="members_count")
+    def member_count(self, group: Any) -> int:
         """How many people are in it."""
-        return int(group.people_count)
+        return int(group.members_count)
 
     @display(description="sessions", ordering="session_count")
-    def sessions_held(self, group: Any) -> int:
+    def session_count_shown(self, group: Any) -> int:
         """How many sessions it has."""
         return int(group.session_count)
 
@@ -216,4 +216,4 @@ class AgentGroupAdmin(HistoryAdmin, VisibleAdmin):
 def _count(relation: str) -> Subquery:
     """How many rows of a relation a group has. Two joins at once would count their product."""
     groups = AgentGroup.objects.filter(pk=OuterRef("pk")).order_by()
-    return Subquery(groups.values("pk").annotate(found=Count(relation)).values("found"))
+    return Subquery(groups.values("pk").annotate(total=Count(relation)).values("total"))

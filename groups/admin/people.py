@@ -145,13 +145,13 @@ class UserAdmin(DjangoUserAdmin, GlobalAdmin):  # type: ignore[misc]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Also of passwords: who sets somebody's can be them."""
-        mine = request.user.is_superuser or obj is None or not (obj.is_superuser or obj.is_staff)
-        return mine and super().has_change_permission(request, obj)
+        allowed = request.user.is_superuser or obj is None or not (obj.is_superuser or obj.is_staff)
+        return allowed and super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """As for changing."""
-        mine = request.user.is_superuser or obj is None or not (obj.is_superuser or obj.is_staff)
-        return mine and super().has_delete_permission(request, obj)
+        allowed = request.user.is_superuser or obj is None or not (obj.is_superuser or obj.is_staff)
+        return allowed and super().has_delete_permission(request, obj)
 
 
 @admin.register(Group)

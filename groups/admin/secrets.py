@@ -37,11 +37,11 @@ class SecretUseInline(TabularInline):
         return True
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Never."""
+        """Berth alone writes it."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Never."""
+        """Berth alone writes it."""
         return False
 
 
@@ -87,7 +87,7 @@ class SecretReferenceAdmin(HistoryAdmin, VisibleAdmin):
         return self.fieldsets if SecretReference.editable_by(request.user) else self.fieldsets[:1]
 
     def get_list_filter(self, request: HttpRequest) -> Any:
-        """Likewise: nor may others find out where it is by asking letter by letter."""
+        """Nor may others find out where it is, by filtering letter by letter."""
         return self.list_filter if SecretReference.editable_by(request.user) else []
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -95,11 +95,11 @@ class SecretReferenceAdmin(HistoryAdmin, VisibleAdmin):
         return super().has_add_permission(request) and SecretReference.editable_by(request.user)
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Likewise."""
+        """Operators of the whole installation."""
         return SecretReference.editable_by(request.user)
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Likewise."""
+        """Operators of the whole installation, with Django's permission."""
         return super().has_delete_permission(request, obj) and SecretReference.editable_by(request.user)
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
@@ -125,8 +125,8 @@ class SecretReferenceAdmin(HistoryAdmin, VisibleAdmin):
         super().save_model(request, obj, form, change)
         if changed := sorted({"name", "kind", "place", "every_group"} & set(form.changed_data)):
             verb = "change" if change else "make"
-            told = {"changed": changed, "every_group": obj.every_group}
-            audit.record(f"secret.{verb}", actor=request.user, target=obj.pk, name=obj.name, told=told)
+            details = {"changed": changed, "every_group": obj.every_group}
+            audit.record(f"secret.{verb}", actor=request.user, target=obj.pk, name=obj.name, told=details)
 
     def delete_model(self, request: HttpRequest, obj: SecretReference) -> None:
         """Note who did it."""

@@ -119,12 +119,12 @@ class BrokeredKeyQuerySet(models.QuerySet["BrokeredKey"]):
     def for_run(self, group: AgentGroup, profile: AgentProfile) -> dict[str, "BrokeredKey"]:
         """Provider → the key for it. One for the group goes before one for the profile, and both before the rest."""
         rows = self.filter(Q(group=None) | Q(group=group.pk), Q(profile=None) | Q(profile=profile.pk), active=True)
-        found: dict[str, BrokeredKey] = {}
+        keys: dict[str, BrokeredKey] = {}
         for key in rows.select_related("reference").order_by("pk"):
-            best = found.get(key.provider)
-            if best is None or key.closeness > best.closeness:
-                found[key.provider] = key
-        return found
+            best = keys.get(key.provider)
+            if best is None or key.specificity > best.specificity:
+                keys[key.provider] = key
+        return keys
 
 
 class BrokeredKey(models.Model):
@@ -187,8 +187,8 @@ class BrokeredKey(models.Model):
         ]
 
     def __str__(self) -> str:
-        whose = " and ".join(str(each) for each in (self.group, self.profile) if each) or "everybody"
-        return f"{self.get_provider_display()} for {whose}"
+        owner = " and ".join(str(each) for each in (self.group, self.profile) if each) or "everybody"
+        return f"{self.get_provider_display()} for {owner}"
 
     def clean(self) -> None:
         """A key for some groups is not handed to others by way of the broker."""
@@ -200,7 +200,7 @@ class BrokeredKey(models.Model):
             raise ValidationError({"base_url": "Leave /v1 out: it is part of what agents ask for."})
 
     @property
-    def closeness(self) -> tuple[bool, bool]:
+    def specificity(self) -> tuple[bool, bool]:
         """Sorts keys by how closely they fit a run that they may be used for."""
         return self.group_id is not None, self.profile_id is not None
 

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from unfold.decorators import display
 
 from groups.admin.toolkit.columns import choice_column
-from sessions.admin.shared import OfSessionAdmin, shortened
+from sessions.admin.bases import SessionRowAdmin, truncate
 from sessions.choices import EventKind
 from sessions.models import Event
 
@@ -17,7 +17,7 @@ SHOWN = 200  # characters of a text that the list reads
 
 
 @admin.register(Event)
-class EventAdmin(OfSessionAdmin):
+class EventAdmin(SessionRowAdmin):
     """What came out. The table may hold hundreds of millions of rows, so nothing here counts or sorts them.
 
     The primary key's order is the order of arrival.
@@ -45,4 +45,4 @@ class EventAdmin(OfSessionAdmin):
     @display(description="text")
     def text_shown(self, event: Any) -> str:
         """Its beginning."""
-        return shortened(event.begin)
+        return truncate(event.begin)

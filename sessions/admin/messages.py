@@ -15,8 +15,8 @@ from groups.admin.toolkit.bulk_actions import Confirmation, bulk_action
 from groups.admin.toolkit.columns import choice_column
 from groups.admin.toolkit.pages import ButtonViews, DetailPage
 from sessions.admin import actions
+from sessions.admin.bases import SessionRowAdmin, truncate
 from sessions.admin.live_view import actor_of
-from sessions.admin.shared import OfSessionAdmin, shortened
 from sessions.choices import EventKind, MessageState
 from sessions.lifecycle import intake
 from sessions.models import AgentSession, Event, Message
@@ -48,7 +48,7 @@ def writable(user: Any) -> QuerySet[Message]:
 
 
 @admin.register(Message)
-class MessageAdmin(ButtonViews, DetailPage, OfSessionAdmin):
+class MessageAdmin(ButtonViews, DetailPage, SessionRowAdmin):
     """What went in."""
 
     state_shown = choice_column("state", MessageState)
@@ -129,12 +129,12 @@ class MessageAdmin(ButtonViews, DetailPage, OfSessionAdmin):
     @display(description="text")
     def text_shown(self, message: Any) -> str:
         """Its beginning."""
-        return shortened(message.begin, 80)
+        return truncate(message.begin, 80)
 
     @display(description="why")
     def reason_shown(self, message: Any) -> str:
         """Why it failed or was cancelled, or what became of the last try."""
-        return shortened(message.why, 80)
+        return truncate(message.why, 80)
 
 
 def deliveries(message: Message) -> QuerySet[Event]:

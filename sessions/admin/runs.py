@@ -13,7 +13,7 @@ from unfold.decorators import display
 from groups.admin.toolkit.columns import choice_column
 from groups.admin.toolkit.pages import DetailPage
 from runtimes.base import RuntimeFault
-from sessions.admin.shared import OfSessionAdmin
+from sessions.admin.bases import SessionRowAdmin
 from sessions.admin.start_timeline import Bar, bars
 from sessions.choices import Intent, RunState
 from sessions.lifecycle import run_archive, runtime_factory
@@ -23,12 +23,12 @@ from sessions.timeouts import within
 
 log = structlog.get_logger(__name__)
 
-ASK_SECONDS = 3.0  # of the runtime, while somebody waits for the page
-Known = dict[str, Any]  # steps, notices, manifest: as a RunRecord holds them
+DESCRIBE_SECONDS = 3.0  # of the runtime, while somebody waits for the page
+RunDescription = dict[str, Any]  # steps, notices, manifest: as a RunRecord holds them
 
 
 @admin.register(Run)
-class RunAdmin(DetailPage, OfSessionAdmin):
+class RunAdmin(DetailPage, SessionRowAdmin):
     """Executions, with their verdicts."""
 
     detail_template = "admin/agent_sessions/run/change_form.html"
@@ -49,15 +49,15 @@ class RunAdmin(DetailPage, OfSessionAdmin):
     def get_details(self, request: HttpRequest, row: Run) -> dict[str, Any]:
         """How it started, why it ended, and of what it was made."""
         run = Run.objects.select_related("session__group", "session__profile").get(pk=row.pk)
-        known, trouble = know(run)
+        description, trouble = describe(run)
         return {
             "run": run,
             "colour": RunState(run.state).colour,
             "failed": run.verdict in ADVICE and ADVICE[run.verdict].failure,  # type: ignore[index]
-            "asked": asked(run),
-            "bars": waterfall(run, known["steps"]),
-            "notices": known["notices"],
-            "manifest": json.dumps(known["manifest"], indent=2) if known["manifest"] else "",
+            "end_request": end_request(run),
+            "bars": start_bars(run, description["steps"]),
+            "notices": description["notices"],
+            "manifest": json.dumps(description["manifest"], indent=2) if description["manifest"] else "",
             "trouble": trouble,
         }
 
@@ -67,33 +67,35 @@ class RunAdmin(DetailPage, OfSessionAdmin):
         return run.get_verdict_display()
 
 
-def know(run: Run) -> tuple[Known, str]:
+def describe(run: Run) -> tuple[RunDescription, str]:
     """What is known of a run's start, and a sentence if its runtime should be asked and can't be.
 
     The runtime is asked for as long as the run has not ended, or its record was not kept.
     """
     record = RunRecord.objects.filter(run=run).first()
-    known: Known = {"steps": {}, "notices": [], "manifest": {}}
+    description: RunDescription = {"steps": {}, "notices": [], "manifest": {}}
     if record is not None:
-        known = {"steps": record.steps, "notices": record.notices, "manifest": record.manifest}
+        description = {"steps": record.steps, "notices": record.notices, "manifest": record.manifest}
     if run.removed_at or (run.state == RunState.ENDED and record is not None):
-        return known, ""
+        return description, ""
     ref, name = run.ref, run.runtime
     try:
-        told = run_archive.shape(within(ASK_SECONDS, lambda: runtime_factory.get(name).describe(ref), "describe"))
+        described = run_archive.shape(
+            within(DESCRIBE_SECONDS, lambda: runtime_factory.get(name).describe(ref), "describe")
+        )
     except TimeoutError:
         return (
-            known,
-            f"The runtime did not answer within {ASK_SECONDS:g} s, so what it knows of this run is missing here.",
+            description,
+            f"The runtime did not answer within {DESCRIBE_SECONDS:g} s, so what it knows of this run is missing here.",
         )
     except RuntimeFault as fault:
         log.warning("run not described", session=str(run.session_id), run=str(run.pk), words=str(fault))
-        return known, "The runtime can't be reached now, so what it knows of this run is missing here."
-    return {key: value or known[key] for key, value in told.items()}, ""
+        return description, "The runtime can't be reached now, so what it knows of this run is missing here."
+    return {key: value or description[key] for key, value in described.items()}, ""
 
 
-def waterfall(run: Run, steps: dict[str, str]) -> list[Bar]:
-    """The bars of a run's start, from its own row and from what its runtime told."""
+def start_bars(run: Run, steps: dict[str, str]) -> list[Bar]:
+    """The bars of a run's start, from its own row and from what its runtime described."""
     own = {
         "queued": run.queued_at,
         "claimed": run.claimed_at,
@@ -104,7 +106,7 @@ def waterfall(run: Run, steps: dict[str, str]) -> list[Bar]:
     return bars({**own, **run_archive.steps_of(steps)}, cluster=run.runtime == "kubernetes")
 
 
-def asked(run: Run) -> str:
+def end_request(run: Run) -> str:
     """Who asked for the run's end, in words; empty if nobody did."""
     if run.intent == Intent.NONE:
         return ""

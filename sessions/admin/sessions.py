@@ -26,9 +26,9 @@ from groups.admin.toolkit.columns import choice_column
 from groups.admin.toolkit.pages import FixedFields, OneSaveButton
 from groups.models import AgentGroup, AgentProfile
 from sessions.admin.actions import SESSION_ACTIONS
+from sessions.admin.bases import parse_uuid
+from sessions.admin.changelist import SessionChangeList
 from sessions.admin.live_view import LivePage
-from sessions.admin.rows import SessionList
-from sessions.admin.shared import as_uuid
 from sessions.choices import SessionState
 from sessions.durations import age
 from sessions.lifecycle import intake
@@ -107,8 +107,8 @@ class AgentSessionAdmin(LivePage, OneSaveButton, FixedFields, VisibleAdmin):
     list_display = [
         "title_shown",
         "state_shown",
-        "why",
-        "last_said",
+        "reason_shown",
+        "last_event",
         "place",
         "runs_shown",
         "age_shown",
@@ -137,11 +137,11 @@ class AgentSessionAdmin(LivePage, OneSaveButton, FixedFields, VisibleAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """The list with reasons and last events."""
-        return SessionList
+        return SessionChangeList
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """By words, or by the whole id. Groups and profiles are looked up first: they are few, and sessions many."""
-        if (pk := as_uuid(search_term)) is not None:
+        if (pk := parse_uuid(search_term)) is not None:
             return queryset.filter(pk=pk), False
         for word in search_term.split():
             groups = AgentGroup.objects.filter(Q(slug__icontains=word) | Q(name__icontains=word))
@@ -203,14 +203,14 @@ class AgentSessionAdmin(LivePage, OneSaveButton, FixedFields, VisibleAdmin):
         return format_html('<span class="berth-cell berth-title">{}</span>', str(session))
 
     @display(description="why")
-    def why(self, session: Any) -> Any:
+    def reason_shown(self, session: Any) -> Any:
         """Why it is in its state; for a queued one, its place."""
-        return session.why
+        return session.reason_cell
 
     @display(description="last event")
-    def last_said(self, session: Any) -> Any:
+    def last_event(self, session: Any) -> Any:
         """What came last: its kind and its beginning."""
-        return session.last_said
+        return session.last_event
 
     @display(description="group / profile", ordering="group__slug")
     def place(self, session: AgentSession) -> SafeString:

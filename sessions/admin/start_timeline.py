@@ -45,12 +45,12 @@ def bars(times: Mapping[str, datetime | None], *, cluster: bool) -> list[Bar]:
         return []
     begin = before = reached[0][1]
     whole = max((max(at for _, at in reached) - begin).total_seconds(), 0.001)
-    found = []
+    steps = []
     for name, at in reached:
         end = max(at, before)
         share = round((before - begin).total_seconds() / whole * SCALE)
         until = round((end - begin).total_seconds() / whole * SCALE)
-        found.append(Bar(name, STEPS[name], at, (end - before).total_seconds(), share, until - share))
+        steps.append(Bar(name, STEPS[name], at, (end - before).total_seconds(), share, until - share))
         before = end
     rest = names[names.index(reached[-1][0]) + 1 :]
-    return [*found, *(Bar(name, STEPS[name], None, None) for name in rest)]
+    return [*steps, *(Bar(name, STEPS[name], None, None) for name in rest)]

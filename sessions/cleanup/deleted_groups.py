@@ -5,7 +5,6 @@ the runtime, then the rows in batches, session by session.
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from django.db import transaction
 from django.db.models import ProtectedError
@@ -13,6 +12,7 @@ from django.utils import timezone
 
 from groups import audit, deletion
 from groups.models import AgentGroup
+from groups.permissions import Person
 from runtimes.base import OwnedResource, Runtime, RuntimeFault
 from sessions.cleanup.actions import Action, Deed, Scope, removed
 from sessions.cleanup.orphans import runtimes_in_use
@@ -20,16 +20,11 @@ from sessions.durations import age
 from sessions.lifecycle import intake, runtime_factory
 from sessions.models import AgentSession, Event, Run
 
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
-
 BATCH = 1000  # events in a transaction
 BY = "Berth's clean-up"
 
 
-def delete_group(group: AgentGroup, *, actor: "Person | None" = None, by: str = "") -> int:
+def delete_group(group: AgentGroup, *, actor: Person | None = None, by: str = "") -> int:
     """Mark a group as deleted and stop what runs in it; return how many runs were asked to end.
 
     Messages that wait keep their places, for as long as the group can be restored.
@@ -38,7 +33,7 @@ def delete_group(group: AgentGroup, *, actor: "Person | None" = None, by: str = 
     return stop_runs(group, actor=actor, by=by)
 
 
-def stop_runs(group: AgentGroup, *, actor: "Person | None" = None, by: str = "") -> int:
+def stop_runs(group: AgentGroup, *, actor: Person | None = None, by: str = "") -> int:
     """Ask the active runs of a group to end now; return how many were asked."""
     name = by or (actor.get_username() if actor else BY)
     sessions = AgentSession.objects.filter(group=group, pk__in=Run.objects.active().values("session"))

@@ -3,13 +3,14 @@
 Accepted means stored: the message, its event and the task that acts on it are written in one transaction.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 
 from groups import audit
 from groups.models import AgentGroup, AgentProfile
+from groups.permissions import Person
 from groups.texts import storable
 from sessions import work_queue
 from sessions.choices import EventKind, Intent, MessageState, RunState
@@ -17,12 +18,6 @@ from sessions.events import event_log, notify
 from sessions.lifecycle import transitions
 from sessions.models import AgentSession, Message, Run
 from sessions.work_queue import FIRST, RECONCILE
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-
-    Person = AbstractBaseUser | AnonymousUser
-
 
 SCHEDULED = "schedule:"  # how the keys of messages begin that a scheduled task sends
 
@@ -36,7 +31,7 @@ class InvalidRequest(Exception):
 
 
 def open_session(
-    *, group: AgentGroup, profile: AgentProfile, text: str, sender: "Person | None", title: str = "", key: str = ""
+    *, group: AgentGroup, profile: AgentProfile, text: str, sender: Person | None, title: str = "", key: str = ""
 ) -> AgentSession:
     """Start a conversation with its first message. Raises InvalidRequest."""
     if not profile.active:
@@ -55,7 +50,7 @@ def open_session(
     return session
 
 
-def post_message(session: AgentSession, text: str, *, sender: "Person | None", key: str = "", by: str = "") -> Message:
+def post_message(session: AgentSession, text: str, *, sender: Person | None, key: str = "", by: str = "") -> Message:
     """Accept a message; `by` names who sends it where there is no user. Raises InvalidRequest.
 
     The same `key` again returns the message that it made, and makes no second. Keys are Berth's own alone: what people
@@ -102,7 +97,7 @@ def _runnable(group: AgentGroup, profile: AgentProfile) -> None:
         )
 
 
-def stop(session: AgentSession, *, by: str, actor: "Person | None" = None) -> bool:
+def stop(session: AgentSession, *, by: str, actor: Person | None = None) -> bool:
     """End now: the running agent is told to end and is killed soon after; messages that wait are cancelled.
 
     True if there was something to stop.
@@ -121,7 +116,7 @@ def stop(session: AgentSession, *, by: str, actor: "Person | None" = None) -> bo
     return True
 
 
-def close(session: AgentSession, *, by: str, actor: "Person | None" = None) -> bool:
+def close(session: AgentSession, *, by: str, actor: Person | None = None) -> bool:
     """End gracefully: the agent finishes its turn, then ends. The conversation can go on in a later run.
 
     True if there was something to close.
@@ -132,7 +127,7 @@ def close(session: AgentSession, *, by: str, actor: "Person | None" = None) -> b
         return run is not None and _ask(locked, run, Intent.CLOSE, by, actor)
 
 
-def retry(session: AgentSession, *, by: str, actor: "Person | None" = None) -> int:
+def retry(session: AgentSession, *, by: str, actor: Person | None = None) -> int:
     """Try again at once what failed or waits for its next try; return how many messages that gives back to the queue.
 
     A failed message goes back only while no later one was handed over: messages are never reordered.
@@ -158,7 +153,7 @@ def retry(session: AgentSession, *, by: str, actor: "Person | None" = None) -> i
     return count
 
 
-def cancel(session: AgentSession, number: int, *, by: str, actor: "Person | None" = None) -> Message:
+def cancel(session: AgentSession, number: int, *, by: str, actor: Person | None = None) -> Message:
     """Take back a message that no agent has yet, or discard one that failed. Raises InvalidRequest."""
     with transaction.atomic():
         locked = event_log.locked(session.pk)
@@ -175,7 +170,7 @@ def cancel(session: AgentSession, number: int, *, by: str, actor: "Person | None
     return message
 
 
-def _ask(session: AgentSession, run: Run, intent: Intent, by: str, actor: "Person | None") -> bool:
+def _ask(session: AgentSession, run: Run, intent: Intent, by: str, actor: Person | None) -> bool:
     """Ask a run to end and say so in the transcript. The session's row is locked."""
     if not transitions.ask(run.pk, intent, by):
         return False
@@ -190,7 +185,7 @@ def _say(
     words: str,
     action: str,
     by: str,
-    actor: "Person | None",
+    actor: Person | None,
     of: Run | None = None,
     **more: Any,
 ) -> None:

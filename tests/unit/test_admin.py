@@ -159,7 +159,7 @@ def test_counts_of_a_group_are_of_all_its_members(session: AgentSession) -> None
         person(name, session.group)
     rows = client(User.objects.get(username="one")).get(address(AgentGroup, "changelist")).context["cl"].result_list
 
-    assert [(row.people_count, row.session_count) for row in rows] == [(3, 1)]
+    assert [(row.members_count, row.session_count) for row in rows] == [(3, 1)]
 
 
 # --- starting a session ---------------------------------------------------------------------------------------------

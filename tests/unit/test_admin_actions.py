@@ -125,8 +125,8 @@ def test_the_list_tells_place_last_event_and_age(
     page = operator.get(address(AgentSession, "changelist"))
     rows = {row.pk: row for row in page.context["cl"].result_list}
 
-    assert "1st of 2 in the queue: group at its limit of 1." in str(rows[waiting.pk].why)
-    assert "<b>Message</b> Hello" in str(rows[waiting.pk].last_said)
+    assert "1st of 2 in the queue: group at its limit of 1." in str(rows[waiting.pk].reason_cell)
+    assert "<b>Message</b> Hello" in str(rows[waiting.pk].last_event)
     assert "0 s" in page.content.decode()
 
 

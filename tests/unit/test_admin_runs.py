@@ -124,7 +124,7 @@ def test_a_runtime_that_is_away_is_said_in_a_sentence(
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     over = threading.Event()
-    monkeypatch.setattr(runs, "ASK_SECONDS", 0.1)
+    monkeypatch.setattr(runs, "DESCRIBE_SECONDS", 0.1)
     runtime(monkeypatch, lambda: over.wait(60) and Description())
     yield
     over.set()

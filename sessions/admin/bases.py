@@ -13,7 +13,7 @@ from sessions.models import AgentSession
 from sessions.stream.markdown import visible
 
 
-class OfSessionAdmin(ReadOnlyAdmin):
+class SessionRowAdmin(ReadOnlyAdmin):
     """Rows of sessions: who sees the session sees them. They are found by the session's id."""
 
     search_help_text = "A session's id"
@@ -34,11 +34,11 @@ class OfSessionAdmin(ReadOnlyAdmin):
         """All of one session, found through its index."""
         if not search_term.strip():
             return queryset, False
-        pk = as_uuid(search_term)
+        pk = parse_uuid(search_term)
         return (queryset.none() if pk is None else queryset.filter(session_id=pk)), False
 
 
-def as_uuid(text: str) -> uuid.UUID | None:
+def parse_uuid(text: str) -> uuid.UUID | None:
     """The id that `text` is, if it is one."""
     try:
         return uuid.UUID(text.strip())
@@ -46,7 +46,7 @@ def as_uuid(text: str) -> uuid.UUID | None:
         return None
 
 
-def shortened(text: str, length: int = 100) -> str:
+def truncate(text: str, length: int = 100) -> str:
     """The first characters of `text`, on one line, with what is unseen written out."""
     line = visible(" ".join(text[: length * 2].split()))
     return line if len(line) <= length else f"{line[:length]}…"

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from groups.admin.toolkit.bases import SingleCountChangeList
-from sessions.admin.shared import shortened
+from sessions.admin.bases import truncate
 from sessions.choices import EventKind, SessionState
 from sessions.models import AgentSession, Event
 from sessions.scheduling import admission
@@ -18,26 +18,26 @@ from sessions.scheduling.plan import Place
 from sessions.stream import serializers
 
 WAITING = (SessionState.QUEUED, SessionState.RETRYING)
-SAID = 80  # characters of the last event
+EVENT_LENGTH = 80  # characters of the last event
 
 
-class SessionList(SingleCountChangeList):
+class SessionChangeList(SingleCountChangeList):
     """A page of sessions: one look at the queue, and one at the last events, for all of them."""
 
     def get_results(self, request: HttpRequest) -> None:
-        """The rows of this page, each with `why` and `last_said`."""
+        """The rows of this page, each with `reason_cell` and `last_event`."""
         super().get_results(request)
         rows: list[Any] = list(self.result_list)  # type: ignore[has-type]
         places = admission.look().places if any(row.state in WAITING for row in rows) else {}
-        said = last_events(rows)
+        events = last_events(rows)
         for session in rows:
-            words = why(session, places.get(session.pk))
-            session.why = format_html('<span class="berth-cell berth-why" title="{}">{}</span>', words, words)
-            session.last_said = said.get(session.pk, "")
+            text = reason(session, places.get(session.pk))
+            session.reason_cell = format_html('<span class="berth-cell berth-why" title="{}">{}</span>', text, text)
+            session.last_event = events.get(session.pk, "")
         self.result_list = rows
 
 
-def why(session: AgentSession, place: Place | None) -> str:
+def reason(session: AgentSession, place: Place | None) -> str:
     """Why a session is in its state, from what was read for the whole page."""
     if place is not None:
         return serializers.reason(session, place)
@@ -53,10 +53,12 @@ def last_events(sessions: Sequence[AgentSession]) -> dict[Any, str]:
     for session in sessions:
         if session.last_seq:
             of_them |= Q(session_id=session.pk, seq=session.last_seq)
-    found = Event.objects.filter(of_them).annotate(begin=Left("text", SAID * 2)).order_by()
+    rows = Event.objects.filter(of_them).annotate(begin=Left("text", EVENT_LENGTH * 2)).order_by()
     return {
         session: format_html(
-            '<span class="berth-cell berth-said"><b>{}</b> {}</span>', EventKind(kind).label, shortened(begin, SAID)
+            '<span class="berth-cell berth-said"><b>{}</b> {}</span>',
+            EventKind(kind).label,
+            truncate(begin, EVENT_LENGTH),
         )
-        for session, kind, begin in found.values_list("session_id", "kind", "begin")
+        for session, kind, begin in rows.values_list("session_id", "kind", "begin")
     }
