@@ -58,14 +58,24 @@ def missing(marker: str) -> str:
     return f"{' and '.join(unset)} not set" if unset else ""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine can't do, with the reason; with REQUIRE_ALL that is an error instead."""
-    for marker in (*NEEDS, "browser", "bwrap"):
-        reason = missing(marker)
-        if reason and os.environ.get("REQUIRE_ALL"):
+def lacking() -> dict[str, str]:
+    """The kinds of test that can't run on this machine, with the reasons."""
+    reasons = {marker: missing(marker) for marker in (*NEEDS, "browser", "bwrap")}
+    return {marker: reason for marker, reason in reasons.items() if reason}
+
+
+def pytest_configure() -> None:
+    """With REQUIRE_ALL, refuse to begin where a test can't run. Here, since xdist drops the errors of collection."""
+    for marker, reason in lacking().items():
+        if os.environ.get("REQUIRE_ALL"):
             raise pytest.UsageError(f"REQUIRE_ALL is set, but tests marked {marker} can't run: {reason}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine can't do, with the reason."""
+    for marker, reason in lacking().items():
         for item in items:
-            if reason and item.get_closest_marker(marker):
+            if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: {reason}"))
 
 

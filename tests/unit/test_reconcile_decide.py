@@ -102,7 +102,7 @@ TABLE = [
             RUNNING,
             Do.FORCE,
         )
-        for intent in GRACEFUL
+        for intent in sorted(GRACEFUL)
     ],
     *[
         (
@@ -111,7 +111,7 @@ TABLE = [
             RUNNING,
             Do.FORCE,
         )
-        for intent in GRACEFUL
+        for intent in sorted(GRACEFUL)
     ],
     (
         "closing, ended, and its courier ships: wait",
