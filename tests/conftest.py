@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 from django.core.cache import cache
 from django.db import connection, connections
+from hypothesis import HealthCheck
+from hypothesis import settings as effort
 from playwright.sync_api import Browser, sync_playwright
 
 from groups.choices import Role
@@ -31,6 +33,10 @@ from sessions.models import AgentSession
 from sessions.workers import heartbeat
 
 heartbeat.start = lambda: None  # a thread that outlives its test would write into the next one's database
+
+# A machine that runs all tests at once is slow, which is no fault of what is tested.
+effort.register_profile("any-machine", effort.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+effort.load_profile("any-machine")
 
 NEEDS = {
     "postgres": ("TEST_DATABASE_URL",),
