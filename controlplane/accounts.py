@@ -46,7 +46,7 @@ class Accounts(DefaultAccountAdapter):
         auth.login(request, user, backend=MODEL_BACKEND)
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:
-        """Never by a form."""
+        """No: there is no form to sign up by."""
         return False
 
     def get_login_redirect_url(self, request: HttpRequest) -> str:
@@ -57,7 +57,7 @@ class Accounts(DefaultAccountAdapter):
         """The pages say it themselves."""
 
 
-def refuse(request: HttpRequest, words: str) -> ImmediateHttpResponse:
+def forbidden(request: HttpRequest, words: str) -> ImmediateHttpResponse:
     """An exception that answers with a page of `words`."""
     return ImmediateHttpResponse(render(request, "accounts/refused.html", {"words": words}, status=403))
 
@@ -75,7 +75,7 @@ class SingleSignOn(DefaultSocialAccountAdapter):
         Raises ImmediateHttpResponse: the address is somebody's, and does not prove that this is them.
         """
         if sociallogin.state.get("process") not in (None, "", "login"):
-            raise refuse(request, "Accounts are connected by signing in, and in no other way.")
+            raise forbidden(request, "Accounts are connected by signing in, and in no other way.")
         if sociallogin.is_existing:
             return
         address = sociallogin.email_addresses[0] if sociallogin.email_addresses else None
@@ -88,7 +88,7 @@ class SingleSignOn(DefaultSocialAccountAdapter):
                 "provider has not verified the address, or the account is a superuser's, was switched off, or is not "
                 "the only one with it. Log in with your password, or ask an operator."
             )
-            raise refuse(request, words)
+            raise forbidden(request, words)
         sociallogin.connect(request, known[0])
 
     def save_user(self, request: HttpRequest, sociallogin: Any, form: Any = None) -> Any:
@@ -102,13 +102,13 @@ class SingleSignOn(DefaultSocialAccountAdapter):
         words = (
             "The sign-on did not succeed. Try again; if it stays so, ask an operator to look at the settings OIDC_*."
         )
-        raise refuse(request, words)
+        raise forbidden(request, words)
 
 
 class SecondFactor(DefaultMFAAdapter):
     """Second factors, whose secrets stand in the database encrypted under a key that is derived from SECRET_KEY."""
 
-    def _box(self) -> MultiFernet:
+    def _fernet(self) -> MultiFernet:
         """Encrypts with the first key; decrypts with any."""
         keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
         derived = [hashlib.sha256(b"berth.mfa:" + key.encode()).digest() for key in keys]
@@ -116,18 +116,18 @@ class SecondFactor(DefaultMFAAdapter):
 
     def encrypt(self, text: str) -> str:
         """What is stored."""
-        return self._box().encrypt(text.encode()).decode()
+        return self._fernet().encrypt(text.encode()).decode()
 
     def decrypt(self, encrypted_text: str) -> str:
         """What was stored. Once its key is no longer among the fallbacks, the person sets their factor up anew."""
-        return self._box().decrypt(encrypted_text.encode()).decode()
+        return self._fernet().decrypt(encrypted_text.encode()).decode()
 
     def get_totp_issuer(self) -> str:
         """The name in the authenticator app."""
         return "Berth"
 
 
-def only_with(setting: str, view: View) -> View:
+def enabled_by(setting: str, view: View) -> View:
     """A page that is not there while a setting is off."""
 
     @wraps(view)
@@ -139,7 +139,7 @@ def only_with(setting: str, view: View) -> View:
     return wrapped
 
 
-def sign_on(view: View) -> View:
+def provider_step(view: View) -> View:
     """A step of single sign-on; a page with words where the provider can't be reached."""
 
     @wraps(view)
@@ -168,7 +168,7 @@ def cancel(request: HttpRequest) -> HttpResponse:
 
 def page(address: str, view: View, name: str, setting: str) -> URLPattern:
     """An address that is there while a setting is on."""
-    return path(address, only_with(setting, view), name=name)
+    return path(address, enabled_by(setting, view), name=name)
 
 
 def _pages(setting: str, *found: tuple[str, View, str]) -> list[URLPattern]:
@@ -182,8 +182,8 @@ urlpatterns: list[URLPattern] = [
     path("inactive/", account.account_inactive, name="account_inactive"),
     *_pages(
         "OIDC_URL",
-        ("sso/<str:provider_id>/login/", sign_on(oidc.login), "openid_connect_login"),
-        ("sso/<str:provider_id>/login/callback/", sign_on(oidc.callback), "openid_connect_callback"),
+        ("sso/<str:provider_id>/login/", provider_step(oidc.login), "openid_connect_login"),
+        ("sso/<str:provider_id>/login/callback/", provider_step(oidc.callback), "openid_connect_callback"),
         ("sso/cancelled/", login_error, "socialaccount_login_cancelled"),
         ("sso/error/", login_error, "socialaccount_login_error"),
         ("sso/signup/", login_error, "socialaccount_signup"),

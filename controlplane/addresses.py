@@ -29,16 +29,16 @@ def middleware(get_response: Callable[..., Any]) -> Callable[..., Any]:
     """Give what comes behind an address that it may look up."""
     if iscoroutinefunction(get_response):
 
-        async def cleaned_later(request: HttpRequest) -> HttpResponseBase:
+        async def clean_async(request: HttpRequest) -> HttpResponseBase:
             _clean(request)
-            answer: HttpResponseBase = await get_response(request)
-            return answer
+            response: HttpResponseBase = await get_response(request)
+            return response
 
-        return cleaned_later
+        return clean_async
 
-    def cleaned(request: HttpRequest) -> HttpResponseBase:
+    def clean_sync(request: HttpRequest) -> HttpResponseBase:
         _clean(request)
-        answer: HttpResponseBase = get_response(request)
-        return answer
+        response: HttpResponseBase = get_response(request)
+        return response
 
-    return cleaned
+    return clean_sync

@@ -15,4 +15,4 @@ class ControlPlaneConfig(AppConfig):
 
         logs.configure(settings.LOG_FORMAT, settings.LOG_LEVEL)
         checks.register_all()
-        signin.listen()
+        signin.connect_signals()

@@ -11,8 +11,9 @@ from django.db import connections
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
+from sessions.client_address import request_address
 from sessions.db_executor import STREAM_THREADS, THREADS
-from sessions.throttle import concurrency, credential, request_address
+from sessions.throttle import concurrency, credential
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 HEALTH = ("/healthz", "/readyz")

@@ -11,7 +11,7 @@ import structlog
 
 log = structlog.get_logger(__name__)
 SPARE = 64  # connections beyond the limits; one more puts out the oldest
-TELL_EVERY = 10.0  # seconds between two lines of the log about refusals with one status
+LOG_EVERY = 10.0  # seconds between two lines of the log about refusals with one status
 T = TypeVar("T")
 
 
@@ -25,11 +25,11 @@ class Connections(Generic[T]):
         self._waiting: dict[T, None] = {}  # those that owe us a request's head, the longest first
         self._spare: dict[T, None] = {}
 
-    def everyone(self) -> list[T]:
+    def all(self) -> list[T]:
         """All connections."""
         return [*self._within, *self._spare]
 
-    def enter(self, one: T, address: str | None) -> list[T]:
+    def add(self, one: T, address: str | None) -> list[T]:
         """Take a connection in (`address` None: one that is not limited by it); returns whom to put out for it.
 
         At the limit of all, who has owed a head for longest makes room, as nginx reuses connections that are idle.
@@ -38,12 +38,12 @@ class Connections(Generic[T]):
         out = []
         if not each and len(self._within) >= self.most and self._waiting:
             out = [next(iter(self._waiting))]
-            self.leave(out[0])
+            self.remove(out[0])
         if each or len(self._within) >= self.most:
             self._spare[one] = None
             if len(self._spare) > SPARE:
                 out.append(next(iter(self._spare)))
-                self.leave(out[-1])
+                self.remove(out[-1])
             return out
         self._within[one] = address
         if address is not None:
@@ -55,16 +55,16 @@ class Connections(Generic[T]):
         """Whether a connection is beyond the limits."""
         return one in self._spare
 
-    def waits(self, one: T) -> None:
+    def head_awaited(self, one: T) -> None:
         """A connection owes a request's head from now on."""
         if one in self._within:
             self._waiting[one] = None
 
-    def works(self, one: T) -> None:
+    def head_received(self, one: T) -> None:
         """A connection has sent a request's head."""
         self._waiting.pop(one, None)
 
-    def leave(self, one: T) -> None:
+    def remove(self, one: T) -> None:
         """A connection is over. May be said again."""
         self._waiting.pop(one, None)
         self._spare.pop(one, None)
@@ -75,16 +75,16 @@ class Connections(Generic[T]):
                 del self._by_address[address]
 
 
-class Refusals:
-    """Counts what was refused by status, and logs it, at most one line for a status in `TELL_EVERY` seconds."""
+class RefusalLog:
+    """Counts what was refused by status, and logs it, at most one line for a status in `LOG_EVERY` seconds."""
 
     def __init__(self) -> None:
-        self._untold: Counter[int] = Counter()
-        self._told_at: dict[int, float] = {}
+        self._unlogged: Counter[int] = Counter()
+        self._logged_at: dict[int, float] = {}
 
     def add(self, status: int, address: str, now: float) -> None:
         """One request or connection was refused. `now` is in seconds of a monotonic clock."""
-        self._untold[status] += 1
-        if now - self._told_at.get(status, -TELL_EVERY) >= TELL_EVERY:
-            self._told_at[status] = now
-            log.warning("refused", status=status, count=self._untold.pop(status), last=address)
+        self._unlogged[status] += 1
+        if now - self._logged_at.get(status, -LOG_EVERY) >= LOG_EVERY:
+            self._logged_at[status] = now
+            log.warning("refused", status=status, count=self._unlogged.pop(status), last=address)

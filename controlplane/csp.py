@@ -41,29 +41,29 @@ def styled(request: HttpRequest) -> bool:
 def policy(host: str, styled: bool = False) -> str:
     """The header for a page of `host`. Not every browser counts websockets to it among 'self'."""
     sources = STRICT | {"connect-src": f"'self' ws://{host} wss://{host}"} | (STYLED if styled else {})
-    return "; ".join(f"{what} {whence}" for what, whence in sources.items())
+    return "; ".join(f"{directive} {allowed}" for directive, allowed in sources.items())
 
 
-def _stamp(request: HttpRequest, answer: HttpResponseBase) -> HttpResponseBase:
+def _set_header(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     try:
         host = request.get_host()
-    except DisallowedHost:  # the answer is a plain 400
+    except DisallowedHost:  # the response is a plain 400
         host = "127.0.0.1"
-    answer.headers.setdefault(NAME, policy(host, styled(request)))
-    return answer
+    response.headers.setdefault(NAME, policy(host, styled(request)))
+    return response
 
 
 @sync_and_async_middleware
 def middleware(get_response: Callable[..., Any]) -> Callable[..., Any]:
-    """Give every answer the policy, unless it has one of its own."""
+    """Give every response the policy, unless it has one of its own."""
     if iscoroutinefunction(get_response):
 
-        async def stamped_later(request: HttpRequest) -> HttpResponseBase:
-            return _stamp(request, await get_response(request))
+        async def with_header_async(request: HttpRequest) -> HttpResponseBase:
+            return _set_header(request, await get_response(request))
 
-        return stamped_later
+        return with_header_async
 
-    def stamped(request: HttpRequest) -> HttpResponseBase:
-        return _stamp(request, get_response(request))
+    def with_header(request: HttpRequest) -> HttpResponseBase:
+        return _set_header(request, get_response(request))
 
-    return stamped
+    return with_header

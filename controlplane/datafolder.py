@@ -18,7 +18,7 @@ class InUse(Exception):
     """Another supervisor has the folder. `str()` says which."""
 
 
-def claim(folder: Path) -> int:
+def lock(folder: Path) -> int:
     """Hold the folder's lock for as long as the returned descriptor is open, here or in a process that was forked.
 
     Raises InUse if another process holds it, and OSError where files can't be locked.
@@ -41,11 +41,11 @@ def claim(folder: Path) -> int:
 
 def exposed(folder: Path, *files: Path) -> Iterator[Path]:
     """What others of this machine may enter or read: the folder, what holds rows in it, and these files."""
-    held = sorted(folder.glob("*.sqlite3*")) if folder.is_dir() else []
-    yield from (path for path in (folder, *held, *files) if path.exists() and path.stat().st_mode & OTHERS)
+    databases = sorted(folder.glob("*.sqlite3*")) if folder.is_dir() else []
+    yield from (path for path in (folder, *databases, *files) if path.exists() and path.stat().st_mode & OTHERS)
 
 
-def close(folder: Path, *files: Path) -> list[Path]:
+def make_private(folder: Path, *files: Path) -> list[Path]:
     """Take the rights of others from what is `exposed`, and return it. Raises OSError for what is another user's."""
     found = list(exposed(folder, *files))
     for path in found:

@@ -28,7 +28,7 @@ def administrator() -> User:
 
 
 @transaction.atomic
-def furnish() -> tuple[AgentGroup, AgentProfile, User]:
+def create() -> tuple[AgentGroup, AgentProfile, User]:
     """Make what is missing of the administrator, the group `demo` and the profile `workbench`; change nothing else."""
     user = administrator()
     group, _ = AgentGroup.objects.get_or_create(slug="demo", defaults={"name": "Demo"})
@@ -54,12 +54,12 @@ def workbench_command() -> list[str]:
     return [sys.executable, str(Path(settings.BASE_DIR) / "agents" / "workbench.py")]
 
 
-def converse(seconds: float = 60) -> tuple[AgentSession, bool]:
+def run_conversation(seconds: float = 60) -> tuple[AgentSession, bool]:
     """Send the demo session a message and print its transcript as it streams, until the agent has answered.
 
     Returns the session, and whether an answer came in time.
     """
-    group, profile, user = furnish()
+    group, profile, user = create()
     session = AgentSession.objects.filter(group=group, profile=profile, title=TITLE).first()
     cursor = session.last_seq if session else 0
     if session is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
-from sessions.throttle import TooMany
+from sessions.throttle import Throttled
 
 # hashlib lets go of Python's lock while it computes, so each of these takes a core.
 AT_ONCE = 2 if (os.cpu_count() or 1) > 2 else 1
@@ -19,7 +19,7 @@ WAITING = 16  # some five seconds' worth
 WAIT_SECONDS = 5.0
 
 
-class Turns:
+class ConcurrencyLimit:
     """`at_once` of those who ask work, `waiting` others wait for up to `seconds`. For any thread."""
 
     def __init__(self, at_once: int, waiting: int, seconds: float) -> None:
@@ -28,8 +28,8 @@ class Turns:
         self._room = threading.BoundedSemaphore(at_once + waiting)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """While the block lasts it is the caller's turn. Raises TooMany."""
+    def slot(self) -> Iterator[None]:
+        """While the block lasts, the caller is one of those who work. Raises Throttled."""
         if not self._room.acquire(blocking=False):
             raise _busy()
         try:
@@ -43,17 +43,17 @@ class Turns:
             self._room.release()
 
 
-def _busy() -> TooMany:
-    return TooMany("Too many people log in at this moment. Try again in a few seconds.", 5, 503)
+def _busy() -> Throttled:
+    return Throttled("Too many people log in at this moment. Try again in a few seconds.", 5, 503)
 
 
-turns = Turns(AT_ONCE, WAITING, WAIT_SECONDS)
+limit = ConcurrencyLimit(AT_ONCE, WAITING, WAIT_SECONDS)
 
 
-class InTurn(PBKDF2PasswordHasher):
+class LimitedPasswordHasher(PBKDF2PasswordHasher):
     """Django's own hasher, whose hashes it reads and writes, in turn."""
 
     def encode(self, password: str, salt: str, iterations: Any = None) -> str:
-        """The hash. Raises TooMany."""
-        with turns.turn():
+        """The hash. Raises Throttled."""
+        with limit.slot():
             return super().encode(password, salt, iterations)

@@ -35,8 +35,8 @@ WATCHER_SECONDS = 30.0
 TASK_LATE_SECONDS, TASK_STUCK_SECONDS = 30.0, 120.0
 
 
-class Bad(Exception):
-    """A check's own verdict that something is wrong; `str()` may be told to anybody."""
+class CheckFailed(Exception):
+    """What a check found wrong; `str()` may be shown to anybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def migrations() -> str:
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:
         first = f"{missing[0][0].app_label}.{missing[0][0].name}"
-        raise Bad(f"{len(missing)} not applied, from {first} on: run manage.py migrate")
+        raise CheckFailed(f"{len(missing)} not applied, from {first} on: run manage.py migrate")
     return "all applied"
 
 
@@ -75,7 +75,7 @@ def broker() -> str:
     oldest = work_queue.oldest()
     age = (timezone.now() - oldest).total_seconds() if oldest else 0.0
     if age > TASK_STUCK_SECONDS:
-        raise Bad(f"a task waits for {age:.0f} s: is a worker running?")
+        raise CheckFailed(f"a task waits for {age:.0f} s: is a worker running?")
     if age > TASK_LATE_SECONDS:
         return f"late: a task waits for {age:.0f} s"
     return f"a task waits for {max(age, 0):.1f} s" if oldest else "no task waits"
@@ -91,11 +91,11 @@ def watcher() -> str:
     """A watcher leads, and works."""
     lease = Lease.objects.filter(name=WATCHER).first()
     if lease is None or not lease.holder:
-        raise Bad("nobody leads: is a watcher running?")
+        raise CheckFailed("nobody leads: is a watcher running?")
     age = (timezone.now() - lease.renewed_at).total_seconds()
     words = f"renewed {max(age, 0):.1f} s ago"
     if age > WATCHER_SECONDS:
-        raise Bad(words)
+        raise CheckFailed(words)
     return words
 
 
@@ -139,7 +139,7 @@ def _begin(name: str) -> "Future[str]":
     return running
 
 
-async def examine(name: str) -> Check:
+async def run_check(name: str) -> Check:
     """Run one check within its time."""
     start = time.monotonic()
     try:
@@ -147,8 +147,8 @@ async def examine(name: str) -> Check:
         ok, detail = True, await asyncio.wait_for(work, LIMIT_SECONDS)
     except TimeoutError:
         ok, detail = False, f"no answer within {LIMIT_SECONDS:g} s"
-    except Bad as bad:
-        ok, detail = False, str(bad)
+    except CheckFailed as failed:
+        ok, detail = False, str(failed)
     except RuntimeFault as fault:
         log.warning("not ready", check=name, words=str(fault))
         ok, detail = False, f"{fault.cause.value}: see the log"
@@ -158,12 +158,12 @@ async def examine(name: str) -> Check:
     return Check(name, ok, round((time.monotonic() - start) * 1000, 1), detail)
 
 
-async def examine_all() -> list[Check]:
+async def run_checks() -> list[Check]:
     """All checks, at the same time."""
-    return list(await asyncio.gather(*(examine(name) for name in ORDER)))
+    return list(await asyncio.gather(*(run_check(name) for name in ORDER)))
 
 
-class Shared:
+class SharedChecks:
     """One round of checks for all who ask within a second."""
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class Shared:
         """The round that is under way, or was just done."""
         task = self._round
         if task is None or task.get_loop() is not asyncio.get_running_loop() or self._old(task):
-            self._round = task = asyncio.create_task(examine_all())
+            self._round = task = asyncio.create_task(run_checks())
             task.add_done_callback(self._done)
         return await asyncio.shield(task)
 
@@ -185,7 +185,7 @@ class Shared:
         self._until = time.monotonic() + SHARED_SECONDS
 
 
-shared = Shared()
+shared = SharedChecks()
 
 
 # --- the pages ----------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ shared = Shared()
 @require_safe
 async def healthz(request: HttpRequest) -> HttpResponse:
     """The process answers. Asks nothing of anybody, so that an orchestrator doesn't restart it for another's fault."""
-    return _answer({"ok": True}, 200)
+    return _json({"ok": True}, 200)
 
 
 @require_safe
@@ -202,8 +202,8 @@ async def readyz(request: HttpRequest) -> HttpResponse:
     """200 if every check is well, else 503."""
     checks = await shared.checks()
     ready = all(check.ok for check in checks)
-    return _answer({"ready": ready, "checks": [asdict(check) for check in checks]}, 200 if ready else 503)
+    return _json({"ready": ready, "checks": [asdict(check) for check in checks]}, 200 if ready else 503)
 
 
-def _answer(body: dict[str, object], status: int) -> HttpResponse:
+def _json(body: dict[str, object], status: int) -> HttpResponse:
     return JsonResponse(body, status=status, headers={"Cache-Control": "no-store"}, json_dumps_params={"indent": 2})

@@ -14,17 +14,17 @@ from django.utils.decorators import sync_and_async_middleware
 TYPE = "application/problem+json"
 
 
-def _told(request: HttpRequest, answer: HttpResponseBase) -> HttpResponseBase:
-    if answer.status_code < 400 or not request.path_info.startswith("/api/") or answer.get("Content-Type") == TYPE:
-        return answer
-    if not isinstance(answer, HttpResponse):  # it streams, so it is none of Django's own errors
-        return answer
-    status = HTTPStatus(answer.status_code)
-    words = f"Allowed here: {answer['Allow']}." if "Allow" in answer else status.description or status.phrase
-    told = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": words}
-    answer.content = json.dumps(told)
-    answer["Content-Type"] = TYPE
-    return answer
+def _as_problem(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    if response.status_code < 400 or not request.path_info.startswith("/api/") or response.get("Content-Type") == TYPE:
+        return response
+    if not isinstance(response, HttpResponse):  # it streams, so it is none of Django's own errors
+        return response
+    status = HTTPStatus(response.status_code)
+    words = f"Allowed here: {response['Allow']}." if "Allow" in response else status.description or status.phrase
+    problem = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": words}
+    response.content = json.dumps(problem)
+    response["Content-Type"] = TYPE
+    return response
 
 
 @sync_and_async_middleware
@@ -32,12 +32,12 @@ def middleware(get_response: Callable[..., Any]) -> Callable[..., Any]:
     """Put an error of the API into its form, whoever made it. The headers (Allow, Retry-After) stay."""
     if iscoroutinefunction(get_response):
 
-        async def later(request: HttpRequest) -> HttpResponseBase:
-            return _told(request, await get_response(request))
+        async def middleware_async(request: HttpRequest) -> HttpResponseBase:
+            return _as_problem(request, await get_response(request))
 
-        return later
+        return middleware_async
 
-    def now(request: HttpRequest) -> HttpResponseBase:
-        return _told(request, get_response(request))
+    def middleware_sync(request: HttpRequest) -> HttpResponseBase:
+        return _as_problem(request, get_response(request))
 
-    return now
+    return middleware_sync

@@ -28,8 +28,8 @@ from twisted.logger import globalLogBeginner
 from twisted.protocols import basic
 from twisted.web import http
 
-from controlplane.connections import SPARE, Connections, Refusals
-from sessions.client_address import client, is_proxy
+from controlplane.connections import SPARE, Connections, RefusalLog
+from sessions.client_address import client_network, is_proxy
 
 log = structlog.get_logger(__name__)
 LINE_MAX = 8 * 1024  # bytes of a request line; at least 8,000: RFC 9110, section 4.1
@@ -65,14 +65,14 @@ class Phase(Enum):
 
 def problem(status: int, words: str, retry_after: int = 0) -> bytes:
     """A whole answer that closes the connection, as problem details (RFC 9457)."""
-    told = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": words}
-    body = json.dumps(told).encode()
+    content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": words}
+    body = json.dumps(content).encode()
     head = b"HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\nConnection: close\r\n"
     more = b"Retry-After: %d\r\n" % retry_after if retry_after else b""
     return head % (status, PHRASES[status], len(body)) + more + b"\r\n" + body
 
 
-class Inbox(asyncio.Queue[dict[str, Any]]):
+class ReceiveQueue(asyncio.Queue[dict[str, Any]]):
     """What the application has not taken yet. A sender that is more than AHEAD in front of it has to wait."""
 
     def __init__(self, wire: "Channel") -> None:
@@ -83,20 +83,20 @@ class Inbox(asyncio.Queue[dict[str, Any]]):
         """The next message, which a client that asked whether to send it (Expect, RFC 9110, 10.1.1) is told to send."""
         if self.expects:
             self.expects = False
-            self._wire.go_on()
+            self._wire.send_continue()
         return await super().get()
 
     def _put(self, item: dict[str, Any]) -> None:
         super()._put(item)
         self._size += _length(item)
         if self._size > AHEAD:
-            self._wire.hold()
+            self._wire.pause_reading()
 
     def _get(self) -> dict[str, Any]:
         item: dict[str, Any] = super()._get()
         self._size -= _length(item)
         if self._size <= AHEAD:
-            self._wire.release()
+            self._wire.resume_reading()
         return item
 
 
@@ -119,7 +119,7 @@ class Channel(http.HTTPChannel):
         self.phase, self.deadline = Phase.HEAD, self.now() + settings.HEAD_SECONDS
         self.received = self.dropped = 0
         self.body_since = 0.0
-        self.held_since: float | None = None
+        self.paused_since: float | None = None
         self.blocked: asyncio.Future[None] | None = None
         self.blocked_since, self.unsent = 0.0, (0, 0)
         self._lines = self._head_size = 0
@@ -168,11 +168,11 @@ class Channel(http.HTTPChannel):
         request = self.requests[-1]
         self._lines = self._head_size = 0
         self.persistent = self.checkPersistence(request, self._version)
-        self.server.held.works(self)
+        self.server.open.head_received(self)
         request.read_head(self._command, self._path, self._version)
-        refusal = self.server.judge(self, request, self.length)
-        if refusal:
-            self.refuse(*refusal)
+        error = self.server.head_error(self, request, self.length)
+        if error:
+            self.refuse(*error)
             return
         self.phase, self.deadline = Phase.BODY, math.inf
         self.received, self.body_since = 0, self.now()
@@ -185,13 +185,13 @@ class Channel(http.HTTPChannel):
         elif self.phase is not Phase.CLOSING:
             super().rawDataReceived(data)
 
-    def body_came(self, size: int, at_most: int | None) -> bool:
+    def body_received(self, size: int, body_limit: int | None) -> bool:
         """Count a piece of the body; False if it is to be dropped."""
         if self.phase is Phase.CLOSING:
             return False
         self.received += size
-        if at_most is not None and self.received > at_most:
-            self.refuse(413, f"A request to this address may have {at_most} bytes.")
+        if body_limit is not None and self.received > body_limit:
+            self.refuse(413, f"A request to this address may have {body_limit} bytes.")
             return False
         return True
 
@@ -208,25 +208,25 @@ class Channel(http.HTTPChannel):
             self.linger()
             return
         self.phase, self.deadline = Phase.IDLE, self.now() + IDLE_SECONDS
-        self.server.held.waits(self)
+        self.server.open.head_awaited(self)
         super().requestDone(request)
 
-    def go_on(self) -> None:
+    def send_continue(self) -> None:
         """Tell the client to send its body."""
         if self.phase is Phase.BODY and not self.received:
             self._send100Continue()
 
-    def hold(self) -> None:
-        """Read no more until `release`."""
-        if self.held_since is None and self.phase in (Phase.BODY, Phase.SOCKET):
-            self.held_since = self.now()
+    def pause_reading(self) -> None:
+        """Read no more until `resume_reading`."""
+        if self.paused_since is None and self.phase in (Phase.BODY, Phase.SOCKET):
+            self.paused_since = self.now()
             self._networkProducer.pauseProducing()
 
-    def release(self) -> None:
+    def resume_reading(self) -> None:
         """Read on. The time that we took is not the client's."""
-        if self.held_since is not None:
-            self.body_since += self.now() - self.held_since
-            self.held_since = None
+        if self.paused_since is not None:
+            self.body_since += self.now() - self.paused_since
+            self.paused_since = None
             if self.phase is not Phase.CLOSING:
                 self._networkProducer.resumeProducing()
 
@@ -240,10 +240,10 @@ class Channel(http.HTTPChannel):
 
     def resumeProducing(self) -> None:
         """All was taken."""
-        self._flow()
+        self._unblock()
         super().resumeProducing()
 
-    def _flow(self) -> None:
+    def _unblock(self) -> None:
         if self.blocked is not None and not self.blocked.done():
             self.blocked.set_result(None)
         self.blocked = None
@@ -281,7 +281,7 @@ class Channel(http.HTTPChannel):
         self.phase, self.deadline = Phase.CLOSING, self.now() + SEND_SECONDS
         super().loseConnection()
 
-    def check_time(self, now: float) -> None:
+    def check_deadlines(self, now: float) -> None:
         """End what is overdue. Called each second."""
         if self.blocked is not None:
             unsent = (len(self.transport.dataBuffer) - self.transport.offset, self.transport._tempDataLen)
@@ -289,7 +289,7 @@ class Channel(http.HTTPChannel):
                 self.unsent, self.blocked_since = unsent, now
             elif now - self.blocked_since > SEND_SECONDS:
                 self.transport.abortConnection()
-        if self.phase is Phase.BODY and self.held_since is None:
+        if self.phase is Phase.BODY and self.paused_since is None:
             if now > self.body_since + settings.BODY_SECONDS + self.received / BODY_RATE:
                 self.refuse(408, "The body did not come in time.")
         elif now <= self.deadline or self.phase in (Phase.WORK, Phase.SOCKET):
@@ -303,14 +303,14 @@ class Channel(http.HTTPChannel):
 
     def connectionLost(self, reason: Any) -> None:
         """The connection is over."""
-        self.lost()
+        self.closed()
         super().connectionLost(reason)
 
-    def lost(self) -> None:
+    def closed(self) -> None:
         """The connection is over: as a websocket it has another protocol, which hears of it."""
         self.phase = Phase.CLOSING
         self.server.leave(self)
-        self._flow()
+        self._unblock()
 
 
 class Request(WebRequest):
@@ -331,7 +331,7 @@ class Request(WebRequest):
 
     def start(self, length: int | None) -> None:
         """Ask the application; `length` is None for a body that comes in chunks."""
-        self.at_most = self.server.body_max(unquote(self.path.decode("ascii")))
+        self.body_limit = self.server.body_max(unquote(self.path.decode("ascii")))
         self.length = length
         if self.is_socket:
             return
@@ -346,7 +346,7 @@ class Request(WebRequest):
                 "root_path": "",
                 "scheme": "http",
                 "query_string": self.query_string,
-                "headers": [(name.lower(), value) for name, value in self._believed()],
+                "headers": [(name.lower(), value) for name, value in self._trusted_headers()],
                 "client": self.client_addr,
                 "server": self.server_addr,
             },
@@ -354,7 +354,7 @@ class Request(WebRequest):
         expect = self.requestHeaders.getRawHeaders(b"Expect") or [b""]
         self.application_queue.expects = expect[0].lower() == b"100-continue" and length != 0
 
-    def _believed(self) -> list[tuple[bytes, bytes]]:
+    def _trusted_headers(self) -> list[tuple[bytes, bytes]]:
         """The headers, but those that the sender has no right to.
 
         What a proxy adds is believed from a proxy alone. `Daphne-Root-Path` is from nobody: Berth lives at the root. A
@@ -371,7 +371,7 @@ class Request(WebRequest):
 
     def handleContentChunk(self, data: bytes) -> None:
         """A piece of the body."""
-        if self.wire.body_came(len(data), self.at_most) and self.application_queue:
+        if self.wire.body_received(len(data), self.body_limit) and self.application_queue:
             more = self.length is None or self.wire.received < self.length
             self.application_queue.put_nowait({"type": "http.request", "body": data, "more_body": more})
 
@@ -388,7 +388,7 @@ class Request(WebRequest):
         protocol._raw_query_string, protocol.wire = self.query_string, self.wire
         self.wire.phase = Phase.SOCKET
         head = b"%b %b HTTP/1.1\r\n" % (self.method, self.uri)
-        head += b"".join(b"%b: %b\r\n" % header for header in self._believed())
+        head += b"".join(b"%b: %b\r\n" % header for header in self._trusted_headers())
         self.server.protocol_disconnected(self)
         self.wire.transport.protocol = protocol
         protocol.makeConnection(self.wire.transport)
@@ -417,7 +417,7 @@ class Request(WebRequest):
         self.server.protocol_disconnected(self)
 
 
-class Socket(WebSocketProtocol):
+class WebSocket(WebSocketProtocol):
     """A websocket, whose messages are small and whose reader sets the pace."""
 
     wire: Channel
@@ -431,14 +431,14 @@ class Socket(WebSocketProtocol):
 
     def connectionLost(self, reason: Any) -> None:
         """Tell the connection as well."""
-        self.wire.lost()
+        self.wire.closed()
         super().connectionLost(reason)
 
 
 class SocketFactory(WebSocketFactory):
     """Makes websockets of ours."""
 
-    protocol = Socket
+    protocol = WebSocket
 
 
 class Factory(HTTPFactory):
@@ -448,7 +448,7 @@ class Factory(HTTPFactory):
 
     def __init__(self, server: "Server") -> None:
         super().__init__(server)
-        self.timeOut = None  # `Channel.check_time` instead: a timer for each piece that comes costs more
+        self.timeOut = None  # `Channel.check_deadlines` instead: a timer for each piece that comes costs more
 
     def buildProtocol(self, addr: Any) -> Channel:
         """A connection from an address."""
@@ -472,11 +472,11 @@ class Server(daphne.Server):
         )
         self.body_max, self.health = body_max, health
         self.failed = ""
-        self.refusals = Refusals()
+        self.refusals = RefusalLog()
         most = min(settings.MAX_CONNECTIONS, raise_descriptors() - OWN_FILES - SPARE)
         if most < settings.MAX_CONNECTIONS:
             log.warning("fewer connections than MAX_CONNECTIONS: the limit of open files is low", connections=most)
-        self.held: Connections[Channel] = Connections(max(most, 1), settings.CONNECTIONS_PER_ADDRESS)
+        self.open: Connections[Channel] = Connections(max(most, 1), settings.CONNECTIONS_PER_ADDRESS)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Daphne's own, with protocols of ours."""
@@ -493,7 +493,7 @@ class Server(daphne.Server):
         globalLogBeginner.beginLoggingTo([lambda _: None], redirectStandardIO=False, discardBuffer=True)
         reactor.callLater(1, self.application_checker)
         reactor.callLater(2, self.timeout_checker)
-        reactor.callLater(1, self._check_times)
+        reactor.callLater(1, self._check_deadlines)
         for endpoint in self.endpoints:
             listening = serverFromString(reactor, endpoint).listen(self.http_factory)
             listening.addCallback(self.listen_success)
@@ -509,48 +509,48 @@ class Server(daphne.Server):
         self.failed = failure.getErrorMessage()
         self.stop()
 
-    def _check_times(self) -> None:
+    def _check_deadlines(self) -> None:
         now = time.monotonic()
-        for channel in self.held.everyone():
+        for channel in self.open.all():
             try:
-                channel.check_time(now)
+                channel.check_deadlines(now)
             except Exception:
                 log.exception("a connection could not be checked")
-        reactor.callLater(1, self._check_times)
+        reactor.callLater(1, self._check_deadlines)
 
     def enter(self, channel: Channel) -> None:
         """A connection was made."""
-        for other in self.held.enter(channel, None if channel.proxied else client(channel.peer)):
+        for other in self.open.add(channel, None if channel.proxied else client_network(channel.peer)):
             self.refusals.add(503, other.peer, time.monotonic())
             other.transport.abortConnection()
 
     def leave(self, channel: Channel) -> None:
         """A connection is over."""
-        self.held.leave(channel)
+        self.open.remove(channel)
 
-    def judge(self, channel: Channel, request: Request, length: int | None) -> tuple[Any, ...] | None:
+    def head_error(self, channel: Channel, request: Request, length: int | None) -> tuple[Any, ...] | None:
         """Why a request is refused by its head: status, words, and seconds after which to come again; None if not."""
         if not (request.path.isascii() and request.query_string.isascii()):
             return 400, "An address is written in ASCII."
         path = unquote(request.path.decode("ascii"))
-        if self.held.is_spare(channel):
+        if self.open.is_spare(channel):
             if path not in self.health or request.is_socket:
                 return 503, "There are too many connections. Come again later.", 5
             channel.persistent = False
         if request.is_socket and length != 0:
             return 400, "A request for a websocket has no body."
-        at_most = self.body_max(path)
-        if length is not None and at_most is not None and length > at_most:
-            return 413, f"A request to this address may have {at_most} bytes."
+        body_limit = self.body_max(path)
+        if length is not None and body_limit is not None and length > body_limit:
+            return 413, f"A request to this address may have {body_limit} bytes."
         return None
 
-    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Inbox:
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> ReceiveQueue:
         """Start the application for a request or a websocket; returns where what its client sends is put."""
-        inbox = Inbox(protocol.wire)
+        queue = ReceiveQueue(protocol.wire)
         scope["asgi"] = {"version": "3.0"}
-        running = self.application(scope=scope, receive=inbox.get, send=partial(self.handle_reply, protocol))
+        running = self.application(scope=scope, receive=queue.get, send=partial(self.handle_reply, protocol))
         self.connections[protocol]["application_instance"] = asyncio.ensure_future(running)
-        return inbox
+        return queue
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
         """Hand on what the application says, at the pace of who reads it."""

@@ -232,7 +232,7 @@ MIDDLEWARE = [
     "simple_history.middleware.HistoryRequestMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "axes.middleware.AxesMiddleware",
-    "controlplane.signin.Refusals",
+    "controlplane.signin.ThrottledMiddleware",
 ]
 ROOT_URLCONF = "controlplane.urls"
 ASGI_APPLICATION = "controlplane.asgi.application"
@@ -250,7 +250,7 @@ TEMPLATES = [
         },
     }
 ]
-PASSWORD_HASHERS = ["controlplane.hashing.InTurn"]
+PASSWORD_HASHERS = ["controlplane.hashing.LimitedPasswordHasher"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")

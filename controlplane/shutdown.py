@@ -13,7 +13,7 @@ from sessions.models import Run
 BY = "the shutdown of Berth"
 
 
-def ask_local_runs() -> int:
+def stop_local_runs() -> int:
     """Ask every active local run to end, while its courier can still ship its last words; return how many there are.
 
     Waiting messages keep their places: the next start goes on with them. Runs in a cluster are left alone.
@@ -43,7 +43,7 @@ def end_local_runs(seconds: float = 5) -> None:
     """Give every local run that is left its verdict, and remove its processes."""
     if settings.RUNTIME != "local":
         return
-    ask_local_runs()
+    stop_local_runs()
     wait_for_local_runs(seconds)
     runtime = runtime_factory.get("local")
     for ref in list(runtime.runs()):

@@ -32,15 +32,15 @@ from django.utils.deprecation import MiddlewareMixin
 from unfold.forms import AuthenticationForm as SignInForm
 
 from groups import audit
-from sessions import throttle
-from sessions.client_address import client
+from sessions import client_address, throttle
+from sessions.client_address import client_network
 
-NOTED = 100  # failures from one address that are noted, until an hour without one has passed
+AUDITED_FAILURES = 100  # failures from one address that are noted, until an hour without one has passed
 
 
 def client_ip(request: HttpRequest) -> str:
-    """The address that a request came from (sessions/throttle.py)."""
-    return throttle.request_address(request)
+    """The address that a request came from (sessions/client_address.py)."""
+    return client_address.request_address(request)
 
 
 View = Callable[..., Any]
@@ -56,7 +56,7 @@ def throttled(view: View) -> View:
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.method != "POST":
             return view(request, *args, **kwargs)
-        tries = [("address", client(client_ip(request)))]
+        tries = [("address", client_network(client_ip(request)))]
         if request.user.is_authenticated:
             tries.append(("person", str(request.user.pk)))
         for each in tries:
@@ -70,17 +70,17 @@ def throttled(view: View) -> View:
     return wrapped
 
 
-class Refusals(MiddlewareMixin):
-    """Middleware: what is refused for now (`TooMany`) is a page that says when to come again."""
+class ThrottledMiddleware(MiddlewareMixin):
+    """Middleware: what is refused for now (`Throttled`) is a page that says when to come again."""
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """The answer, with Retry-After; None for any other error."""
-        if not isinstance(error, throttle.TooMany):
+        if not isinstance(error, throttle.Throttled):
             return None
-        return refusal(request, str(error), error.seconds, error.status)
+        return throttled_page(request, str(error), error.seconds, error.status)
 
 
-def refusal(request: HttpRequest, words: str, seconds: int, status: int = 429) -> HttpResponse:
+def throttled_page(request: HttpRequest, words: str, seconds: int, status: int = 429) -> HttpResponse:
     """A page that says why nobody is let in now, and when to come again."""
     title = "Too many failed logins" if status == 429 else "Too many logins at once"
     context = {**admin.site.each_context(request), "title": title, "app_path": request.path, "words": words}
@@ -141,7 +141,7 @@ def locked_out(request: Any, *_: Any) -> HttpResponse:
         f"Too many failed logins with this name from here. Try again at {until:%H:%M} UTC, in {minutes} "
         f"minute{'s' if minutes > 1 else ''}. From elsewhere the name can log in as before."
     )
-    return refusal(request, words, seconds)
+    return throttled_page(request, words, seconds)
 
 
 def _logged_in(request: Any, user: Any, **_: Any) -> None:
@@ -162,10 +162,10 @@ def _failed(credentials: dict[str, Any], request: Any = None, **_: Any) -> None:
     name, ip = str(credentials.get("username", ""))[:150], client_ip(request)
     tries = cache.get(f"login.failed:{ip}", 0) + 1
     cache.set(f"login.failed:{ip}", tries, 3600)
-    if tries <= NOTED:
+    if tries <= AUDITED_FAILURES:
         audit.record("login.failed", by="somebody", target=name, ip=ip)
-    elif tries == NOTED + 1:
-        audit.record("login.flood", by="somebody", target=name, ip=ip, noted=NOTED)
+    elif tries == AUDITED_FAILURES + 1:
+        audit.record("login.flood", by="somebody", target=name, ip=ip, noted=AUDITED_FAILURES)
 
 
 def _locked(request: Any, username: str, **_: Any) -> None:
@@ -176,19 +176,19 @@ def _locked(request: Any, username: str, **_: Any) -> None:
         audit.record("login.lockout", by="somebody", target=str(username)[:100], ip=ip, seconds=seconds)
 
 
-def _factor(action: str) -> Any:
+def _record_factor(action: str) -> Any:
     def noted(user: Any, authenticator: Any, **_: Any) -> None:
         audit.record(action, actor=user, target=user.pk, kind=str(authenticator.type))
 
     return noted
 
 
-def listen() -> None:
+def connect_signals() -> None:
     """Note logins, logouts, failures and second factors from now on."""
     user_logged_in.connect(_logged_in, dispatch_uid="berth.login")
     user_logged_out.connect(_logged_out, dispatch_uid="berth.logout")
     user_login_failed.connect(_failed, dispatch_uid="berth.failed")
     user_locked_out.connect(_locked, dispatch_uid="berth.locked")
-    mfa_signals.authenticator_added.connect(_factor("mfa.on"), weak=False, dispatch_uid="berth.mfa.add")
-    mfa_signals.authenticator_removed.connect(_factor("mfa.off"), weak=False, dispatch_uid="berth.mfa.remove")
-    mfa_signals.authenticator_reset.connect(_factor("mfa.reset"), weak=False, dispatch_uid="berth.mfa.reset")
+    mfa_signals.authenticator_added.connect(_record_factor("mfa.on"), weak=False, dispatch_uid="berth.mfa.add")
+    mfa_signals.authenticator_removed.connect(_record_factor("mfa.off"), weak=False, dispatch_uid="berth.mfa.remove")
+    mfa_signals.authenticator_reset.connect(_record_factor("mfa.reset"), weak=False, dispatch_uid="berth.mfa.reset")

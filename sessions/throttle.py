@@ -17,15 +17,15 @@ from typing import Any
 from django.conf import settings
 from django.core.cache import cache
 
-from sessions.client_address import client, is_proxy
+from sessions.client_address import client_network
 
 WINDOW = 60  # seconds in which attempts are counted, from the first on
 BEGIN_SECONDS = 30.0
 STREAM_RETRY = 30  # seconds after which somebody with too many streams may ask again
 
 
-class TooMany(Exception):
-    """What is refused for now: `str()` says why, `seconds` when to come again, `status` whose fault it is.
+class Throttled(Exception):
+    """Refused for now: `str()` says why, `seconds` when to come again, `status` whose fault it is.
 
     429: the caller's own (RFC 6585, section 4). 503: everybody's together (RFC 9110, section 15.6.4).
     """
@@ -35,34 +35,6 @@ class TooMany(Exception):
         self.seconds, self.status = seconds, status
 
 
-# --- whose address it is -------------------------------------------------------------------------------------------
-
-
-def address(direct: str, forwarded: str) -> str:
-    """The address that a request came from, seen by the outermost of our `PROXIES` proxies.
-
-    Each proxy appends the address that called it to X-Forwarded-For (`forwarded`), so the entry that counts is that
-    many from the end. What stands before it was written by the client, who may write anything. Who calls past the
-    proxies (a pod reaches `web` by itself) writes all of it: so only callers (`direct`) of `PROXY_NETWORKS` are
-    believed, if any are named.
-    """
-    if not is_proxy(direct):
-        return direct
-    chain = [part.strip() for part in forwarded.split(",") if part.strip()]
-    return chain[-settings.PROXIES][:45] if len(chain) >= settings.PROXIES else direct
-
-
-def request_address(request: Any) -> str:
-    """As `address`, of a request of Django's."""
-    return address(str(request.META.get("REMOTE_ADDR") or ""), request.META.get("HTTP_X_FORWARDED_FOR", ""))
-
-
-def scope_address(scope: dict[str, Any]) -> str:
-    """As `address`, of a connection as ASGI tells it."""
-    forwarded = [value.decode("latin-1") for name, value in scope.get("headers", []) if name == b"x-forwarded-for"]
-    return address(str((scope.get("client") or [""])[0]), ",".join(forwarded))
-
-
 # --- attempts ------------------------------------------------------------------------------------------------------
 
 
@@ -70,7 +42,7 @@ def _key(kind: str, who: str) -> str:
     return f"attempts:{kind}:{hashlib.sha256(who.encode()).hexdigest()[:32]}"
 
 
-def failures(kind: str, who: str) -> int:
+def attempts(kind: str, who: str) -> int:
     """How many attempts that did not succeed are counted now."""
     return int(cache.get(_key(kind, who), 0))
 
@@ -78,7 +50,7 @@ def failures(kind: str, who: str) -> int:
 def spend(kind: str, who: str) -> None:
     """Count an attempt of `who` before it is made; one that succeeds is given back by `refund`.
 
-    Raises TooMany when more than LOGIN_ATTEMPTS_PER_MINUTE were made: then nothing shall be looked up or computed.
+    Raises Throttled when more than LOGIN_ATTEMPTS_PER_MINUTE were made: then nothing shall be looked up or computed.
     """
     key = _key(kind, who)
     cache.add(key, 0, WINDOW)
@@ -87,12 +59,12 @@ def spend(kind: str, who: str) -> None:
     except ValueError:  # the minute ended just now
         cache.set(key, count := 1, WINDOW)
     if count > settings.LOGIN_ATTEMPTS_PER_MINUTE:
-        raise TooMany(f"Too many failed attempts. Try again in {WINDOW} s.", WINDOW)
+        raise Throttled(f"Too many failed attempts. Try again in {WINDOW} s.", WINDOW)
 
 
 def refund(kind: str, who: str) -> None:
     """Give an attempt back."""
-    if failures(kind, who) > 0:
+    if attempts(kind, who) > 0:
         try:
             cache.decr(_key(kind, who))
         except ValueError:
@@ -140,7 +112,7 @@ class ConcurrencyLimiter:
         Credentials can be invented: so all of an address together have half of DATABASE_POOL.
         """
         at_once: int = settings.REQUESTS_AT_ONCE
-        address = client(where)
+        address = client_network(where)
         of_address = max(at_once, settings.DATABASE_POOL // 2)
         async with self.limit((address, credential), at_once), self.limit(address, of_address):
             yield
@@ -177,14 +149,14 @@ class Streams:
     def _limits(self, person: Any, where: str) -> tuple[tuple[tuple[str, str], int, str], ...]:
         return (
             (("person", str(person)), settings.STREAMS_PER_PERSON, "of yours"),
-            (("address", client(where)), settings.STREAMS_PER_ADDRESS, "from your address"),
+            (("address", client_network(where)), settings.STREAMS_PER_ADDRESS, "from your address"),
         )
 
     def admit(self, person: Any, where: str) -> AbstractContextManager[None]:
         """Count one more stream of a person (a user's key) from the address `where`, and return the block it lives in.
 
         One that does not enter its block within BEGIN_SECONDS is counted no longer: its reader left before it began.
-        Raises TooMany.
+        Raises Throttled.
         """
         limits = self._limits(person, where)
         ticket = _Ticket(tuple(key for key, _, _ in limits), time.monotonic() + BEGIN_SECONDS)
@@ -195,13 +167,13 @@ class Streams:
             for key, most, whose in limits:
                 if self._open[key] >= most:
                     words = f"{most} streams {whose} are open, and more are not let in. Close some, then come again."
-                    raise TooMany(words, STREAM_RETRY)
+                    raise Throttled(words, STREAM_RETRY)
             self._waiting.add(ticket)
             self._count(ticket, 1)
-        return self._held(ticket)
+        return self._open_while(ticket)
 
     @contextmanager
-    def _held(self, ticket: "_Ticket") -> Iterator[None]:
+    def _open_while(self, ticket: "_Ticket") -> Iterator[None]:
         with self._lock:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)

@@ -124,7 +124,7 @@ class Stack:
         token = self.python(
             "from controlplane import demo\n"
             "from groups.models import ApiToken\n"
-            "print(ApiToken.issue(demo.furnish()[2], name='tests'))"
+            "print(ApiToken.issue(demo.create()[2], name='tests'))"
         )
         self.api.headers["Authorization"] = f"Bearer {token.strip()}"
         self.group(self.tenant)

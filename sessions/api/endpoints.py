@@ -15,13 +15,14 @@ from groups.texts import storable_data
 from sessions.api import errors, pagination, token_auth
 from sessions.api.access import actor, find_group, find_session, once, user_of
 from sessions.api.schemas import EventsOut, GroupOut, MessageOut, MessageState, NewMessage, NewSession, SessionOut
+from sessions.client_address import request_address
 from sessions.db_executor import let_go
 from sessions.events import event_log
 from sessions.lifecycle import intake, messages
 from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession
 from sessions.stream import consumers, serializers
-from sessions.throttle import request_address, streams
+from sessions.throttle import streams
 
 RUNS = 100  # of a session, the last ones
 OPERATIONS = {"sessions.api.endpoints": "sessions_api", "egress_policy.api": "reach_api"}
@@ -133,7 +134,7 @@ def list_events(
 def _sse(request: HttpRequest, session_id: uuid.UUID, after: int) -> HttpResponseBase:
     """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): ids are seqs.
 
-    Raises TooMany.
+    Raises Throttled.
     """
     last = request.headers.get("Last-Event-ID", "")
     cursor = int(last) if last.isdecimal() and len(last) < 19 else after

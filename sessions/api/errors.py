@@ -13,7 +13,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from sessions.lifecycle import idempotency
 from sessions.lifecycle.intake import InvalidRequest
-from sessions.throttle import TooMany
+from sessions.throttle import Throttled
 
 log = structlog.get_logger(__name__)
 TITLES = {
@@ -57,7 +57,7 @@ def invalid_request(request: HttpRequest, error: InvalidRequest) -> HttpResponse
     return problem(request, 422, str(error), errors=[{"field": error.field, "detail": str(error)}])
 
 
-def too_many(request: HttpRequest, error: TooMany) -> HttpResponse:
+def throttled(request: HttpRequest, error: Throttled) -> HttpResponse:
     """429: says when to come again."""
     response = problem(request, error.status, str(error))
     response["Retry-After"] = str(error.seconds)
@@ -105,7 +105,7 @@ HANDLERS: dict[type[Exception], Any] = {
     AuthenticationError: not_authenticated,
     ValidationError: invalid_input,
     InvalidRequest: invalid_request,
-    TooMany: too_many,
+    Throttled: throttled,
     idempotency.Reused: key_reused,
     HttpError: http_error,
     Exception: server_error,

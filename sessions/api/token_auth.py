@@ -13,9 +13,9 @@ from ninja.security import HttpBearer
 from groups.choices import Scope
 from groups.models import ApiToken
 from groups.permissions import restrict_to_group
-from sessions.client_address import client
+from sessions.client_address import client_network, request_address
 from sessions.models import AgentSession
-from sessions.throttle import failures, request_address, spend
+from sessions.throttle import attempts, spend
 
 KNOWN_SECONDS = 3600  # for which a token that was right is looked up whatever others of its address try
 READING = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1: safe methods
@@ -36,13 +36,13 @@ class Token(HttpBearer):
 
 
 def _find(request: HttpRequest, token: str) -> ApiToken | None:
-    """The token's row. Raises TooMany if too many wrong ones came from this address.
+    """The token's row. Raises Throttled if too many wrong ones came from this address.
 
     One that was right lately is looked up all the same: programs share an address, and one that has an old token must
     not shut the others out.
     """
-    where, known = client(request_address(request)), f"token.known:{ApiToken.hash(token)}"
-    if failures("token", where) >= settings.LOGIN_ATTEMPTS_PER_MINUTE and not cache.get(known):
+    where, known = client_network(request_address(request)), f"token.known:{ApiToken.hash(token)}"
+    if attempts("token", where) >= settings.LOGIN_ATTEMPTS_PER_MINUTE and not cache.get(known):
         spend("token", where)
     found = ApiToken.authenticate(token)
     if found is None:

@@ -23,7 +23,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.serializers.json import DjangoJSONEncoder
 
-from sessions import throttle
+from sessions import client_address, throttle
 from sessions.choices import EventKind
 from sessions.db_executor import RENDERING, STREAMS, SingleFlight, on
 from sessions.events import event_log, notify
@@ -234,7 +234,7 @@ class SessionConsumer(AsyncWebsocketConsumer):
         if not user.is_authenticated:
             await self.close(NO_LOGIN)
             return
-        self.user_id, self.address = user.pk, throttle.scope_address(self.scope)
+        self.user_id, self.address = user.pk, client_address.scope_address(self.scope)
         self.login = (self.scope["session"].session_key, user.get_session_auth_hash())
         self.pump = asyncio.ensure_future(self._pump())
 
@@ -261,7 +261,7 @@ class SessionConsumer(AsyncWebsocketConsumer):
                 async with ticks.listen(self.session_id) as bell:
                     await self._follow(bell)
             await self.close(NOT_YOURS)
-        except throttle.TooMany as error:
+        except throttle.Throttled as error:
             await self.close(TOO_MANY, str(error))
         except Exception as error:
             log.warning("a page was cut off", session=str(self.session_id), error=repr(error))

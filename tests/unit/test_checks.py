@@ -123,20 +123,20 @@ def test_the_database_lies_in_the_data_folder_however_that_is_called(name: str) 
 @pytest.mark.parametrize("how", ["taken", "taken by one that is gone"])
 def test_a_data_folder_has_one_holder_as_long_as_anything_of_it_lives(tmp_path: Path, how: str) -> None:
     folder = tmp_path / "var"
-    first, beside = datafolder.claim(folder), os.fork()
+    first, beside = datafolder.lock(folder), os.fork()
     if beside == 0:
         signal.pause()
     try:
         if how == "taken by one that is gone":
             os.close(first)
         with pytest.raises(datafolder.InUse, match=f"process {os.getpid()}, or what it started"):
-            datafolder.claim(folder)
+            datafolder.lock(folder)
     finally:
         os.kill(beside, signal.SIGKILL)
         os.waitpid(beside, 0)
     if how == "taken":
         os.close(first)
-    os.close(datafolder.claim(folder))
+    os.close(datafolder.lock(folder))
 
 
 def test_a_new_env_file_is_private(tmp_path: Path) -> None:

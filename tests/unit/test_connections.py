@@ -7,78 +7,84 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.connections import SPARE, Connections, Refusals
-from sessions.client_address import client, is_proxy
+from controlplane.connections import SPARE, Connections, RefusalLog
+from sessions.client_address import client_network, is_proxy
 
 
 def test_an_address_has_its_share_and_others_theirs() -> None:
     held: Connections[int] = Connections(most=10, most_each=2)
-    assert [held.enter(n, "a") for n in range(3)] == [[], [], []]
+    assert [held.add(n, "a") for n in range(3)] == [[], [], []]
     assert [held.is_spare(n) for n in range(3)] == [False, False, True]
-    assert not held.enter(3, "b") and not held.is_spare(3)
-    held.leave(0)
-    held.enter(4, "a")
+    assert not held.add(3, "b") and not held.is_spare(3)
+    held.remove(0)
+    held.add(4, "a")
     assert not held.is_spare(4)
 
 
 def test_a_proxy_counts_for_all_alone() -> None:
     held: Connections[int] = Connections(most=3, most_each=1)
     for number in range(3):
-        held.enter(number, None)
-        held.works(number)
+        held.add(number, None)
+        held.head_received(number)
         assert not held.is_spare(number)
-    held.enter(3, None)
+    held.add(3, None)
     assert held.is_spare(3)
 
 
 def test_who_owes_a_head_for_longest_makes_room() -> None:
     held: Connections[int] = Connections(most=3, most_each=3)
     for number, address in enumerate("abc"):
-        held.enter(number, address)
-    held.works(0)
-    assert held.enter(3, "d") == [1] and not held.is_spare(3)
-    held.waits(0)  # its answer is given
-    assert held.enter(4, "d") == [2]
+        held.add(number, address)
+    held.head_received(0)
+    assert held.add(3, "d") == [1] and not held.is_spare(3)
+    held.head_awaited(0)  # its answer is given
+    assert held.add(4, "d") == [2]
     for number in (0, 3, 4):
-        held.works(number)
-    assert held.enter(5, "e") == [] and held.is_spare(5)
+        held.head_received(number)
+    assert held.add(5, "e") == [] and held.is_spare(5)
 
 
 def test_who_has_his_share_puts_nobody_out() -> None:
     held: Connections[int] = Connections(most=2, most_each=1)
-    held.enter(0, "a")
-    held.enter(1, "b")
-    assert held.enter(2, "a") == [] and held.is_spare(2)
+    held.add(0, "a")
+    held.add(1, "b")
+    assert held.add(2, "a") == [] and held.is_spare(2)
 
 
 def test_the_oldest_spare_one_is_put_out() -> None:
     held: Connections[int] = Connections(most=1, most_each=1)
     for number in range(SPARE + 1):
-        assert held.enter(number, "a") == []
-    assert held.enter(SPARE + 1, "a") == [1]
-    assert len(held.everyone()) == 1 + SPARE
+        assert held.add(number, "a") == []
+    assert held.add(SPARE + 1, "a") == [1]
+    assert len(held.all()) == 1 + SPARE
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["enter", "waits", "works", "leave"]), st.integers(0, 9), st.sampled_from("ab")))
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "head_awaited", "head_received", "remove"]),
+            st.integers(0, 9),
+            st.sampled_from("ab"),
+        )
+    )
 )
 def test_no_limit_is_ever_passed(moves: list[tuple[str, int, str]]) -> None:
     held: Connections[int] = Connections(most=4, most_each=3)
     for move, one, address in moves:
-        if move != "enter":
+        if move != "add":
             getattr(held, move)(one)
-        elif one not in held.everyone():
-            for out in held.enter(one, address):
-                assert out != one and out not in held.everyone()
-        within = [each for each in held.everyone() if not held.is_spare(each)]
+        elif one not in held.all():
+            for out in held.add(one, address):
+                assert out != one and out not in held.all()
+        within = [each for each in held.all() if not held.is_spare(each)]
         assert len(within) <= 4
-    for one in held.everyone():
-        held.leave(one)
-    assert held.enter(10, "a") == [] and not held.is_spare(10)
+    for one in held.all():
+        held.remove(one)
+    assert held.add(10, "a") == [] and not held.is_spare(10)
 
 
 def test_refusals_are_counted_and_told_in_bounds() -> None:
-    refusals = Refusals()
+    refusals = RefusalLog()
     with structlog.testing.capture_logs() as logs:
         for second in range(25):
             refusals.add(413, "a", float(second))
@@ -98,7 +104,7 @@ def test_refusals_are_counted_and_told_in_bounds() -> None:
     ],
 )
 def test_what_is_one_client(address: str, one: str) -> None:
-    assert client(address) == one
+    assert client_network(address) == one
 
 
 @pytest.mark.parametrize(

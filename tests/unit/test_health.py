@@ -23,7 +23,7 @@ NAMES = ["database", "migrations", "broker", "channel layer", "runtime", "watche
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer of another test, and a short patience."""
-    monkeypatch.setattr(health, "shared", health.Shared())
+    monkeypatch.setattr(health, "shared", health.SharedChecks())
     monkeypatch.setattr(health, "_hanging", {})
     monkeypatch.setattr(health, "LIMIT_SECONDS", 20.0)
 
@@ -134,7 +134,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def test_a_check_that_hangs_fails_by_name_and_is_begun_once(leader: None, stuck: list[str]) -> None:
     for _ in range(3):
-        health.shared = health.Shared()
+        health.shared = health.SharedChecks()
         answer = Client().get("/readyz").json()
         runtime = next(check for check in answer["checks"] if check["name"] == "runtime")
         assert (runtime["ok"], runtime["detail"]) == (False, "no answer within 0.2 s")

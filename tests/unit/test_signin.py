@@ -128,10 +128,10 @@ def test_who_comes_past_the_proxies_is_not_believed(settings: Any) -> None:
 
 def test_one_address_can_not_fill_the_log(ada: User, client: Client, settings: Any) -> None:
     settings.LOGIN_ATTEMPTS_PER_MINUTE = 1000
-    for number in range(signin.NOTED + 5):
+    for number in range(signin.AUDITED_FAILURES + 5):
         log_in(client, "wrong", name=f"nobody-{number}")
     noted = actions()
-    assert noted.count("login.failed") == signin.NOTED and noted.count("login.flood") == 1
+    assert noted.count("login.failed") == signin.AUDITED_FAILURES and noted.count("login.flood") == 1
 
 
 def test_one_address_tries_so_many_names_a_minute(ada: User, client: Client, settings: Any) -> None:
@@ -168,12 +168,12 @@ def test_a_password_is_not_guessed_by_who_is_logged_in(ada: User, client: Client
 
 def test_passwords_are_hashed_in_turn(ada: User, client: Client, settings: Any) -> None:
     """While as many wait as may, the next one is told to come again."""
-    settings.PASSWORD_HASHERS = ["controlplane.hashing.InTurn"]
+    settings.PASSWORD_HASHERS = ["controlplane.hashing.LimitedPasswordHasher"]
     room, release = hashing.AT_ONCE + hashing.WAITING, threading.Event()
     working: list[int] = []
 
     def work() -> None:
-        with hashing.turns.turn():
+        with hashing.limit.slot():
             working.append(1)
             release.wait(30)
 
@@ -182,23 +182,23 @@ def test_passwords_are_hashed_in_turn(ada: User, client: Client, settings: Any) 
         thread.start()
     wait_for(lambda: len(working) == hashing.AT_ONCE)
     for _ in range(room - hashing.AT_ONCE):
-        assert hashing.turns._room.acquire(blocking=False)  # those who wait
+        assert hashing.limit._room.acquire(blocking=False)  # those who wait
     try:
         answer = log_in(client)
         assert answer.status_code == 503 and answer["Retry-After"] == "5"
         assert b"Try again in a few seconds" in answer.content
     finally:
         release.set()
-        hashing.turns._room.release(room - hashing.AT_ONCE)
+        hashing.limit._room.release(room - hashing.AT_ONCE)
         for thread in threads:
             thread.join()
     assert len(working) == hashing.AT_ONCE
 
 
 def test_old_hashes_open_as_before() -> None:
-    made = hashing.InTurn().encode("secret", "salt", 1000)
+    made = hashing.LimitedPasswordHasher().encode("secret", "salt", 1000)
     assert made == PBKDF2PasswordHasher().encode("secret", "salt", 1000)
-    assert hashing.InTurn().verify("secret", made)
+    assert hashing.LimitedPasswordHasher().verify("secret", made)
 
 
 # --- the second factor ---------------------------------------------------------------------------------------------

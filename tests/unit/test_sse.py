@@ -114,12 +114,12 @@ def test_a_stream_that_was_never_begun_counts_for_a_while_only(settings: Any, mo
     settings.STREAMS_PER_PERSON = 1
     streams = throttle.Streams()
     late = streams.admit(1, "127.0.0.1")
-    with pytest.raises(throttle.TooMany):
+    with pytest.raises(throttle.Throttled):
         streams.admit(1, "127.0.0.1")
     with monkeypatch.context() as patch:
         patch.setattr(throttle, "BEGIN_SECONDS", -1.0)
         streams.admit(2, "127.0.0.1")
-    with streams.admit(2, "127.0.0.1"), late, pytest.raises(throttle.TooMany):
+    with streams.admit(2, "127.0.0.1"), late, pytest.raises(throttle.Throttled):
         streams.admit(1, "127.0.0.1")
     with streams.admit(1, "127.0.0.1"):
         pass

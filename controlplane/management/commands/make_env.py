@@ -21,6 +21,7 @@ class Command(BaseCommand):
         if added:
             self.stdout.write(f".env: made {', '.join(added)}")
         # With pods, what is in DATA_DIR may have to be read by another user, such as a server of static files.
-        closed = datafolder.close(settings.DATA_DIR, file) if settings.RUNTIME == "local" else datafolder.close(file)
+        paths = [settings.DATA_DIR, file] if settings.RUNTIME == "local" else [file]
+        closed = datafolder.make_private(*paths)
         for path in closed:
             self.stdout.write(f"{path}: others of this machine could read it, and no longer can")

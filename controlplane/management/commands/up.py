@@ -33,7 +33,7 @@ class Supervisor(Manager):
         """End the agents, then the processes. Honcho calls it on a signal, and when a process ended by itself."""
         if not self.ending:
             self.ending = True
-            agents = shutdown.ask_local_runs()
+            agents = shutdown.stop_local_runs()
             if agents:
                 self.out.write(f"Ending {agents} agent(s) …")
                 self.out.flush()
@@ -60,7 +60,7 @@ class Command(BaseCommand):
             call_command("migrate", verbosity=0, interactive=False)
         except OperationalError as error:
             raise CommandError(f"The database can't be reached: {str(error).strip()}. Check DATABASE_URL.") from error
-        demo.furnish()
+        demo.create()
         close_old_connections()
         manager = Supervisor(self.stdout)
         for name, command in procfile(settings.BASE_DIR / "Procfile").items():
@@ -81,7 +81,7 @@ class Command(BaseCommand):
             return
         session = None
         if converse:
-            session, answered = demo.converse()
+            session, answered = demo.run_conversation()
             if not answered:
                 session.refresh_from_db()
                 self.stderr.write(f"No answer yet: the demo session is {session.state}. {session.reason}")
@@ -101,8 +101,8 @@ def claim_data(folder: Path) -> list[Path]:
     Fails at once, and in one line, if another Berth has it: the end of either would end the other's agents.
     """
     try:
-        datafolder.claim(folder)
-        return datafolder.close(folder) if settings.RUNTIME == "local" else []
+        datafolder.lock(folder)
+        return datafolder.make_private(folder) if settings.RUNTIME == "local" else []
     except datafolder.InUse as held:
         raise CommandError(
             f"DATA_DIR {folder} is in use by {held}. End that Berth, or use another folder: DATA_DIR=var-second"
