@@ -62,11 +62,11 @@ async def _version(request: Request) -> dict[str, Any]:
     """A long poll: answers as soon as the number is another than the one that the proxy knows."""
     known = request.number("after", -1)
 
-    async def look() -> tuple[dict[str, Any], bool]:
+    async def poll() -> tuple[dict[str, Any], bool]:
         number = await in_thread(policy_revision.current)
         return {"version": number}, number != known
 
-    return await request.long_poll(policy_revision.TOPIC, notify.INBOX, TICK, look)
+    return await request.long_poll(policy_revision.TOPIC, notify.INBOX, TICK, poll)
 
 
 async def _report(request: Request) -> dict[str, Any]:

@@ -115,10 +115,10 @@ class Request:
         while (await self._receive())["type"] != "http.disconnect":
             continue
 
-    async def long_poll(self, topic: Any, kind: str, tick: float, look: Callable[[], Awaitable[tuple[T, bool]]]) -> T:
-        """What `look` returns, as soon as it says that it is news, or after the query's `wait` seconds.
+    async def long_poll(self, topic: Any, kind: str, tick: float, poll: Callable[[], Awaitable[tuple[T, bool]]]) -> T:
+        """What `poll` returns, as soon as it says that it is news, or after the query's `wait` seconds.
 
-        It looks at once, at every notification and every `tick` seconds, until the client hangs up.
+        It polls at once, at every notification and every `tick` seconds, until the client hangs up.
         """
         end = time.monotonic() + min(self.number("wait", 0.0), POLL_SECONDS)
         hung_up = asyncio.ensure_future(self.disconnected())
@@ -127,10 +127,10 @@ class Request:
                 hung_up.add_done_callback(lambda _: notified.set())
                 while True:
                     notified.clear()
-                    found, news = await look()
+                    result, news = await poll()
                     left = end - time.monotonic()
                     if news or left <= 0 or hung_up.done():
-                        return found
+                        return result
                     await notify.rung(notified, min(left, tick))
         finally:
             hung_up.cancel()

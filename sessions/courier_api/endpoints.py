@@ -16,7 +16,7 @@ from django.utils import timezone
 from sessions import machine_api
 from sessions.choices import GRACEFUL, EventKind, Intent, MessageState, RunState
 from sessions.courier_api import ingest
-from sessions.courier_api.throttle import Rates
+from sessions.courier_api.throttle import RunThrottle
 from sessions.db_executor import in_thread
 from sessions.events import event_log, notify
 from sessions.lifecycle import intake, run_tokens, transitions
@@ -27,14 +27,14 @@ from sessions.throttle import concurrency
 log = structlog.get_logger(__name__)
 BODY_MAX = 16 * 1024 * 1024  # a request holds 1 MiB, or one larger event
 AT_A_TIME = 8  # requests of one run: a courier has a long poll and a batch, and the one before it may have as well
-SEEN_EVERY = timedelta(seconds=10)
-BIGGEST = 2**31 - 1  # number of a message
+SEEN_INTERVAL = timedelta(seconds=10)
+NUMBER_MAX = 2**31 - 1  # number of a message
 STORED_AT_ONCE = 2  # batches of one run, on the threads that all runs share; what is beyond waits for no thread
-TELL_EVERY = 60.0  # seconds between two events that say that a run's output is limited
+NOTICE_SECONDS = 60.0  # seconds between two events that say that a run's output is limited
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class CallingRun:
     """What is known of the run whose courier calls. `stored` is its highest number; `command` is close or stop."""
 
     session: uuid.UUID
@@ -58,38 +58,38 @@ async def respond(request: Request) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _rates(events: int, kib: int) -> Rates:
+def _run_throttle(events: int, kib: int) -> RunThrottle:
     """How fast the runs that speak with this process may be."""
-    return Rates(events, kib * 1024)
+    return RunThrottle(events, kib * 1024)
 
 
-def rates() -> Rates:
+def run_throttle() -> RunThrottle:
     """As the settings are now; tests change them."""
-    return _rates(settings.DOOR_EVENTS_PER_SECOND, settings.DOOR_KIB_PER_SECOND)
+    return _run_throttle(settings.DOOR_EVENTS_PER_SECOND, settings.DOOR_KIB_PER_SECOND)
 
 
 async def _throttle(run_id: uuid.UUID, size: int) -> None:
     """Hold a run to its rate. Raises ApiError (429), and says so in the session once in a while."""
-    wait = rates().ask(run_id, size)
+    wait = run_throttle().admit(run_id, size)
     if not wait:
         return
-    if rates().tell(run_id, TELL_EVERY):
+    if run_throttle().notice_due(run_id, NOTICE_SECONDS):
         words = (
             f"Output is limited to {settings.DOOR_EVENTS_PER_SECOND:,} events and {settings.DOOR_KIB_PER_SECOND:,} KiB "
             "a second: the agent waits."
         )
 
-        def say() -> uuid.UUID:
-            session = _caller(run_id).session
+        def record_notice() -> uuid.UUID:
+            session = _calling_run(run_id).session
             ingest.record(session, [(EventKind.STATE, words, {"limited": True})])
             return session
 
-        await notify.announce(await in_thread(say), notify.EVENTS)
+        await notify.announce(await in_thread(record_notice), notify.EVENTS)
     seconds = math.ceil(wait)
     raise ApiError(429, f"the run says too much at once: come again in {seconds} s", retry_after=seconds)
 
 
-def _caller(run_id: uuid.UUID) -> Caller:
+def _calling_run(run_id: uuid.UUID) -> CallingRun:
     """Look the run up, and note that its courier lives. Raises ApiError (410) for a run that is over."""
     fields = ("session_id", "state", "intent", "last_number", "seen_at")
     row = Run.objects.filter(pk=run_id).values_list(*fields).first()
@@ -97,18 +97,18 @@ def _caller(run_id: uuid.UUID) -> Caller:
         raise ApiError(410, "the run is over")
     session, _, intent, stored, seen = row
     now = timezone.now()
-    if seen is None or now - seen > SEEN_EVERY:
+    if seen is None or now - seen > SEEN_INTERVAL:
         Run.objects.filter(pk=run_id).update(seen_at=now)
     command = None if not intent else "close" if Intent(intent) in GRACEFUL else "stop"
-    return Caller(session, stored, command)
+    return CallingRun(session, stored, command)
 
 
 async def _hello(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
     """A courier is there: the run has started."""
     request.json(empty=b"{}")
 
-    def greet() -> Caller:
-        caller = _caller(run_id)
+    def start() -> CallingRun:
+        caller = _calling_run(run_id)
         with transaction.atomic():
             session = event_log.locked(caller.session)
             runs = Run.objects.filter(pk=run_id, started_at=None)
@@ -117,7 +117,7 @@ async def _hello(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
                 transitions.refresh(session)
         return caller
 
-    caller = await in_thread(greet)
+    caller = await in_thread(start)
     await notify.announce(caller.session, notify.EVENTS)
     log.info("courier says hello", session=str(caller.session), run=str(run_id), stored=caller.stored)
     return {"run": str(run_id), "session": str(caller.session), "stored": caller.stored}
@@ -129,7 +129,7 @@ async def _events(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
     if not isinstance(body, dict) or not isinstance(body.get("run") or "", str):
         raise InvalidPayload("send an object with events; run, if it is there, is a text")
     events = body.get("events")
-    rates().count(run_id, len(events) if isinstance(events, list) else 1)
+    run_throttle().take_events(run_id, len(events) if isinstance(events, list) else 1)
 
     def store() -> tuple[int, uuid.UUID]:
         batch = ingest.parse(events)
@@ -154,21 +154,21 @@ async def _events(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
 
 async def _inbox(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
     """A long poll for messages after a number, or for a command that the courier doesn't know yet."""
-    after, limit = min(request.number("after", 0), BIGGEST), request.number("limit", 100)
+    after, limit = min(request.number("after", 0), NUMBER_MAX), request.number("limit", 100)
     known_command = request.query("command") or None
-    rates().count(run_id, 1)  # a poll costs as much as an event
+    run_throttle().take_events(run_id, 1)  # a poll costs as much as an event
 
-    async def look() -> tuple[dict[str, Any], bool]:
+    async def poll() -> tuple[dict[str, Any], bool]:
         command, messages = await in_thread(_read_inbox, run_id, after, limit)
         return {"messages": messages, "command": command}, bool(messages) or command != known_command
 
-    session = (await in_thread(_caller, run_id)).session
-    return await request.long_poll(session, notify.INBOX, settings.STREAM_TICK_SECONDS, look)
+    session = (await in_thread(_calling_run, run_id)).session
+    return await request.long_poll(session, notify.INBOX, settings.STREAM_TICK_SECONDS, poll)
 
 
 def _read_inbox(run_id: uuid.UUID, after: int, limit: int) -> tuple[str | None, list[dict[str, Any]]]:
     """The command and the messages that a run's inbox holds now. A run that was asked to end gets no more messages."""
-    caller = _caller(run_id)
+    caller = _calling_run(run_id)
     if caller.command or limit <= 0:
         return caller.command, []
     queued = Message.objects.filter(session=caller.session, number__gt=after, state=MessageState.QUEUED)

@@ -57,10 +57,10 @@ def parse(batch: Any) -> list[NewEvent]:
             )
         at = _time(item["at"])
         parsed.append(NewEvent(kind, _text(text), fit(data) if data else data, at, number))
-    return _without_known_keys(parsed)
+    return _redact_known_keys(parsed)
 
 
-def _without_known_keys(parsed: list[NewEvent]) -> list[NewEvent]:
+def _redact_known_keys(parsed: list[NewEvent]) -> list[NewEvent]:
     """The events with keys of well-known kinds taken out of them; the courier did so too, if it was ours."""
     if not suspicious(text for event in parsed for text in (event.text, *strings(event.data))):
         return parsed
@@ -88,35 +88,35 @@ def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent], late: bool = False) -> 
     Raises MissingEvents if the batch starts beyond the next number, RunEnded if the run has ended (unless `late`: a
     journal found afterwards). Notifies nobody: the caller does, after this returns.
     """
-    made = run_tokens.secrets_of(run_id)
-    batch = [_without(run_id, event) if redact.holds(made, event.text, event.data) else event for event in batch]
+    credentials = run_tokens.secrets_of(run_id)
+    batch = [_redacted(run_id, each) if redact.holds(credentials, each.text, each.data) else each for each in batch]
     with transaction.atomic():
-        held = _hold(run_id)
-        if held.state == RunState.ENDED and not late:
+        run = _lock(run_id)
+        if run.state == RunState.ENDED and not late:
             raise RunEnded
-        fresh = [event for event in batch if (event.number or 0) > held.last_number]
-        for expected, event in enumerate(fresh, held.last_number + 1):
+        fresh = [event for event in batch if (event.number or 0) > run.last_number]
+        for expected, event in enumerate(fresh, run.last_number + 1):
             if event.number != expected:
-                raise MissingEvents(held.last_number)
+                raise MissingEvents(run.last_number)
         if not fresh:
-            return held.last_number, held.session_id
-        kept = stored_bytes.keep(fresh, stored_bytes.room(held.group_id, held.event_bytes, held.left_out_bytes))
+            return run.last_number, run.session_id
+        kept = stored_bytes.keep(fresh, stored_bytes.room(run.group_id, run.event_bytes, run.left_out_bytes))
         first_output = next((e.at for e in fresh if e.kind in OUTPUT), None)
-        heard = Heard(run_id, held.last_number + len(fresh), first_output, kept.left_out)
-        event_log.store(held.session_id, held.last_seq, kept.events, run_id, kept.size, heard)
+        heard = Heard(run_id, run.last_number + len(fresh), first_output, kept.left_out)
+        event_log.store(run.session_id, run.last_seq, kept.events, run_id, kept.size, heard)
         meaningful = [event for event in fresh if event.kind in MEANINGFUL]
-        if meaningful or held.state == RunState.ENDED:
-            _apply(AgentSession.objects.get(pk=held.session_id), Run.objects.get(pk=run_id), meaningful)
-    return heard.last_number, held.session_id
+        if meaningful or run.state == RunState.ENDED:
+            _apply(AgentSession.objects.get(pk=run.session_id), Run.objects.get(pk=run_id), meaningful)
+    return heard.last_number, run.session_id
 
 
-def _without(run_id: uuid.UUID, event: NewEvent) -> NewEvent:
+def _redacted(run_id: uuid.UUID, event: NewEvent) -> NewEvent:
     text, data = redact.of_run(run_id, event.text, event.data)
     return replace(event, text=text, data=data)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LockedRun:
     """A run and its session, whose rows are locked."""
 
     session_id: uuid.UUID
@@ -128,21 +128,21 @@ class Held:
     left_out_bytes: int
 
 
-HOLD = (
+LOCK_SQL = (
     "SELECT s.id, s.group_id, s.last_seq, r.state, r.last_number, r.event_bytes, r.left_out_bytes"
     f" FROM {AgentSession._meta.db_table} s JOIN {Run._meta.db_table} r ON r.session_id = s.id WHERE r.id = %s"
 )
 
 
-def _hold(run_id: uuid.UUID) -> Held:
+def _lock(run_id: uuid.UUID) -> LockedRun:
     """Lock a session and its run, in this order, and read what numbering needs: one statement, for speed."""
     lock = " FOR UPDATE" if connection.features.has_select_for_update else ""
     with connection.cursor() as cursor:
-        cursor.execute(HOLD + lock, [Run._meta.pk.get_db_prep_value(run_id, connection)])
+        cursor.execute(LOCK_SQL + lock, [Run._meta.pk.get_db_prep_value(run_id, connection)])
         row = cursor.fetchone()
     if row is None:
         raise Run.DoesNotExist
-    return Held(uuid.UUID(str(row[0])), uuid.UUID(str(row[1])), *row[2:])
+    return LockedRun(uuid.UUID(str(row[0])), uuid.UUID(str(row[1])), *row[2:])
 
 
 def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
@@ -152,27 +152,27 @@ def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
             number = event.data.get("number")
             messages.delivered(session, run, number if type(number) is int else 0, event.at)
         elif event.kind == EventKind.SESSION:
-            _named(session, run, str(event.data.get("id", ""))[:200])
+            _record_session_id(session, run, str(event.data.get("id", ""))[:200])
         elif event.kind == EventKind.TASK:
             signals.task_asked.send(None, session_id=session.pk, run_id=run.pk, text=event.text)
         elif event.kind == EventKind.EXIT:
-            _exited(run, event.data)
+            _record_exit(run, event.data)
         else:
-            _turned(session, run, event)
+            _record_turn(session, run, event)
     if run.state == RunState.ENDED:
         messages.settle_late(session, run)
         transitions.nothing_left(session)
     transitions.refresh(session)
 
 
-def _named(session: AgentSession, run: Run, resume: str) -> None:
-    """The agent told its conversation's id. One of a journal that was found late is older than a later run's."""
-    told = Event.objects.filter(kind=EventKind.SESSION, run__session=session, run__number__gt=run.number)
-    if run.state != RunState.ENDED or not told.exists():
+def _record_session_id(session: AgentSession, run: Run, resume: str) -> None:
+    """The agent reported its conversation's id. One of a journal that was found late is older than a later run's."""
+    later = Event.objects.filter(kind=EventKind.SESSION, run__session=session, run__number__gt=run.number)
+    if run.state != RunState.ENDED or not later.exists():
         AgentSession.objects.filter(pk=session.pk).update(resume=resume)
 
 
-def _exited(run: Run, data: dict[str, Any]) -> None:
+def _record_exit(run: Run, data: dict[str, Any]) -> None:
     """The agent's process is over."""
     code, peak = data.get("code"), data.get("peak_bytes")
     if type(code) is int and -1 <= code <= 255:
@@ -181,7 +181,7 @@ def _exited(run: Run, data: dict[str, Any]) -> None:
         Run.objects.filter(pk=run.pk).update(peak_bytes=peak)
 
 
-def _turned(session: AgentSession, run: Run, event: NewEvent) -> None:
+def _record_turn(session: AgentSession, run: Run, event: NewEvent) -> None:
     """The agent took its turn, or ended it."""
     runs = Run.objects.filter(pk=run.pk)
     if event.data.get("state") == "idle":
@@ -196,9 +196,9 @@ def _turned(session: AgentSession, run: Run, event: NewEvent) -> None:
         runs.filter(state=RunState.ENDING).update(waiting_since=None)
 
 
-def record(session_id: uuid.UUID, said: Sequence[tuple[str, str, dict[str, Any]]]) -> int:
+def record(session_id: uuid.UUID, events: Sequence[tuple[str, str, dict[str, Any]]]) -> int:
     """Append events of Berth's own, `(kind, text, data)` each; return the last number."""
     with transaction.atomic():
-        last = event_log.append(event_log.locked(session_id), [NewEvent(*each) for each in said])
+        last = event_log.append(event_log.locked(session_id), [NewEvent(*each) for each in events])
         notify.ring_on_commit(session_id, notify.EVENTS)
     return last

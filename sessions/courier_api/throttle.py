@@ -10,11 +10,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 BURST = 10  # seconds' worth that may come at once, after a silence
-MOST = 10_000  # runs that are remembered; one that was forgotten begins with a full bucket
+RUNS_MAX = 10_000  # runs that are remembered; one that was forgotten begins with a full bucket
 
 
 @dataclass(slots=True)
-class Bucket:
+class TokenBucket:
     """So many units a second, and `BURST` times as many at once. Times are in seconds of any steady clock.
 
     What is asked for is given as long as anything is left, and may leave a debt: so a request that is larger than the
@@ -26,7 +26,7 @@ class Bucket:
     left: float
 
     @classmethod
-    def full(cls, rate: float, now: float) -> "Bucket":
+    def full(cls, rate: float, now: float) -> "TokenBucket":
         """A bucket that nothing was taken from."""
         return cls(rate, now, rate * BURST)
 
@@ -42,49 +42,49 @@ class Bucket:
 
 
 @dataclass(slots=True)
-class Speed:
-    """What one run has left, and when its session was last told that it is slowed."""
+class RunBuckets:
+    """What one run has left, and when its session last had a notice that it is slowed."""
 
-    events: Bucket
-    size: Bucket
-    told_at: float = float("-inf")
+    events: TokenBucket
+    size: TokenBucket
+    notice_at: float = float("-inf")
 
 
 @dataclass(slots=True)
-class Rates:
+class RunThrottle:
     """The runs of this process. `events` a second and `size` bytes a second are every run's own."""
 
     events: float
     size: float
-    runs: "OrderedDict[uuid.UUID, Speed]" = field(default_factory=OrderedDict)
+    runs: "OrderedDict[uuid.UUID, RunBuckets]" = field(default_factory=OrderedDict)
 
-    def _of(self, run: uuid.UUID, now: float) -> Speed:
-        speed = self.runs.get(run)
-        if speed is None:
-            speed = self.runs[run] = Speed(Bucket.full(self.events, now), Bucket.full(self.size, now))
-            if len(self.runs) > MOST:
+    def _of(self, run: uuid.UUID, now: float) -> RunBuckets:
+        buckets = self.runs.get(run)
+        if buckets is None:
+            buckets = self.runs[run] = RunBuckets(TokenBucket.full(self.events, now), TokenBucket.full(self.size, now))
+            if len(self.runs) > RUNS_MAX:
                 self.runs.popitem(last=False)
         self.runs.move_to_end(run)
-        return speed
+        return buckets
 
-    def ask(self, run: uuid.UUID, size: int, now: float | None = None) -> float:
+    def admit(self, run: uuid.UUID, size: int, now: float | None = None) -> float:
         """Whether a request of `size` bytes may come in: seconds to wait, 0 for yes. Yes takes the bytes."""
         now = time.monotonic() if now is None else now
-        speed = self._of(run, now)
-        wait = max(speed.events.wait(now), speed.size.wait(now))
+        buckets = self._of(run, now)
+        wait = max(buckets.events.wait(now), buckets.size.wait(now))
         if not wait:
-            speed.size.take(size)
+            buckets.size.take(size)
         return wait
 
-    def count(self, run: uuid.UUID, events: int) -> None:
-        """So many events came in a request that `ask` let in. Called, as everything here, on the event loop alone."""
+    def take_events(self, run: uuid.UUID, events: int) -> None:
+        """So many events came in a request that `admit` let in. Called, as everything here, on the event loop alone."""
         self._of(run, time.monotonic()).events.take(events)
 
-    def tell(self, run: uuid.UUID, every: float, now: float | None = None) -> bool:
+    def notice_due(self, run: uuid.UUID, every: float, now: float | None = None) -> bool:
         """Whether it is time to say in the session that the run is slowed: once in `every` seconds at most."""
         now = time.monotonic() if now is None else now
-        speed = self._of(run, now)
-        if now - speed.told_at < every:
+        buckets = self._of(run, now)
+        if now - buckets.notice_at < every:
             return False
-        speed.told_at = now
+        buckets.notice_at = now
         return True

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def run(session: AgentSession, settings: Any) -> Run:
     settings.DOOR_EVENTS_PER_SECOND, settings.DOOR_KIB_PER_SECOND = 10, 100
-    endpoints._rates.cache_clear()
+    endpoints._run_throttle.cache_clear()
     found = transitions.claim(session.pk, "local")
     assert found
     return found
