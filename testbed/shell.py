@@ -16,7 +16,7 @@ import threading
 import traceback
 from pathlib import Path
 
-SECONDS = 120  # that code may take
+SECONDS = 240  # that code may take
 
 
 class Shell:

@@ -195,7 +195,7 @@ class Stack:
     def manage(self, *words: str) -> str:
         """Run a management command with this stack's settings; return its standard output."""
         done = subprocess.run(
-            [sys.executable, "manage.py", *words], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=120
+            [sys.executable, "manage.py", *words], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=240
         )
         if done.returncode:
             raise AssertionError(f"manage.py {' '.join(words)}: {done.stdout}{done.stderr}")
