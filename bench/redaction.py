@@ -17,7 +17,7 @@ from typing import Any
 from bench.harness import Figure, Outcome, median
 from courier.events import Event, raw
 from courier.redact import Lane, Secrets
-from redaction.scanner import Scanner
+from redaction.secret_search import Scanner
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS, SIZES = 20, (40, 200)

@@ -19,8 +19,8 @@ from courier.events import Event, raw
 from courier.log import log
 from redaction.encodings import LONGEST
 from redaction.pattern_search import strings
-from redaction.scanner import Scanner, checksum
-from redaction.stream import Stream
+from redaction.secret_search import Scanner, checksum
+from redaction.stream_redactor import Stream
 
 HOLD = 0.5  # seconds that events wait at most
 OURS = frozenset({"delivered", "turn", "exit", "gap"})  # kinds that hold nothing the agent wrote

@@ -10,7 +10,7 @@ import pytest
 
 from redaction.key_patterns import HEADS
 from redaction.pattern_search import redact_known, redact_known_data, suspicious
-from redaction.scanner import Scanner
+from redaction.secret_search import Scanner
 
 
 def body(size: int, letters: str = string.ascii_letters + string.digits) -> str:

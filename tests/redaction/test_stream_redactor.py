@@ -14,8 +14,8 @@ from redaction.encodings import forms, pieces
 from redaction.invisible import squeeze, unseen
 from redaction.multi_search import shown
 from redaction.pattern_search import STUBS, redact_known
-from redaction.scanner import Scanner
-from redaction.stream import Stream
+from redaction.secret_search import Scanner
+from redaction.stream_redactor import Stream
 
 VALUES = {
     "plain": b"hunter2-is-no-good-password",

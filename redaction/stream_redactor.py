@@ -8,7 +8,7 @@ Either way it is remembered (the `ghost`), so that the rest is replaced too, sho
 from typing import Any
 
 from redaction.invisible import LINE_ENDS, squeeze, unseen
-from redaction.scanner import Scanner, checksum
+from redaction.secret_search import Scanner, checksum
 from redaction.spans import Span, label, merged
 
 BEFORE_LINE_END = 3  # bytes of a beginning that hold back no line: almost any letter may begin something
