@@ -16,8 +16,8 @@ from typing import Any
 
 from bench.harness import Figure, Outcome, median
 from courier.events import Event, raw
-from courier.redact import Lane, Secrets
-from redaction.secret_search import Scanner
+from courier.redact import RunSecrets, SpoolRedactor
+from redaction.secret_search import SecretSearch
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS, SIZES = 20, (40, 200)
@@ -34,22 +34,23 @@ def run() -> Outcome:
     batches = [[Event("text", step[at : at + LINE].decode()) for at in range(0, STEP, LINE)] for step in steps]
     with tempfile.TemporaryDirectory() as folder:
         values = _secrets(Path(folder), chance)
-        lane = Lane(Secrets(Path(folder), Path(folder) / "s0"))
+        redactor = SpoolRedactor(RunSecrets(Path(folder), Path(folder) / "s0"))
         ways: list[Callable[[], None]] = [
             lambda: _each(steps, lambda step: step.count(b"a string that is nowhere")),
-            lambda: _each(chunks, lambda events: lane.sift(events, None, 0.0, final=True)),
-            lambda: _each(batches, lambda events: lane.sift(events, None, 0.0, final=True)),
+            lambda: _each(chunks, lambda events: redactor.redact(events, None, 0.0, final=True)),
+            lambda: _each(batches, lambda events: redactor.redact(events, None, 0.0, final=True)),
         ]
         rates = [median(each) for each in zip(*[[_rate(way) for way in ways] for _ in range(ROUNDS)], strict=True)]
         begin = time.process_time()
-        scanner = Scanner(enumerated(values))
+        search = SecretSearch(enumerated(values))
         built = time.process_time() - begin
     floor, rate, small = rates
     shown = f"{rate:.0f} MB/s"
     row = Figure("redaction", shown, f"{floor:,.0f} MB/s", shown, f"≥ {TARGET} MB/s", rate >= TARGET)
     events = f"Events of {LINE} bytes: {small * 1e6 / LINE:,.0f} a second."
     return Outcome(
-        [row], [f"{SECRETS} secrets have {len(scanner.exact.strings)} forms, ready in {built * 1e3:.0f} ms.", events]
+        [row],
+        [f"{SECRETS} secrets have {len(search.known_values.strings)} forms, ready in {built * 1e3:.0f} ms.", events],
     )
 
 

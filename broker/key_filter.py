@@ -3,8 +3,8 @@
 import re
 from typing import NamedTuple
 
-from redaction.encodings import pieces
-from redaction.multi_search import Exact
+from redaction.encodings import search_strings
+from redaction.multi_search import MultiSearch
 from redaction.spans import Span, replace
 
 NAME = "key"
@@ -15,7 +15,7 @@ ERROR_MAX = 256 * 1024  # bytes of an error that is passed on
 class KeyForms(NamedTuple):
     """The forms of a key that are looked for."""
 
-    exact: Exact
+    exact: MultiSearch
     masked: re.Pattern[bytes]  # its beginning and its end, with something between them
 
 
@@ -23,7 +23,7 @@ def key_forms(key: str) -> KeyForms:
     """The forms of a key. Made once for a key: it takes some milliseconds."""
     value = key.encode()
     masked = re.escape(value[:3]) + rb"[^\s\"'<>\\]{1,300}?" + re.escape(value[-SHOWN:])
-    return KeyForms(Exact(dict.fromkeys(pieces(value), NAME)), re.compile(masked))
+    return KeyForms(MultiSearch(dict.fromkeys(search_strings(value), NAME)), re.compile(masked))
 
 
 class KeyFilter:
@@ -36,19 +36,19 @@ class KeyFilter:
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return those that are free of it."""
         data = self._pending + chunk
-        spans = [Span(*each) for each in self._exact.find(data)]
-        begun = self._exact.begun(data)
-        place = len(data) if begun is None else max(begun.place, *(span.end for span in spans), 0)
+        spans = list(self._exact.find(data))
+        partial = self._exact.partial_match(data)
+        place = len(data) if partial is None else max(partial.start, *(span.end for span in spans), 0)
         self._pending = data[place:]
         return replace(data[:place], spans) if spans else data[:place]
 
     def end(self) -> bytes:
         """What waited, when nothing follows: a beginning of a key that says much is left out."""
         left, self._pending = self._pending, b""
-        begun = self._exact.begun(left)
-        if begun is None or begun.veil is None:
+        partial = self._exact.partial_match(left)
+        if partial is None or partial.mask_from is None:
             return left
-        return replace(left, [Span(begun.veil, len(left), NAME)])
+        return replace(left, [Span(partial.mask_from, len(left), NAME)])
 
 
 def filter_text(forms: KeyForms, data: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Secrets stay in the pod: every event passes here before it is written to the journal.
 
 What an agent says bit by bit (raw output, parts of an answer) is a stream, in which a secret may be split over events;
-everything else is looked at event by event. Events wait while the end of a stream may be the beginning of a secret.
-Then the journal's state is that of the place before them: a courier that dies meanwhile leaves them to be read again.
+everything else is searched event by event. Events wait while the end of a stream may be the beginning of a secret.
+Then the journal's state is that before them: a courier that dies meanwhile leaves them to be read again.
 """
 
 import base64
@@ -17,56 +17,56 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from courier.events import Event, raw
 from courier.log import log
-from redaction.encodings import LONGEST
-from redaction.pattern_search import strings
-from redaction.secret_search import Scanner, checksum
-from redaction.stream_redactor import Stream
+from redaction.encodings import MAX_VALUE
+from redaction.pattern_search import json_strings
+from redaction.secret_search import SecretSearch, checksum
+from redaction.stream_redactor import StreamRedactor
 
-HOLD = 0.5  # seconds that events wait at most
-OURS = frozenset({"delivered", "turn", "exit", "gap"})  # kinds that hold nothing the agent wrote
-STREAMED = frozenset({"text", "stdout", "stderr"})
-CUT_OFF = 80  # bytes; a shorter string of an event was hardly cut off within a secret
-VALUES = 4  # of one secret that are known at the same time: the present one, and those before it
-STREAMS = 8  # that are remembered: raw output, and the agent with some subagents
+MAX_HOLD = 0.5  # seconds that events wait at most
+COURIER_KINDS = frozenset({"delivered", "turn", "exit", "gap"})  # kinds that hold nothing the agent wrote
+STREAM_KINDS = frozenset({"text", "stdout", "stderr"})
+MIN_TRUNCATED = 80  # bytes; a shorter string of an event was hardly cut off within a secret
+VALUES_PER_SECRET = 4  # of one secret that are known at the same time: the present one, and those before it
+MAX_STREAMS = 8  # that are remembered: raw output, and the agent with some subagents
 TOKEN, EGRESS = "run-token", "egress-credential"
 
 
-class Secrets:
+class RunSecrets:
     """The values of the run's secrets, its token and its credential at the egress proxy.
 
-    `marks` tells them from others, as of the last `refresh`.
-
-    A mark has a name and 16 bits, too few to tell anything of the value.
+    `fingerprints` are those of the last `refresh`: a name and 16 bits, too few to tell anything of the value.
     """
 
     def __init__(self, folder: Path | None, token_file: Path, run: str = "") -> None:
         """`run` is the id of the run that the secrets are of."""
         self.folder, self.token_file, self.run = folder, token_file, run
-        self.seen: list[tuple[str, tuple[int, ...]]] | None = None
+        self.signatures: list[tuple[str, tuple[int, ...]]] | None = None
         self.values: dict[str, list[bytes]] = {}
-        self.marks: list[str] = []
-        self._scanner: Scanner | None = None
+        self.fingerprints: list[str] = []
+        self._search: SecretSearch | None = None
 
     def refresh(self) -> None:
         """Read the files that have changed. What they held before is still secret."""
         files = self._files()
-        seen = [(name, _signature(path)) for name, path in files]
-        if seen == self.seen:
+        signatures = [(name, _signature(path)) for name, path in files]
+        if signatures == self.signatures:
             return
-        self.seen, self._scanner = seen, None
+        self.signatures, self._search = signatures, None
         for name, path in files:
-            self._learn(name, path)
-        self.marks = [
-            f"{name}:{checksum(values[0]):04x}" for name, values in sorted(self.values.items()) if not self._dies(name)
+            self._read(name, path)
+        self.fingerprints = [
+            f"{name}:{checksum(values[0]):04x}"
+            for name, values in sorted(self.values.items())
+            if not self._is_run_scoped(name)
         ]
 
-    def scanner(self) -> Scanner:
-        """Return the scanner for all values that the files have had; made when it is first needed."""
-        if self._scanner is None:
-            self._scanner = Scanner((name, value) for name, values in self.values.items() for value in values)
-        return self._scanner
+    def search(self) -> SecretSearch:
+        """Return the search for all values that the files have had; made when it is first needed."""
+        if self._search is None:
+            self._search = SecretSearch((name, value) for name, values in self.values.items() for value in values)
+        return self._search
 
-    def _dies(self, name: str) -> bool:
+    def _is_run_scoped(self, name: str) -> bool:
         """Whether a value is good for this run alone, so that nobody has to know it afterwards: a token, a stand-in."""
         return name in (TOKEN, EGRESS) or bool(self.run and self.values[name][0].startswith(f"{self.run}.".encode()))
 
@@ -77,10 +77,10 @@ class Secrets:
             ours.append((EGRESS, str(egress)))
         return [*ours, *((name, f"{self.folder}/{name}") for name in names if name[0] != ".")]
 
-    def _learn(self, name: str, path: str) -> None:
+    def _read(self, name: str, path: str) -> None:
         try:
             with Path(path).open("rb") as file:
-                value = file.read(LONGEST)
+                value = file.read(MAX_VALUE)
         except IsADirectoryError:
             return
         except OSError as error:
@@ -89,135 +89,138 @@ class Secrets:
         if name == EGRESS and b"://" in value:  # the proxy's address: what is secret in it is the password
             value = unquote_to_bytes(urlsplit(value.decode(errors="replace")).password or "")
         before = [known for known in self.values.get(name, []) if known != value]
-        self.values[name] = [value, *before][:VALUES]
+        self.values[name] = [value, *before][:VALUES_PER_SECRET]
 
 
-class Held(NamedTuple):
+class PendingBatch(NamedTuple):
     """A batch of events that waits: how many there are, and the state before them."""
 
     size: int
-    before: Any
-    memory: dict[str, Any]
+    state_before: Any
+    checkpoints: dict[str, Any]
 
 
-class Lane:
+class SpoolRedactor:
     """What comes out of one spool, in order."""
 
-    def __init__(self, secrets: Secrets, memory: dict[str, Any] | None = None) -> None:
+    def __init__(self, secrets: RunSecrets, checkpoints: dict[str, Any] | None = None) -> None:
         self.secrets = secrets
-        self.streams = {name: Stream(kept) for name, kept in (memory or {}).items()}
+        self.streams = {name: StreamRedactor(checkpoint) for name, checkpoint in (checkpoints or {}).items()}
         self.key = ""  # of the stream that the last event belongs to
         self.waiting: deque[tuple[Event, bytes]] = deque()  # of that stream
-        self.done: list[tuple[Event | None, bool]] = []  # decided (None: nothing is left); a secret goes on in the next
-        self.batches: deque[Held] = deque()
-        self.until = float("inf")  # when those that wait are let go
+        self.decided: list[tuple[Event | None, bool]] = []  # None: nothing is left; a secret goes on in the next
+        self.batches: deque[PendingBatch] = deque()
+        self.release_at = float("inf")  # when those that wait are let go
 
-    def sift(self, events: list[Event], before: Any, now: float, final: bool = False) -> list[Event]:
-        """Take the next batch of events, before which the state was `before`; return what may be written, redacted."""
+    def redact(self, events: list[Event], state_before: Any, now: float, final: bool = False) -> list[Event]:
+        """Take the next batch of events; return what may be written, redacted."""
         if events:
             self.secrets.refresh()
             if not self.batches:
-                self.until = now + HOLD
-            self.batches.append(Held(len(events), before, self.memory()))
-            for key, group in groupby(events, _key):
+                self.release_at = now + MAX_HOLD
+            self.batches.append(PendingBatch(len(events), state_before, self.checkpoints()))
+            for key, group in groupby(events, _stream_key):
                 self._add(key, list(group))
         if self.batches:
-            self._take(final or now >= self.until)
-        return self._released(now)
+            self._release(final or now >= self.release_at)
+        return self._pop_decided(now)
 
-    def memory(self) -> dict[str, Any]:
+    def checkpoints(self) -> dict[str, Any]:
         """Return what to remember of the streams."""
-        kept = {key: stream.memory for key, stream in self.streams.items() if not stream.held}
-        return {key: memory for key, memory in list(kept.items())[-STREAMS:] if memory}
+        checkpoints = {key: stream.checkpoint for key, stream in self.streams.items() if not stream.is_holding}
+        return {key: checkpoint for key, checkpoint in list(checkpoints.items())[-MAX_STREAMS:] if checkpoint}
 
-    def whole(self, events: list[Event]) -> list[Event]:
-        """Return the events without secrets, each looked at by itself."""
-        scanner = self.secrets.scanner()
+    def redact_separately(self, events: list[Event]) -> list[Event]:
+        """Return the events without secrets, each searched by itself."""
+        search = self.secrets.search()
         texts = [text.encode(errors="surrogatepass") for event in events for text in _strings(event)]
-        cut_off = any(scanner.cut_off(text) for text in texts if len(text) >= CUT_OFF)
-        if not cut_off and scanner.clean(b"\0".join(texts)):
+        cut_off = any(search.truncated_secret(text) for text in texts if len(text) >= MIN_TRUNCATED)
+        if not cut_off and search.is_clean(b"\0".join(texts)):
             return events
-        return [Event(event.kind, _text(scanner, event.text), _data(scanner, event.data)) for event in events]
+        return [Event(event.kind, _text(search, event.text), _data(search, event.data)) for event in events]
 
     def _add(self, key: str, events: list[Event]) -> None:
         if key != self.key:
-            self._take(True)
+            self._release(True)
             self.key = key
-        if not key or not self.secrets.scanner().clean(key.encode(errors="surrogatepass")):
+        if not key or not self.secrets.search().is_clean(key.encode(errors="surrogatepass")):
             self.key = ""
-            self.done += [(event, False) for event in self.whole(events)]
+            self.decided += [(event, False) for event in self.redact_separately(events)]
             return
-        stream = self.streams.pop(key, None) or Stream()
+        stream = self.streams.pop(key, None) or StreamRedactor()
         self.streams[key] = stream  # as the last
         added = [(event, _bytes(event)) for event in events]
         self.waiting += added
-        stream.push([content for _, content in added])
+        stream.feed([content for _, content in added])
 
-    def _take(self, settle: bool) -> None:
+    def _release(self, flush: bool) -> None:
         if self.key:
             stream = self.streams[self.key]
-            for content, tied in zip(stream.take(self.secrets.scanner(), settle), stream.tied, strict=False):
+            for content, continues in zip(stream.release(self.secrets.search(), flush), stream.continues, strict=False):
                 event, before = self.waiting.popleft()
-                self.done.append((event if content is before else _rebuilt(event, content), tied))
+                self.decided.append((event if content is before else _rebuilt(event, content), continues))
 
-    def _released(self, now: float) -> list[Event]:
+    def _pop_decided(self, now: float) -> list[Event]:
         """Return the events of the batches that are decided, up to one after which no secret goes on."""
         size = batches = ready = 0
         for number, batch in enumerate(self.batches, 1):
             size += batch.size
-            if size > len(self.done):
+            if size > len(self.decided):
                 break
-            if not self.done[size - 1][1]:
+            if not self.decided[size - 1][1]:
                 batches, ready = number, size
         for _ in range(batches):
             self.batches.popleft()
-        events = [event for event, _ in self.done[:ready] if event]
-        del self.done[:ready]
+        events = [event for event, _ in self.decided[:ready] if event]
+        del self.decided[:ready]
         if batches:
-            self.until = now + HOLD if self.batches else float("inf")
-        while not self.batches and len(self.streams) > STREAMS:
+            self.release_at = now + MAX_HOLD if self.batches else float("inf")
+        while not self.batches and len(self.streams) > MAX_STREAMS:
             del self.streams[next(iter(self.streams))]
         return events
 
 
-class Shield:
-    """The lanes of one transcript. `state` is what to keep in the journal's state, under the name "redaction"."""
+class TranscriptRedactor:
+    """The redactors of one transcript's spools. `state` goes into the journal's state, under the name "redaction"."""
 
     def __init__(self, folder: Path | None, token_file: Path, state: Any = None, run: str = "") -> None:
-        self.secrets = Secrets(folder, token_file, run)
+        self.secrets = RunSecrets(folder, token_file, run)
         self.secrets.refresh()
-        self.state_before = state if isinstance(state, dict) else {}
-        memory = self.state_before.get("streams", {})
-        self.lanes = {name: Lane(self.secrets, memory.get(name)) for name in ("out", "err")}
+        self.restored = state if isinstance(state, dict) else {}
+        checkpoints = self.restored.get("streams", {})
+        self.spools = {name: SpoolRedactor(self.secrets, checkpoints.get(name)) for name in ("out", "err")}
 
-    def sift(self, name: str, events: list[Event], before: Any, final: bool = False) -> list[Event]:
-        """As `Lane.sift`, for what came out of the spool of that name."""
-        return self.lanes[name].sift(events, before, time.monotonic(), final)
+    def redact(self, name: str, events: list[Event], state_before: Any, final: bool = False) -> list[Event]:
+        """As `SpoolRedactor.redact`, for what came out of the spool of that name."""
+        return self.spools[name].redact(events, state_before, time.monotonic(), final)
 
-    def all(self, events: list[Event]) -> list[Event]:
+    def flush_and_redact(self, events: list[Event]) -> list[Event]:
         """Return what waits, then the events, all redacted: something else is to be written now."""
-        waited = [event for lane in self.lanes.values() for event in lane.sift([], None, time.monotonic(), True)]
+        waited = [event for spool in self.spools.values() for event in spool.redact([], None, time.monotonic(), True)]
         self.secrets.refresh()
-        return waited + self.lanes["out"].whole(events)
+        return waited + self.spools["out"].redact_separately(events)
 
-    def before(self, name: str) -> Any:
+    def state_before(self, name: str) -> Any:
         """Return the state before the first event of a spool that waits, None if none does."""
-        batches = self.lanes[name].batches
-        return batches[0].before if batches else None
+        batches = self.spools[name].batches
+        return batches[0].state_before if batches else None
 
     def due(self) -> float:
         """Return when events have waited long enough (monotonic seconds)."""
-        return min(lane.until for lane in self.lanes.values())
+        return min(spool.release_at for spool in self.spools.values())
 
     def state(self) -> dict[str, Any]:
         """Return what a restart needs, as of the last event that was let through."""
-        streams = {name: lane.batches[0].memory if lane.batches else lane.memory() for name, lane in self.lanes.items()}
-        kept: dict[str, Any] = {"streams": {name: memory for name, memory in streams.items() if memory}}
-        return {"marks": self.secrets.marks, **(kept if kept["streams"] else {})}
+        streams = {
+            name: spool.batches[0].checkpoints if spool.batches else spool.checkpoints()
+            for name, spool in self.spools.items()
+        }
+        streams = {name: checkpoints for name, checkpoints in streams.items() if checkpoints}
+        return {"marks": self.secrets.fingerprints, **({"streams": streams} if streams else {})}
 
-    def lacks(self) -> bool:
+    def lacks_secrets(self) -> bool:
         """Tell whether the courier that wrote the state knew secrets that are not known here."""
-        return not set(self.state_before.get("marks", [])) <= set(self.secrets.marks)
+        return not set(self.restored.get("marks", [])) <= set(self.secrets.fingerprints)
 
 
 def _signature(path: str) -> tuple[int, ...]:
@@ -228,9 +231,9 @@ def _signature(path: str) -> tuple[int, ...]:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _key(event: Event) -> str:
-    """Return the name of the stream that an event belongs to, "" if it is looked at by itself."""
-    if event.kind not in STREAMED:
+def _stream_key(event: Event) -> str:
+    """Return the name of the stream that an event belongs to, "" if it is searched by itself."""
+    if event.kind not in STREAM_KINDS:
         return ""
     if event.data is None:
         return event.kind
@@ -265,21 +268,21 @@ def _rebuilt(event: Event, content: bytes) -> Event | None:
 
 
 def _strings(event: Event) -> list[str]:
-    return [] if event.kind in OURS else [event.text, *strings(event.data)]
+    return [] if event.kind in COURIER_KINDS else [event.text, *json_strings(event.data)]
 
 
-def _text(scanner: Scanner, text: str) -> str:
+def _text(search: SecretSearch, text: str) -> str:
     content = text.encode(errors="surrogatepass")
-    redacted = scanner.redact(content)
+    redacted = search.redact(content)
     return text if redacted is content else redacted.decode(errors="replace")
 
 
-def _data(scanner: Scanner, value: Any) -> Any:
+def _data(search: SecretSearch, value: Any) -> Any:
     """Return a JSON value without secrets in its strings and keys."""
     if isinstance(value, str):
-        return _text(scanner, value)
+        return _text(search, value)
     if isinstance(value, list):
-        return [_data(scanner, item) for item in value]
+        return [_data(search, item) for item in value]
     if isinstance(value, dict):
-        return {_text(scanner, key): _data(scanner, item) for key, item in value.items()}
+        return {_text(search, key): _data(search, item) for key, item in value.items()}
     return value

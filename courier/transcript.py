@@ -12,7 +12,7 @@ from courier.events import Event, dump
 from courier.journal import Journal
 from courier.log import log
 from courier.parser import LINE_LIMIT, Parser
-from courier.redact import OURS, Lane, Shield
+from courier.redact import COURIER_KINDS, SpoolRedactor, TranscriptRedactor
 from courier.settings import Settings
 from courier.spool import Spool
 
@@ -30,12 +30,12 @@ class Transcript:
         self.name = state["name"]
         self.contract: Contract = make_contract(self.name, settings, state.get("contract"))
         self.code: int | None = state.get("exit")
-        self.shield = Shield(settings.secrets, settings.token_file, state.get("redaction"), settings.run)
+        self.redactor = TranscriptRedactor(settings.secrets, settings.token_file, state.get("redaction"), settings.run)
         self.spools = {name: Spool(folder, name, state.get(name, (0,))[0]) for name in STREAMS}
         self.begun: Path | None = folder / "begun"
         stuck = self._count_tries() > TRIES
         self.parsers = {name: self._parser(name, bool(state.get(name, (0, False))[1] or stuck)) for name in STREAMS}
-        if folder != settings.folder and self.shield.lacks():
+        if folder != settings.folder and self.redactor.lacks_secrets():
             self._leave_out()
 
     def fill(self, stream: str, fifo: int) -> int:
@@ -53,7 +53,7 @@ class Transcript:
             try:
                 parser.feed(data)
                 events = parser.events(time.monotonic(), final and not rest)
-                events = self.shield.sift(stream, events, before, final and not rest)
+                events = self.redactor.redact(stream, events, before, final and not rest)
             except OSError:
                 raise
             except Exception as error:
@@ -70,11 +70,11 @@ class Transcript:
     def record(self, events: list[Event]) -> None:
         """Append the events, after those that wait, and the present state to the journal."""
         try:
-            events = self.shield.all(events)
+            events = self.redactor.flush_and_redact(events)
         except OSError:
             raise
         except Exception as error:  # what may hold a secret is left out
-            kept = [event for event in events if event.kind in OURS]
+            kept = [event for event in events if event.kind in COURIER_KINDS]
             events = [self._gap(error, len(events) - len(kept), 0), *kept]
         self._append(events)
 
@@ -103,14 +103,14 @@ class Transcript:
 
     def due(self) -> float:
         """Return when `step` has to be called without new bytes (monotonic seconds)."""
-        return min(self.shield.due(), *(parser.due() for parser in self.parsers.values()))
+        return min(self.redactor.due(), *(parser.due() for parser in self.parsers.values()))
 
     def state(self) -> dict[str, Any]:
         """Return what a restart needs, as of the last event that does not wait."""
-        state: dict[str, Any] = {"name": self.name, "redaction": self.shield.state()}
+        state: dict[str, Any] = {"name": self.name, "redaction": self.redactor.state()}
         contract = dict(self.contract.state)
         for name, parser in self.parsers.items():
-            before = self.shield.before(name)
+            before = self.redactor.state_before(name)
             state[name] = before[0] if before else [parser.offset, parser.inside]
             contract = before[1] if before and name == "out" else contract
         state["contract"] = contract
@@ -164,7 +164,7 @@ class Transcript:
         """Pass over what can't be read, and what waits before it, and go on; return the event that says so."""
         place = self.journal.state.get(stream, (0,))[0]
         self.parsers[stream] = self._parser(stream, True)
-        self.shield.lanes[stream] = Lane(self.shield.secrets)
+        self.redactor.spools[stream] = SpoolRedactor(self.redactor.secrets)
         return self._gap(error, 0, self.spools[stream].position - place)
 
     def _gap(self, error: Exception, events: int, size: int) -> Event:

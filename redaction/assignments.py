@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-SHORTEST = 16  # bytes of what is assigned to just any name; it has to have a digit, too
-SHORTEST_NAMED = 6  # if the name says that it is a secret and it is no word, else 8
-MOST = 1000  # values that are taken from one secret
+MIN_UNNAMED = 16  # bytes of what is assigned to just any name; it has to have a digit, too
+MIN_NAMED = 6  # if the name says that it is a secret and it is no word, else 8
+MAX_VALUES = 1000  # values that are taken from one secret
 WORDS = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 SECRET = frozenset({b"pass", b"pwd", b"secrets", b"key", b"auth", b"pin", b"sas", b"pat", b"psk", b"signature"})
 SECRET_ENDS = (b"password", b"passwd", b"passphrase", b"secret", b"token", b"credential", b"credentials", b"apikey",
@@ -34,57 +34,57 @@ PGPASS = re.compile(rb"(?:[^:\\]|\\.)*:(?:\d+|\*):(?:[^:\\]|\\.)*:(?:[^:\\]|\\.)
 USERINFO = re.compile(rb"://([^\s/@:\"'<>]*):([^\s/@\"'<>]+)@")  # RFC 3986, section 3.2.1
 
 
-def values(value: bytes) -> set[bytes]:
+def assigned_values(value: bytes) -> set[bytes]:
     """Return what a value assigns that is telling, as it stands there and without its quotes and escapes."""
     found: set[bytes] = set()
-    for name, word in _all(value):
+    for name, word in _pairs(value):
         for each in (word, word.strip(b" \t\"'`,;")):
-            if _tells(name, each):
+            if _may_be_secret(name, each):
                 found.add(each)
-        if len(found) >= MOST:
+        if len(found) >= MAX_VALUES:
             break
     return found
 
 
-def _tells(name: bytes, word: bytes) -> bool:
+def _may_be_secret(name: bytes, word: bytes) -> bool:
     """Whether it is a secret, or may be one: not a path, nor an address without a password, nor a placeholder."""
     if word.startswith((b"$", b"{{", b"%(", b"<", b"/", b"./", b"~/", b"[redacted:")) or word.lower() in PLAIN:
         return False
     if b"://" in word and not USERINFO.search(word):
         return False
-    if _is_secret(name):
-        return len(word) >= (SHORTEST_NAMED + 2 if word.isalpha() else SHORTEST_NAMED)
-    return len(word) >= SHORTEST and re.search(rb"\d", word) is not None and not re.search(rb"\s", word)
+    if _names_secret(name):
+        return len(word) >= (MIN_NAMED + 2 if word.isalpha() else MIN_NAMED)
+    return len(word) >= MIN_UNNAMED and re.search(rb"\d", word) is not None and not re.search(rb"\s", word)
 
 
-def _is_secret(name: bytes) -> bool:
+def _names_secret(name: bytes) -> bool:
     """Whether a name says that what is assigned to it is secret, by its words: `authToken` does, `author` does not."""
     words = {word.lower() for word in WORDS.findall(name[-100:])}
     return not words.isdisjoint(SECRET) or any(word.endswith(SECRET_ENDS) for word in words)
 
 
-def _all(value: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _pairs(value: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield names with what is assigned to them."""
-    yield from _json(value)
+    yield from _pairs_of_json(value)
     for found in NETRC.finditer(value):
         yield b"password", found[2]
     for found in USERINFO.finditer(value):
         yield b"password", found[2]
         yield b"password", unquote_to_bytes(found[2])
     for line in map(bytes.strip, value.splitlines()):
-        yield from _of_line(line)
+        yield from _pairs_of_line(line)
         if line.startswith((b"{", b"[")) and line != value:
-            yield from _json(line)
+            yield from _pairs_of_json(line)
 
 
-def _of_line(line: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _pairs_of_line(line: bytes) -> Iterator[tuple[bytes, bytes]]:
     if match := PGPASS.match(line):
         yield b"password", match[1]
         yield b"password", re.sub(rb"\\(.)", rb"\1", match[1])
     for match in PAIR.finditer(line):
         word = match[2] or match[3] or match[4] or b""
         yield match[1], word
-        yield match[1], _unescaped(word, match[2] is not None)
+        yield match[1], _unescape(word, match[2] is not None)
     if match := LINE.match(line):
         yield match[1], match[2].strip()
         yield match[1], match[2].partition(b" #")[0].strip()  # without a comment
@@ -94,7 +94,7 @@ def _of_line(line: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield b"", match[1]
 
 
-def _unescaped(word: bytes, double: bool) -> bytes:
+def _unescape(word: bytes, double: bool) -> bytes:
     """Return what stood in quotes as it was before it was put there."""
     if not double:
         return word.replace(b"''", b"'").replace(b"\\'", b"'")
@@ -104,7 +104,7 @@ def _unescaped(word: bytes, double: bool) -> bytes:
         return re.sub(rb"\\(.)", rb"\1", word)
 
 
-def _json(value: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _pairs_of_json(value: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the texts of a JSON value by their names; those of a list have the list's."""
     try:
         waiting: list[tuple[str, Any]] = [("", json.loads(value))]

@@ -1,6 +1,6 @@
 """The forms in which a secret's value leaks: as it is, and as tools, logs and programs write it.
 
-What nobody sees is left out of all forms, as of the text in which they are looked for (`hidden`): so a value is also
+What is invisible is left out of all forms, as of the text that is searched (`invisible`): so a value is also
 found where a terminal or `base64` has wrapped it, or `grep --color` has marked a part.
 """
 
@@ -11,39 +11,40 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from redaction import assignments
-from redaction.invisible import squeeze
+from redaction.invisible import normalize
 
-SHORTEST = 6  # bytes; a shorter value would be found everywhere
-SHORTEST_LINE = 8  # bytes of a line of a value, to be looked for by itself
-LONGEST = 64 * 1024  # bytes of a value; what comes after is not looked for
-PIECE = 128  # bytes; a longer form is looked for in pieces, so that little has to be held back and parts are found too
-SMALLEST = 15  # bytes of a piece
+MIN_VALUE = 6  # bytes; a shorter value would be found everywhere
+MIN_LINE = 8  # bytes of a line of a value, to be looked for by itself
+MAX_VALUE = 64 * 1024  # bytes of a value; what comes after is not looked for
+# Bytes; a longer form is searched for in pieces, so that little has to be held back and parts are found too.
+PIECE_SIZE = 128
+MIN_PIECE = 15  # bytes of a piece
 
 URL_SAFE = ("", "/", "!'()*", "!'()*;,/?:@&=+$#")  # as quote_plus, quote, encodeURIComponent and encodeURI have it
 HTML = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
 
 
-def pieces(value: bytes) -> set[bytes]:
+def search_strings(value: bytes) -> set[bytes]:
     """Return what to look for, to find a value or a telling part of it: nothing if it is shorter than 6 bytes."""
     found: set[bytes] = set()
-    for part in parts(value[:LONGEST]):
-        for form in forms(part):
-            found.update(cut(squeeze(form)))
+    for part in secret_parts(value[:MAX_VALUE]):
+        for form in encoded_forms(part):
+            found.update(split_long(normalize(form)))
     return found
 
 
-def parts(value: bytes) -> set[bytes]:
+def secret_parts(value: bytes) -> set[bytes]:
     """Return the value without space around it, its lines of 8 bytes or more, and what is assigned in it to names."""
     value = value.strip()
     found = {value}
     for line in map(bytes.strip, value.splitlines()):
-        if len(line) >= SHORTEST_LINE and not line.startswith(b"-----"):
+        if len(line) >= MIN_LINE and not line.startswith(b"-----"):
             found.add(line)
-    found.update(assignments.values(value))
-    return {part for part in found if len(part) >= SHORTEST}
+    found.update(assignments.assigned_values(value))
+    return {part for part in found if len(part) >= MIN_VALUE}
 
 
-def forms(value: bytes) -> set[bytes]:
+def encoded_forms(value: bytes) -> set[bytes]:
     """Return the value as it is and in all encodings that are looked for."""
     found = {value, value.hex().encode(), value.hex().upper().encode(), *_base64(value), *_url(value)}
     found.add(repr(value)[2:-1].encode())
@@ -56,17 +57,17 @@ def forms(value: bytes) -> set[bytes]:
     return found
 
 
-def cut(form: bytes) -> Iterator[bytes]:
+def split_long(form: bytes) -> Iterator[bytes]:
     """Yield the form, in pieces where it is long; nothing if it is too short to be looked for."""
-    while len(form) >= PIECE + SMALLEST:
-        yield form[:PIECE]
-        form = form[PIECE:]
-    if len(form) >= SHORTEST:
+    while len(form) >= PIECE_SIZE + MIN_PIECE:
+        yield form[:PIECE_SIZE]
+        form = form[PIECE_SIZE:]
+    if len(form) >= MIN_VALUE:
         yield form
 
 
 def _base64(value: bytes) -> Iterator[bytes]:
-    """Yield what is the same in the base64 of every text that has the value: it depends on the place, modulo three."""
+    """Yield what is the same in the base64 of every text that has the value: it depends on its offset, modulo three."""
     for before in range(3):
         whole = base64.b64encode(bytes(before) + value + bytes(2))
         own = whole[-(-8 * before // 6) : 8 * (before + len(value)) // 6]

@@ -6,10 +6,10 @@ What has no form of its own (a password, a UUID, a hash in hex) is not among the
 from typing import NamedTuple
 
 # Not within a word; but after the escapes \n, \t, \r, \u003d and %3d and a terminal's colours, which end in letters.
-APART = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=\\u00[0-9A-Fa-f]{2})"
+WORD_BOUNDARY = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=\\u00[0-9A-Fa-f]{2})"
 # A colour's number is told from a word that ends in a digit and m by what stands before it: else a text full of such
 # words would have a key begin at each of them.
-APART += r"|(?<=[\[;]m)|(?<=[\[;][0-9]m)|(?<=[\[;][0-9]{2}m)|(?<=[\[;][0-9]{3}m))"
+WORD_BOUNDARY += r"|(?<=[\[;]m)|(?<=[\[;][0-9]m)|(?<=[\[;][0-9]{2}m)|(?<=[\[;][0-9]{3}m))"
 QUOTE = r"""(?:\\?["'])?"""
 WORD = "[A-Za-z0-9_-]"
 # What stands between the marks of a private key: base64, its line ends also as \n, headers, numbers of lines.
@@ -19,21 +19,21 @@ KEY_LIMIT = 8 * 1024  # characters of another key that come piece by piece
 USER, PASSWORD = r"""[^\s/:@"'<>\\]""", r"""[^\s/@"'<>\\]"""
 
 
-class Kind(NamedTuple):
-    """One kind of key. Group 1 of the regular expression `found` is what is replaced.
+class KeyPattern(NamedTuple):
+    """One kind of key. Group 1 of `regex` is what is replaced.
 
-    `begun` matches, at the end of a text, what may become one or go on as one; its group is the part that is secret.
-    `head` is how one can begin; any number of zeros can follow.
+    `partial` matches, at the end of a text, what may become one or go on as one; its group is the part that is secret.
+    `prefix` is how one can begin; any number of zeros can follow.
     """
 
     name: str
-    found: str
-    begun: str
-    head: str
+    regex: str
+    partial: str
+    prefix: str
 
 
-class Trigger(NamedTuple):
-    """What is looked for first, since it is rare and fast to find, and the kinds that can only be where it is.
+class Prefilter(NamedTuple):
+    """What is searched for first, since it is rare and fast to find, and the keys that can only be where it is.
 
     It begins with a literal, or with a character that few words have. `literals` are all that it can match, with what
     stands before: a text may end within one of them.
@@ -41,30 +41,30 @@ class Trigger(NamedTuple):
 
     pattern: str
     literals: tuple[str, ...]
-    kinds: tuple[Kind, ...]
+    key_patterns: tuple[KeyPattern, ...]
 
 
-def token(name: str, prefix: str, body: str, least: int, apart: bool = False) -> Kind:
-    """Return the kind of keys that are a prefix and at least so many characters of a body, if `apart` not in a word."""
-    begin = f"{prefix}(?<={APART}{prefix})" if apart else prefix
-    head = prefix.replace("[opsur]", "p").replace("[sr]", "s").replace("[abdeoprs]", "b")
-    return Kind(name, f"({begin}{body}{{{least},}})", f"{begin}({body}*+)\\Z", head)
+def token_pattern(name: str, prefix: str, body: str, min_length: int, at_boundary: bool = False) -> KeyPattern:
+    """Return the pattern of a prefix and `min_length` or more characters of a body, not in a word if `at_boundary`."""
+    begin = f"{prefix}(?<={WORD_BOUNDARY}{prefix})" if at_boundary else prefix
+    example = prefix.replace("[opsur]", "p").replace("[sr]", "s").replace("[abdeoprs]", "b")
+    return KeyPattern(name, f"({begin}{body}{{{min_length},}})", f"{begin}({body}*+)\\Z", example)
 
 
-UNDERSCORE = Trigger(
+UNDERSCORE = Prefilter(
     "_(?:(?<=gh[opsur]_)|(?<=github_pat_)|(?<=[sr]k_live_)|(?<=npm_)|(?<=hf_))",
     ("gho_", "ghp_", "ghs_", "ghu_", "ghr_", "github_pat_", "sk_live_", "rk_live_", "npm_", "hf_"),
     (
         # https://github.blog/changelog/2021-03-31-authentication-token-format-updates-are-generally-available/
-        token("github-token", "gh[opsur]_", "[A-Za-z0-9_]", 36),
+        token_pattern("github-token", "gh[opsur]_", "[A-Za-z0-9_]", 36),
         # https://docs.github.com/authentication/keeping-your-account-and-data-secure/about-authentication-to-github
-        token("github-token", "github_pat_", "[A-Za-z0-9_]", 36),
+        token_pattern("github-token", "github_pat_", "[A-Za-z0-9_]", 36),
         # https://docs.stripe.com/keys
-        token("stripe-key", "[sr]k_live_", "[A-Za-z0-9]", 16),
+        token_pattern("stripe-key", "[sr]k_live_", "[A-Za-z0-9]", 16),
         # https://github.blog/security/application-security/announcing-npms-new-access-token-format/
-        token("npm-token", "npm_", "[A-Za-z0-9]", 36),
+        token_pattern("npm-token", "npm_", "[A-Za-z0-9]", 36),
         # https://huggingface.co/docs/hub/security-tokens
-        token("huggingface-token", "hf_", "[A-Za-z0-9]", 30, apart=True),
+        token_pattern("huggingface-token", "hf_", "[A-Za-z0-9]", 30, at_boundary=True),
     ),
 )
 
@@ -74,7 +74,7 @@ BEGIN, END = (
     "-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----",
     "-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----",
 )
-PRIVATE_KEY = Kind(
+PRIVATE_KEY = KeyPattern(
     "private-key",
     f"({BEGIN}(?:{ARMOUR}{{0,{ARMOUR_LIMIT}}}?{END}|{ARMOUR}{{0,{ARMOUR_LIMIT}}}))",
     f"(?:{BEGIN}((?:(?!-----END){ARMOUR}){{0,{ARMOUR_LIMIT}}}+(?:-----END[A-Z0-9 ]*+-{{0,4}})?)"
@@ -82,69 +82,69 @@ PRIVATE_KEY = Kind(
     "-----BEGIN PRIVATE KEY-----",
 )
 
-HYPHEN = Trigger(
+HYPHEN = Prefilter(
     "-(?:(?<=sk-)|(?<=glpat-)|(?<=xox[abdeoprs]-)|(?<=pypi-)|(?<=-----)(?=BEGIN))",
     ("sk-", "glpat-", "pypi-", "-----BEGIN", *(f"xox{letter}-" for letter in "abdeoprs")),
     (
         # https://platform.claude.com/docs/en/api/overview: sk-ant-api03-…, sk-ant-admin01-…, sk-ant-oat01-…
-        token("anthropic-key", "sk-ant-", WORD, 16, apart=True),
+        token_pattern("anthropic-key", "sk-ant-", WORD, 16, at_boundary=True),
         # https://platform.openai.com/docs/api-reference/authentication: sk-proj-…, sk-svcacct-…, and sk-… of old, which
         # others use as well (DeepSeek; OpenRouter's sk-or-v1-…)
-        Kind(
+        KeyPattern(
             "openai-key",
-            f"(sk-(?<={APART}sk-)(?:(?:proj|svcacct|admin|or)-{WORD}{{20,}}|[A-Za-z0-9_]{{20,}}))",
-            f"sk-(?<={APART}sk-)(?:(?:ant|proj|svcacct|admin|or)-({WORD}*+)|([A-Za-z0-9_]*+))\\Z",
+            f"(sk-(?<={WORD_BOUNDARY}sk-)(?:(?:proj|svcacct|admin|or)-{WORD}{{20,}}|[A-Za-z0-9_]{{20,}}))",
+            f"sk-(?<={WORD_BOUNDARY}sk-)(?:(?:ant|proj|svcacct|admin|or)-({WORD}*+)|([A-Za-z0-9_]*+))\\Z",
             "sk-",
         ),
         # https://docs.gitlab.com/security/tokens/#token-prefixes
-        token("gitlab-token", "glpat-", "[A-Za-z0-9_.-]", 20),
+        token_pattern("gitlab-token", "glpat-", "[A-Za-z0-9_.-]", 20),
         # https://docs.slack.dev/authentication/tokens
-        token("slack-token", "xox[abdeoprs]-", "[A-Za-z0-9-]", 12),
+        token_pattern("slack-token", "xox[abdeoprs]-", "[A-Za-z0-9-]", 12),
         # https://warehouse.pypa.io/development/token-scanning.html: a macaroon, which always begins with the same bytes
-        Kind("pypi-token", f"(pypi-AgE{WORD}{{40,}})", f"pypi-(?:A|Ag|AgE({WORD}*+))?\\Z", "pypi-AgE"),
+        KeyPattern("pypi-token", f"(pypi-AgE{WORD}{{40,}})", f"pypi-(?:A|Ag|AgE({WORD}*+))?\\Z", "pypi-AgE"),
         PRIVATE_KEY,
     ),
 )
 
-CAPITAL_A = Trigger(
+CAPITAL_A = Prefilter(
     "A(?:KIA|SIA|Iza)",
     ("AKIA", "ASIA", "AIza"),
     (
         # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
-        Kind(
+        KeyPattern(
             "aws-key-id",
-            f"(A[KS]IA(?<={APART}A[KS]IA)[A-Z0-9]{{16}})(?![A-Za-z0-9])",
-            f"A[KS]IA(?<={APART}A[KS]IA)([A-Z0-9]{{0,16}}+)\\Z",
+            f"(A[KS]IA(?<={WORD_BOUNDARY}A[KS]IA)[A-Z0-9]{{16}})(?![A-Za-z0-9])",
+            f"A[KS]IA(?<={WORD_BOUNDARY}A[KS]IA)([A-Z0-9]{{0,16}}+)\\Z",
             "AKIA",
         ),
         # https://cloud.google.com/docs/authentication/api-keys
-        Kind("google-key", f"(AIza{WORD}{{35}})(?!{WORD})", f"AIza({WORD}{{0,35}}+)\\Z", "AIza"),
+        KeyPattern("google-key", f"(AIza{WORD}{{35}})(?!{WORD})", f"AIza({WORD}{{0,35}}+)\\Z", "AIza"),
     ),
 )
 
 # https://www.rfc-editor.org/rfc/rfc7519: header and claims are objects, so their base64 begins in the same way
-JWT = Kind(
+JWT = KeyPattern(
     "jwt",
-    f"(eyJ(?<={APART}eyJ){WORD}{{10,}}+\\.eyJ{WORD}{{10,}}\\.{WORD}{{10,}}(?:\\.{WORD}+)*)",
-    f"eyJ(?<={APART}eyJ){WORD}*+(?:\\.(?:e|ey|eyJ([A-Za-z0-9_.-]*+))?)?\\Z",
+    f"(eyJ(?<={WORD_BOUNDARY}eyJ){WORD}{{10,}}+\\.eyJ{WORD}{{10,}}\\.{WORD}{{10,}}(?:\\.{WORD}+)*)",
+    f"eyJ(?<={WORD_BOUNDARY}eyJ){WORD}*+(?:\\.(?:e|ey|eyJ([A-Za-z0-9_.-]*+))?)?\\Z",
     "eyJ0000000000.eyJ0000000000.",
 )
 # https://www.rfc-editor.org/rfc/rfc3986#section-3.2.1; not where a placeholder such as $PASSWORD or *** stands
-URL = Kind(
+URL = KeyPattern(
     "url-password",
     f"://{USER}{{0,256}}:((?![$*[{{]){PASSWORD}{{1,256}})@",
     f"://{USER}{{0,256}}+(?::({PASSWORD}{{0,256}}+))?\\Z",
     "://:",
 )
 # https://www.rfc-editor.org/rfc/rfc6750#section-2.1: by itself if it has a digit, since "bearer" is also a word
-BEARER = Kind(
+BEARER = KeyPattern(
     "bearer-token",
     r"earer\s{1,4}((?=[A-Za-z._~+/-]*[0-9])[A-Za-z0-9._~+/-]{20,}=*)",
     r"earer(?:\s{1,4}([A-Za-z0-9._~+/=-]*+))?\Z",
     "earer ",
 )
 # https://www.rfc-editor.org/rfc/rfc7617, and the schemes "Token" and "Bearer" with whatever follows
-AUTHORIZATION = Kind(
+AUTHORIZATION = KeyPattern(
     "authorization",
     rf"uthorization{QUOTE}\s{{0,4}}[:=]\s{{0,4}}{QUOTE}(?i:basic|token|bearer)\s{{1,4}}"
     r"((?=[a-z]*[A-Z0-9+/=])[A-Za-z0-9._~+/=-]{8,})",
@@ -154,26 +154,26 @@ AUTHORIZATION = Kind(
 )
 
 
-def _aws_secret(word: str, head: str) -> Kind:
+def _aws_secret(name: str, prefix: str) -> KeyPattern:
     """https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-files.html: 40 characters, told by their name."""
-    return Kind(
+    return KeyPattern(
         "aws-secret-key",
-        rf"{word}{QUOTE}\s{{0,4}}(?:=>|[:=])\s{{0,4}}{QUOTE}([A-Za-z0-9/+]{{40}})(?![A-Za-z0-9/+=])",
-        rf"{word}(?:{QUOTE}\s{{0,4}}(?:(?:=>|[:=])\s{{0,4}}(?:{QUOTE}([A-Za-z0-9/+]{{0,40}}+)|\\)?)?|\\)?\Z",
-        f"{head}=",
+        rf"{name}{QUOTE}\s{{0,4}}(?:=>|[:=])\s{{0,4}}{QUOTE}([A-Za-z0-9/+]{{40}})(?![A-Za-z0-9/+=])",
+        rf"{name}(?:{QUOTE}\s{{0,4}}(?:(?:=>|[:=])\s{{0,4}}(?:{QUOTE}([A-Za-z0-9/+]{{0,40}}+)|\\)?)?|\\)?\Z",
+        f"{prefix}=",
     )
 
 
 AWS_SECRET = _aws_secret("ccess_?[kK]ey", "ccess_key")
-TRIGGERS = (
+PREFILTERS = (
     UNDERSCORE,
     HYPHEN,
     CAPITAL_A,
-    Trigger("eyJ", ("eyJ",), (JWT,)),
-    Trigger("://", ("://",), (URL,)),
-    Trigger("earer", ("earer",), (BEARER,)),
-    Trigger("uthorization", ("uthorization",), (AUTHORIZATION,)),
-    Trigger("ccess_?[kK]ey", ("ccess_key", "ccess_Key", "ccessKey", "ccesskey"), (AWS_SECRET,)),
-    Trigger("CCESS_KEY", ("CCESS_KEY",), (_aws_secret("CCESS_KEY", "CCESS_KEY"),)),
+    Prefilter("eyJ", ("eyJ",), (JWT,)),
+    Prefilter("://", ("://",), (URL,)),
+    Prefilter("earer", ("earer",), (BEARER,)),
+    Prefilter("uthorization", ("uthorization",), (AUTHORIZATION,)),
+    Prefilter("ccess_?[kK]ey", ("ccess_key", "ccess_Key", "ccessKey", "ccesskey"), (AWS_SECRET,)),
+    Prefilter("CCESS_KEY", ("CCESS_KEY",), (_aws_secret("CCESS_KEY", "CCESS_KEY"),)),
 )
-HEADS = {kind.name: kind.head for trigger in TRIGGERS for kind in reversed(trigger.kinds)}  # the first of a name
+PREFIXES = {key.name: key.prefix for each in PREFILTERS for key in reversed(each.key_patterns)}  # the first of a name

@@ -1,134 +1,136 @@
-"""Looks for values that are known and keys of well-known kinds, in bytes that may go on."""
+"""Searches bytes that may go on, for known values and keys of well-known kinds."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 from zlib import crc32
 
 from redaction import invisible, pattern_search
-from redaction.encodings import pieces
+from redaction.encodings import search_strings
 from redaction.invisible import View
-from redaction.key_patterns import HEADS
-from redaction.multi_search import Begun, Exact, earliest
+from redaction.key_patterns import PREFIXES
+from redaction.multi_search import MultiSearch, PartialMatch, join_partials
 from redaction.spans import Span, replace
 
-NEAR, NEAR_KINDS = 512, 2048  # bytes around what nobody sees, within which a value, or a key, may hold it
-TAIL = 8192  # bytes at the end in which the beginning of a value is looked for; what nobody sees is not all of them
+NEAR, NEAR_KEYS = 512, 2048  # bytes around what is invisible, within which a value, or a key, may hold it
+TAIL = 8192  # bytes, in which the beginning of a value is looked for
 
 
-class Look(NamedTuple):
+class SearchResult(NamedTuple):
     """What was found: spans in no order, those of known values first, and what the end may be the beginning of."""
 
     spans: list[Span]
-    begun: Begun | None
+    partial: PartialMatch | None
 
 
-class Scanner:
+class SecretSearch:
     """Knows the secrets, by name and value. The same name may have several values; the first name of a value counts."""
 
     def __init__(self, secrets: Iterable[tuple[str, bytes]] = ()) -> None:
         strings: dict[bytes, str] = {}
         for name, value in secrets:
-            for piece in pieces(value):
+            for piece in search_strings(value):
                 strings.setdefault(piece, name)
-        self.exact = Exact(strings)
+        self.known_values = MultiSearch(strings)
 
-    def look(self, data: bytes, start: int = 0) -> Look:
-        """Look at `data` from `start` on. What has begun before is not seen, but for what stands before a key."""
-        spans = self._values(data, start)
-        spans += _kinds(data, start)
-        begun = [each for each in (self._begun(data, start), _kinds_begun(data, start)) if each]
-        return Look(spans, _whole(data, earliest(begun)))
+    def search(self, data: bytes, start: int = 0) -> SearchResult:
+        """Search `data` from `start` on. What begins before it is not found."""
+        spans = self._find_values(data, start) + _find_keys(data, start)
+        partials = [each for each in (self._partial_value(data, start), _partial_key(data, start)) if each]
+        return SearchResult(spans, _include_sequence(data, join_partials(partials)))
 
-    def clean(self, data: bytes) -> bool:
+    def is_clean(self, data: bytes) -> bool:
         """Tell, quickly, that there is nothing in `data`; it may be wrong only in saying that there is."""
-        if self._values(data, 0) or pattern_search.suspicious([data.decode("latin-1")]):
+        if self._find_values(data, 0) or pattern_search.may_contain_key([data.decode("latin-1")]):
             return False
-        marked = invisible.around(data, 0, NEAR_KINDS, line_ends=False)
-        return not any(pattern_search.suspicious([view.data.decode("latin-1")]) for view in marked)
+        marked = invisible.marked_views(data, 0, NEAR_KEYS, line_ends=False)
+        return not any(pattern_search.may_contain_key([view.data.decode("latin-1")]) for view in marked)
 
-    def beginning(self, name: str, length: int, check: int) -> bytes:
+    def prefix_of(self, name: str, length: int, check: int) -> bytes:
         """Return the bytes with which the secret `name` began, by their number and checksum, b"" if they are not known.
 
         For a key of a well-known kind they are made up, since any are as good.
         """
-        for string, owner in self.exact.strings:
+        for string, owner in self.known_values.strings:
             if owner == name and checksum(string[:length]) == check:
                 return string[:length]
-        return HEADS[name].encode().ljust(length, b"0") if name in HEADS else b""
+        return PREFIXES[name].encode().ljust(length, b"0") if name in PREFIXES else b""
 
-    def cut_off(self, data: bytes) -> Span | None:
-        """Return the beginning of a value that a text ends in, which must not be shown though it is all there is."""
-        begun = self._begun(data, 0)
-        return None if begun is None or begun.veil is None else Span(begun.veil, len(data), begun.name)
+    def truncated_secret(self, data: bytes) -> Span | None:
+        """Return the beginning of a value that a text was cut off in, if it is long enough to be masked."""
+        partial = self._partial_value(data, 0)
+        return (
+            None if partial is None or partial.mask_from is None else Span(partial.mask_from, len(data), partial.name)
+        )
 
     def redact(self, data: bytes) -> bytes:
         """Return a text that is whole, or was cut off within a value, without the secrets; the same object if clean."""
-        spans = [*self._values(data, 0), *_kinds(data, 0)]
-        if end := self.cut_off(data):
+        spans = [*self._find_values(data, 0), *_find_keys(data, 0)]
+        if end := self.truncated_secret(data):
             spans.append(end)
         return replace(data, spans) if spans else data
 
-    def _values(self, data: bytes, start: int) -> list[Span]:
-        views = [invisible.plain(data, start), *invisible.around(data, start, NEAR)]
-        return [span for view in views if (found := list(self.exact.find(view.data))) for span in _placed(view, found)]
+    def _find_values(self, data: bytes, start: int) -> list[Span]:
+        views = [invisible.plain_view(data, start), *invisible.marked_views(data, start, NEAR)]
+        found = [(view, list(self.known_values.find(view.data))) for view in views]
+        return [span for view, spans in found if spans for span in _spans_in_original(view, spans)]
 
-    def _begun(self, data: bytes, start: int) -> Begun | None:
-        """What the end may become, also once what nobody sees, and has only begun, is left out of it."""
+    def _partial_value(self, data: bytes, start: int) -> PartialMatch | None:
+        """Return what value the end may become, also without what is invisible, or may become so, at the end."""
         start = max(start, len(data) - TAIL)
-        found = []
-        for end in {len(data), len(data) - invisible.cut(data)}:
-            views = (
-                [invisible.plain(data[:end], start), *invisible.around(data[:end], start, TAIL)] if end > start else []
-            )
-            found += [_begun_in(view, begun) for view in views if (begun := self.exact.begun(view.data))]
-        return earliest(found)
+        partials: list[PartialMatch] = []
+        for end in {len(data), len(data) - invisible.incomplete_tail(data)}:
+            if end > start:
+                views = [invisible.plain_view(data[:end], start), *invisible.marked_views(data[:end], start, TAIL)]
+                found = [(view, self.known_values.partial_match(view.data)) for view in views]
+                partials += [_partial_in_original(view, partial) for view, partial in found if partial]
+        return join_partials(partials)
 
 
-def _whole(data: bytes, begun: Begun | None) -> Begun | None:
-    """What has begun, with all of a sequence within which it seems to: the rest of one by itself would be letters."""
-    if begun:
-        before = max(0, begun.place - invisible.CUT_MAX)
-        for run in invisible.unseen(data[before:]):
-            if run.start < begun.place - before < run.end:
-                return begun._replace(place=before + run.start)
-    return begun
+def _include_sequence(data: bytes, partial: PartialMatch | None) -> PartialMatch | None:
+    """Return the match from the start of a sequence within which it begins: the rest of one would be letters."""
+    if partial:
+        before = max(0, partial.start - invisible.MAX_SEQUENCE)
+        for run in invisible.invisible_runs(data[before:]):
+            if run.start < partial.start - before < run.end:
+                return partial._replace(start=before + run.start)
+    return partial
 
 
-def _placed(view: View, found: Iterable[tuple[int, int, str]]) -> list[Span]:
-    places = view.places()
-    return [Span(places.of(first), places.of(end - 1) + 1, name) for first, end, name in found]
+def _spans_in_original(view: View, spans: Iterable[Span]) -> list[Span]:
+    offsets = view.offsets()
+    return [Span(offsets.original(first), offsets.original(end - 1) + 1, name) for first, end, name in spans]
 
 
-def _begun_in(view: View, begun: Begun) -> Begun:
-    places = view.places()
-    return Begun(places.of(begun.place), None if begun.veil is None else places.of(begun.veil), begun.name)
+def _partial_in_original(view: View, partial: PartialMatch) -> PartialMatch:
+    offsets = view.offsets()
+    mask_from = None if partial.mask_from is None else offsets.original(partial.mask_from)
+    return PartialMatch(offsets.original(partial.start), mask_from, partial.name)
 
 
-def _kinds(data: bytes, start: int) -> list[Span]:
-    """Keys of well-known kinds, also where a part of one is marked in a way that nobody sees."""
-    spans = list(
-        pattern_search.find(data.decode("latin-1"), start)
-    )  # places stay the same; all that matters to them is ASCII
-    before = max(0, start - invisible.SHORT_CUT_MAX)  # a sequence may have begun there
-    for view in invisible.around(data, before, NEAR_KINDS, line_ends=False):
-        found = _placed(view, pattern_search.find(view.data.decode("latin-1")))
+def _find_keys(data: bytes, start: int) -> list[Span]:
+    """Return keys of well-known kinds, also where a part of one is marked invisibly."""
+    # Latin-1 keeps the offsets, and all that matters to the patterns is ASCII.
+    spans = list(pattern_search.find_keys(data.decode("latin-1"), start))
+    before = max(0, start - invisible.MAX_SHORT_SEQUENCE)  # a sequence may have begun there
+    for view in invisible.marked_views(data, before, NEAR_KEYS, line_ends=False):
+        found = _spans_in_original(view, pattern_search.find_keys(view.data.decode("latin-1")))
         spans += [span for span in found if span.start >= start]
     return spans
 
 
-def _kinds_begun(data: bytes, start: int) -> Begun | None:
-    found = [pattern_search.begun(data.decode("latin-1"), start)]
-    end = len(data) - invisible.cut(data)
+def _partial_key(data: bytes, start: int) -> PartialMatch | None:
+    partials = [pattern_search.partial_key(data.decode("latin-1"), start)]
+    end = len(data) - invisible.incomplete_tail(data)
     if start <= end < len(data):
-        found.append(pattern_search.begun(data[:end].decode("latin-1"), start))
+        partials.append(pattern_search.partial_key(data[:end].decode("latin-1"), start))
         # A sequence that comes in two parts would seem to be letters before a key.
-        found.append(Begun(end, None, "") if data[end] == 0x1B else None)
-    for view in invisible.around(
-        data[:end], max(start, end - pattern_search.LOOKED_BACK), pattern_search.LOOKED_BACK, line_ends=False
+        partials.append(PartialMatch(end, None, "") if data[end] == 0x1B else None)
+    for view in invisible.marked_views(
+        data[:end], max(start, end - pattern_search.LOOKBACK), pattern_search.LOOKBACK, line_ends=False
     ):
-        begun = pattern_search.begun(view.data.decode("latin-1"))
-        found.append(begun and _begun_in(view, begun))
-    return earliest([each for each in found if each])
+        partial = pattern_search.partial_key(view.data.decode("latin-1"))
+        partials.append(partial and _partial_in_original(view, partial))
+    return join_partials([each for each in partials if each])
 
 
 def checksum(data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Places in a text that hold a secret, and the text without them."""
+"""Spans of a text that hold a secret, and the text without them."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -17,7 +17,7 @@ def label(name: str) -> str:
     return f"[redacted:{name}]"
 
 
-def merged(spans: Iterable[Span]) -> list[Span]:
+def merge(spans: Iterable[Span]) -> list[Span]:
     """Return the spans in order, those that overlap or that follow each other with the same name as one.
 
     Where several overlap the name is that of the first; of those that start together, the longest.
@@ -34,8 +34,8 @@ def merged(spans: Iterable[Span]) -> list[Span]:
 
 def replace(data: bytes, spans: Iterable[Span]) -> bytes:
     """Return `data` with the spans replaced by their labels."""
-    done, place = [], 0
-    for span in merged(spans):
-        done += [data[place : span.start], label(span.name).encode()]
-        place = span.end
-    return b"".join([*done, data[place:]])
+    parts, position = [], 0
+    for span in merge(spans):
+        parts += [data[position : span.start], label(span.name).encode()]
+        position = span.end
+    return b"".join([*parts, data[position:]])

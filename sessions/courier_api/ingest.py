@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from courier.bounds import fit, shorten, storable
-from redaction.pattern_search import redact_known, redact_known_data, strings, suspicious
+from redaction.pattern_search import json_strings, may_contain_key, redact_keys, redact_keys_in_json
 from sessions import signals
 from sessions.choices import COURIERS, OUTPUT, EventKind, RunState
 from sessions.events import event_log, notify, stored_bytes
@@ -62,10 +62,10 @@ def parse(batch: Any) -> list[NewEvent]:
 
 def _redact_known_keys(parsed: list[NewEvent]) -> list[NewEvent]:
     """The events with keys of well-known kinds taken out of them; the courier did so too, if it was ours."""
-    if not suspicious(text for event in parsed for text in (event.text, *strings(event.data))):
+    if not may_contain_key(text for event in parsed for text in (event.text, *json_strings(event.data))):
         return parsed
     return [
-        replace(event, text=_text(redact_known(event.text)), data=fit(redact_known_data(event.data)))
+        replace(event, text=_text(redact_keys(event.text)), data=fit(redact_keys_in_json(event.data)))
         for event in parsed
     ]
 

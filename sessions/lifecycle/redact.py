@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from redaction.pattern_search import redact_known, redact_known_data, strings, suspicious
+from redaction.pattern_search import json_strings, may_contain_key, redact_keys, redact_keys_in_json
 from redaction.spans import label
 from sessions.lifecycle import run_tokens
 
@@ -17,23 +17,23 @@ SHORTEST = 64  # characters of what is made for a run: hex digits of SHA-256
 
 def clean(run_id: uuid.UUID, text: str) -> str:
     """The text without them."""
-    return redact_known(_without(run_tokens.secrets_of(run_id), text)) if text else text
+    return redact_keys(_without(run_tokens.secrets_of(run_id), text)) if text else text
 
 
 def of_run(run_id: uuid.UUID, text: str, data: Any) -> tuple[str, Any]:
     """An event's text and data without them; the same objects if there is nothing."""
     made = run_tokens.secrets_of(run_id)
-    texts = [text, *strings(data)]
+    texts = [text, *json_strings(data)]
     if holds(made, text, data):
         text, data = _without(made, text), _without_data(made, data)
-    if suspicious(texts):
-        text, data = redact_known(text), redact_known_data(data)
+    if may_contain_key(texts):
+        text, data = redact_keys(text), redact_keys_in_json(data)
     return text, data
 
 
 def holds(made: Iterable[str], text: str, data: Any) -> bool:
     """Whether any of these texts stands in an event's text or data."""
-    texts = [text, *strings(data)] if data else [text]
+    texts = [text, *json_strings(data)] if data else [text]
     return any(secret in each for each in texts if len(each) >= SHORTEST for secret in made)
 
 

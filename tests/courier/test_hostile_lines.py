@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from courier.contracts import make_contract
 from courier.contracts.base import LEVELS, VALUES, Contract, load
 from courier.events import Event, encode, split
-from courier.redact import Shield
+from courier.redact import TranscriptRedactor
 from courier.transcript import Transcript
 from tests.courier.test_contracts_recorded import settings, told
 from tests.courier.test_journal import everything
@@ -94,8 +94,8 @@ def unit(contract: str, line: Any) -> bytes:
 def tell(contract: Contract, content: bytes) -> list[Event] | None:
     """Read a unit as the courier does, up to the lines of the journal; fail if it took the wall around the reader."""
     events = contract.read(content)
-    shield = Shield(None, Path("/nowhere"))
-    for event in (part for whole in shield.all(events or []) for part in split(whole)):
+    redactor = TranscriptRedactor(None, Path("/nowhere"))
+    for event in (part for whole in redactor.flush_and_redact(events or []) for part in split(whole)):
         json.loads(encode(1, event, 1.0))
     assert contract.unread == 0
     return events
@@ -168,7 +168,7 @@ def test_what_cannot_be_read_is_a_gap_and_what_follows_is_read(
     if fails == "parser":
         monkeypatch.setattr(one.parsers["out"], "events", fail)
     else:
-        monkeypatch.setattr(one.shield.lanes["out"], "sift", fail)
+        monkeypatch.setattr(one.redactor.spools["out"], "redact", fail)
     one.step()
     with (tmp_path / "out-000000000000000").open("ab") as file:
         file.write(b'next\n{"type":"text","text":"after"}\n')

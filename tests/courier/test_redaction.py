@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from courier.events import Event
-from courier.redact import HOLD, Lane, Secrets, Shield
+from courier.redact import MAX_HOLD, RunSecrets, SpoolRedactor, TranscriptRedactor
 from courier.transcript import Transcript
 from testbed.courier_control_plane import TOKEN
 from testbed.courier_run import Bench
@@ -218,19 +218,19 @@ def test_a_courier_that_dies_at_any_place_goes_on_without_a_leak(
     monkeypatch.setattr("courier.transcript.time", clock)
     monkeypatch.setattr("courier.redact.time", clock)
     place, number, now = 0, 0, transcript(folder, secrets, contract)
-    for count, deed in steps:
+    for count, action in steps:
         clock.now += count / 400
         place = min(place + count, len(said))
         (folder / "out-000000000000000").write_bytes(said[:place])
         now.spools["out"].end = place
         now.step()
-        if deed == "die":
+        if action == "die":
             now.close()
             now = transcript(folder, secrets, contract)
-        elif deed == "wait":
-            clock.now += HOLD
+        elif action == "wait":
+            clock.now += MAX_HOLD
             now.step()
-        elif deed == "deliver":
+        elif action == "deliver":
             number += 1
             now.record(now.contract.delivered(number))
     (folder / "out-000000000000000").write_bytes(said)
@@ -263,23 +263,23 @@ def test_what_another_run_left_unread_is_left_out_if_it_had_other_secrets(tmp_pa
     while other.step(final=True):
         pass
     other.close()
-    told = everything(folder)
-    assert [event["kind"] for event in told] == ["stdout", "gap"]
-    assert told[0]["text"] == "[redacted:db-password]\n"
-    assert told[1]["data"] == {"events": 0, "bytes": len(f"and {SECRET}\n")}
+    events = everything(folder)
+    assert [event["kind"] for event in events] == ["stdout", "gap"]
+    assert events[0]["text"] == "[redacted:db-password]\n"
+    assert events[1]["data"] == {"events": 0, "bytes": len(f"and {SECRET}\n")}
 
 
 def test_the_state_tells_no_secret(secrets: Path) -> None:
-    shield = Shield(secrets, secrets / "phrase")
-    shield.sift("out", [Event("stdout", f"see {SECRET[:10]}")], [0, False])
-    shield.all([])
-    state = json.dumps(shield.state())
+    redactor = TranscriptRedactor(secrets, secrets / "phrase")
+    redactor.redact("out", [Event("stdout", f"see {SECRET[:10]}")], [0, False])
+    redactor.flush_and_redact([])
+    state = json.dumps(redactor.state())
     assert SECRET[:6] not in state
     assert "db-password" in state
 
 
 def test_ordinary_events_pass_at_once_and_as_they_are(secrets: Path) -> None:
-    lane = Lane(Secrets(secrets, secrets / "phrase"))
+    redactor = SpoolRedactor(RunSecrets(secrets, secrets / "phrase"))
     events: list[Any] = [
         Event("stdout", "what an agent says.\n"),
         Event("stdout", "\ufffd!", {"base64": base64.b64encode(b"\xff!").decode()}),
@@ -287,26 +287,28 @@ def test_ordinary_events_pass_at_once_and_as_they_are(secrets: Path) -> None:
         Event("tool", "Read", {"input": {"path": "/workspace/group/a.py"}, "n": 1.5, "x": None}),
         Event("turn", data={"state": "idle"}),
     ]
-    passed = lane.sift(events, "before", 0.0)
+    passed = redactor.redact(events, "before", 0.0)
     assert passed == events
     assert all(one is other for one, other in zip(passed, events, strict=True))
-    assert not lane.batches and lane.until == float("inf")
+    assert not redactor.batches and redactor.release_at == float("inf")
 
 
 def test_what_waits_goes_out_when_time_is_over(secrets: Path) -> None:
-    lane = Lane(Secrets(secrets, secrets / "phrase"))
-    assert lane.sift([Event("text", f"see {SECRET[:3]}")], "place", 10.0) == []
-    assert (lane.batches[0].before, lane.until) == ("place", 10.0 + HOLD)
-    assert lane.sift([], None, 10.1) == []
-    assert lane.sift([], None, 10.0 + HOLD) == [Event("text", f"see {SECRET[:3]}")]
-    assert lane.sift([Event("text", SECRET[3:] + ".")], "later", 20.0) == [Event("text", "[redacted:db-password].")]
+    redactor = SpoolRedactor(RunSecrets(secrets, secrets / "phrase"))
+    assert redactor.redact([Event("text", f"see {SECRET[:3]}")], "place", 10.0) == []
+    assert (redactor.batches[0].state_before, redactor.release_at) == ("place", 10.0 + MAX_HOLD)
+    assert redactor.redact([], None, 10.1) == []
+    assert redactor.redact([], None, 10.0 + MAX_HOLD) == [Event("text", f"see {SECRET[:3]}")]
+    assert redactor.redact([Event("text", SECRET[3:] + ".")], "later", 20.0) == [
+        Event("text", "[redacted:db-password].")
+    ]
 
 
 def test_a_secret_that_cannot_be_read_is_told_in_the_log(
     secrets: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (secrets / "gone").symlink_to(secrets / "nowhere")
-    known = Secrets(secrets, secrets / "phrase")
+    known = RunSecrets(secrets, secrets / "phrase")
     known.refresh()
     assert "gone" in capfd.readouterr().err
     assert "gone" not in known.values

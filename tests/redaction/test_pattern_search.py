@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from redaction.key_patterns import HEADS
-from redaction.pattern_search import redact_known, redact_known_data, suspicious
-from redaction.secret_search import Scanner
+from redaction.key_patterns import PREFIXES
+from redaction.pattern_search import may_contain_key, redact_keys, redact_keys_in_json
+from redaction.secret_search import SecretSearch
 
 
 def body(size: int, letters: str = string.ascii_letters + string.digits) -> str:
@@ -46,12 +46,12 @@ AROUND = ["{}", "is {}.", "KEY={}\n", '"{}"', "a\\n{}\\n", "k%3D{}&x=1", "\x1b[3
 @pytest.mark.parametrize("around", AROUND)
 def test_a_key_is_replaced_wherever_it_stands(name: str, key: str, around: str) -> None:
     text = around.format(key)
-    redacted = redact_known(text)
+    redacted = redact_keys(text)
     assert f"[redacted:{name}]" in redacted
     assert key[8:] not in redacted
     assert len(redacted) <= len(around) - 2 + len(f"[redacted:{name}]")
-    assert suspicious(["before", text])
-    assert f"[redacted:{name}]".encode() in Scanner().redact(text.encode())
+    assert may_contain_key(["before", text])
+    assert f"[redacted:{name}]".encode() in SecretSearch().redact(text.encode())
 
 
 PEM = "-----BEGIN {0}PRIVATE KEY-----\n{1}-----END {0}PRIVATE KEY-----"
@@ -61,21 +61,21 @@ LINES = "".join(body(64) + "\n" for _ in range(25))
 @pytest.mark.parametrize("kind", ["", "RSA ", "EC ", "OPENSSH ", "ENCRYPTED "])
 def test_a_private_key_is_replaced_as_a_whole(kind: str) -> None:
     key = PEM.format(kind, LINES)
-    assert redact_known(f"it is\n{key}\nand more") == "it is\n[redacted:private-key]\nand more"
+    assert redact_keys(f"it is\n{key}\nand more") == "it is\n[redacted:private-key]\nand more"
     escaped = key.replace("\n", "\\n")
     assert (
-        redact_known(f'{{"private_key": "{escaped}\\n", "x": 1}}')
+        redact_keys(f'{{"private_key": "{escaped}\\n", "x": 1}}')
         == '{"private_key": "[redacted:private-key]\\n", "x": 1}'
     )
     numbered = "\n".join(f"    {number}\u2192{line}" for number, line in enumerate(key.splitlines()))
-    assert body(64) not in redact_known(numbered)
+    assert body(64) not in redact_keys(numbered)
 
 
 def test_a_private_key_that_was_cut_off_is_replaced_as_far_as_it_goes() -> None:
     cut_off = PEM.format("RSA ", LINES)[:500]
-    assert redact_known(f'see "{cut_off}" and more') == 'see "[redacted:private-key]" and more'
+    assert redact_keys(f'see "{cut_off}" and more') == 'see "[redacted:private-key]" and more'
     pgp = f"-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2.0.22 (GNU/Linux)\n\n{LINES}=abcd\n"
-    assert redact_known(pgp + "-----END PGP PRIVATE KEY BLOCK-----\n") == "[redacted:private-key]\n"
+    assert redact_keys(pgp + "-----END PGP PRIVATE KEY BLOCK-----\n") == "[redacted:private-key]\n"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_private_key_that_was_cut_off_is_replaced_as_far_as_it_goes() -> None:
     ],
 )
 def test_what_is_told_by_the_words_before_it_is_replaced_without_them(text: str, redacted: str) -> None:
-    assert redact_known(text) == redacted
+    assert redact_keys(text) == redacted
 
 
 @pytest.mark.parametrize(
@@ -117,33 +117,33 @@ def test_what_is_told_by_the_words_before_it_is_replaced_without_them(text: str,
     ],
 )
 def test_what_is_no_key_stays(text: str) -> None:
-    assert redact_known(text) == text
+    assert redact_keys(text) == text
 
 
 def test_data_is_searched_in_every_place() -> None:
     key = f"ghp_{body(36)}"
     data: dict[str, Any] = {key: [1, None, {"a": key}], "b": True, "c": "nothing"}
     redacted = "[redacted:github-token]"
-    assert redact_known_data(data) == {redacted: [1, None, {"a": redacted}], "b": True, "c": "nothing"}
+    assert redact_keys_in_json(data) == {redacted: [1, None, {"a": redacted}], "b": True, "c": "nothing"}
 
 
 def test_ordinary_texts_are_not_suspicious() -> None:
-    assert not suspicious(["what an agent says while it works", "def main() -> None:", "a_b-c.d/e: 1"])
+    assert not may_contain_key(["what an agent says while it works", "def main() -> None:", "a_b-c.d/e: 1"])
 
 
 def test_no_key_spans_two_texts() -> None:
-    assert not suspicious([])
-    assert redact_known(f"ghp_{body(20)}\0{body(20)}") == f"ghp_{body(20)}\0{body(20)}"
+    assert not may_contain_key([])
+    assert redact_keys(f"ghp_{body(20)}\0{body(20)}") == f"ghp_{body(20)}\0{body(20)}"
 
 
-@pytest.mark.parametrize("head", [*HEADS.values(), "sk-", "-----", ":", "a:b@", "://a:b", "Authorization: Bearer "])
+@pytest.mark.parametrize("head", [*PREFIXES.values(), "sk-", "-----", ":", "a:b@", "://a:b", "Authorization: Bearer "])
 @pytest.mark.parametrize("fill", ["", "0", "a", " ", "\n", "_", "%3d", "\\n"])
 def test_no_text_takes_long(head: str, fill: str) -> None:
     """A text of 256 KiB that is made to be hard: less than a hundred times what another one takes."""
     text = (head + fill) * (256 * 1024 // len(head + fill)) + "!"
     begin = time.process_time()
-    redact_known(text)
-    Scanner().look(text.encode())
+    redact_keys(text)
+    SecretSearch().search(text.encode())
     assert time.process_time() - begin < 2
 
 
@@ -151,10 +151,10 @@ def test_no_text_takes_long(head: str, fill: str) -> None:
 def test_what_looks_like_many_beginnings_takes_no_longer() -> None:
     """Each of them read to the end of the text would take a minute."""
     text = "0meyJ" * 100_000
-    assert redact_known(text) == text
+    assert redact_keys(text) == text
 
 
 def test_a_token_after_a_terminals_colour_is_found() -> None:
     token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
     for colour in ("\x1b[m", "\x1b[0m", "\x1b[1;32m", "\x1b[38;5;120m"):
-        assert token not in redact_known(f"{colour}{token}")
+        assert token not in redact_keys(f"{colour}{token}")

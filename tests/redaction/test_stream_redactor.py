@@ -10,12 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redaction import assignments
-from redaction.encodings import forms, pieces
-from redaction.invisible import squeeze, unseen
-from redaction.multi_search import shown
-from redaction.pattern_search import STUBS, redact_known
-from redaction.secret_search import Scanner
-from redaction.stream_redactor import Stream
+from redaction.encodings import encoded_forms, search_strings
+from redaction.invisible import invisible_runs, normalize
+from redaction.multi_search import visible_prefix
+from redaction.pattern_search import LITERAL_PREFIXES, redact_keys
+from redaction.secret_search import SecretSearch
+from redaction.stream_redactor import StreamRedactor
 
 VALUES = {
     "plain": b"hunter2-is-no-good-password",
@@ -26,9 +26,11 @@ VALUES = {
     "long": bytes(33 + index * 7 % 90 for index in range(400)),
     "bytes": bytes(range(128, 170)),
 }
-SCANNER = Scanner(VALUES.items())
-FORMS = sorted((form, name) for name, value in VALUES.items() for form in forms(value.strip()))
-BEGIN_NONE = "".join(c for c in "XYZ0189 .;!|\t\n" if c.encode() not in SCANNER.exact.stubs and c not in STUBS)
+SEARCH = SecretSearch(VALUES.items())
+FORMS = sorted((form, name) for name, value in VALUES.items() for form in encoded_forms(value.strip()))
+BEGIN_NONE = "".join(
+    c for c in "XYZ0189 .;!|\t\n" if c.encode() not in SEARCH.known_values.short_prefixes and c not in LITERAL_PREFIXES
+)
 QUIET = st.text(BEGIN_NONE, max_size=40).map(str.encode)
 KEYS = [  # what may be seen of a key, and what may not
     (b"sk-ant-", b"api03-" + b"Ab1_-Cd2" * 12 + b"AA"),
@@ -41,13 +43,13 @@ KEYS = [  # what may be seen of a key, and what may not
 ]
 
 
-def run(chunks: list[bytes], settled: frozenset[int] = frozenset()) -> bytes:
+def run(chunks: list[bytes], pauses: frozenset[int] = frozenset()) -> bytes:
     """What comes out of chunks, if time runs out after those with these numbers."""
-    stream, out = Stream(), []
+    stream, out = StreamRedactor(), []
     for number, chunk in enumerate(chunks):
-        stream.push([chunk])
-        out += stream.take(SCANNER, number in settled)
-    return b"".join([*out, *stream.take(SCANNER, settle=True)])
+        stream.feed([chunk])
+        out += stream.release(SEARCH, number in pauses)
+    return b"".join([*out, *stream.release(SEARCH, flush=True)])
 
 
 def chunked(text: bytes, borders: list[int]) -> list[bytes]:
@@ -57,10 +59,10 @@ def chunked(text: bytes, borders: list[int]) -> list[bytes]:
 
 def assert_not_in(form: bytes, out: bytes) -> None:
     """No piece of the form is in the output, wrapped or not; a harmless beginning may be."""
-    for start in range(0, len(squeeze(form)), 128):
-        piece = squeeze(form)[start : start + 128]
+    for start in range(0, len(normalize(form)), 128):
+        piece = normalize(form)[start : start + 128]
         if len(piece) >= 15 or start == 0:
-            assert piece[shown(piece) :] not in squeeze(out) or len(piece) - shown(piece) < 5
+            assert piece[visible_prefix(piece) :] not in normalize(out) or len(piece) - visible_prefix(piece) < 5
 
 
 BORDERS = st.lists(st.integers(0, 3000), max_size=30)
@@ -70,7 +72,7 @@ BORDERS = st.lists(st.integers(0, 3000), max_size=30)
 @given(st.sampled_from(FORMS), QUIET, QUIET, BORDERS)
 def test_no_chunking_lets_a_form_through(secret: tuple[bytes, str], before: bytes, after: bytes, at: list[int]) -> None:
     out = run(chunked(before + secret[0] + after, at))
-    assert squeeze(secret[0]) not in squeeze(out)
+    assert normalize(secret[0]) not in normalize(out)
     assert b"[redacted:" in out
     assert out.startswith(before.rstrip()[:-1])
     assert out.endswith(after[len(after) - len(after.lstrip()) :])
@@ -121,7 +123,7 @@ def marked(text: bytes, marks: list[tuple[int, str]]) -> bytes:
 
 @pytest.mark.parametrize("mark", UNSEEN)
 def test_what_nobody_sees_is_known_as_such(mark: str) -> None:
-    assert squeeze(b"XYZ" + mark.encode() + b"890") == b"XYZ890"
+    assert normalize(b"XYZ" + mark.encode() + b"890") == b"XYZ890"
 
 
 @settings(max_examples=400, deadline=None)
@@ -143,8 +145,8 @@ def test_nor_does_what_nobody_sees_within_it(
 def test_nor_within_a_known_kind(key: tuple[bytes, bytes], marks: list[tuple[int, str]]) -> None:
     marks = [mark for mark in marks if mark[1] != "\r\n"]
     text = b"it is " + marked(b"".join(key), marks) + b" .com"
-    for out in (run([text]), redact_known(text.decode()).encode()):
-        assert key[1][:16] not in squeeze(out) and b"[redacted:" in out
+    for out in (run([text]), redact_keys(text.decode()).encode()):
+        assert key[1][:16] not in normalize(out) and b"[redacted:" in out
 
 
 SECRETS_OF = [
@@ -171,9 +173,9 @@ SECRETS_OF = [
 
 @pytest.mark.parametrize(("value", "secret"), SECRETS_OF)
 def test_what_a_value_assigns_is_found_by_itself(value: bytes, secret: bytes) -> None:
-    scanner = Scanner([("file", value)])
+    search = SecretSearch([("file", value)])
     for form in (secret, base64.b64encode(b"u:" + secret), quote(secret, safe="").encode()):
-        redacted = scanner.redact(b"it is <" + form + b">")
+        redacted = search.redact(b"it is <" + form + b">")
         assert b"[redacted:file]" in redacted and form not in redacted
 
 
@@ -186,12 +188,12 @@ def test_what_a_value_assigns_is_found_by_itself(value: bytes, secret: bytes) ->
 )
 def test_what_is_no_secret_is_not_taken_for_one(value: bytes) -> None:
     lines = {line.strip() for line in value.splitlines()}
-    assert not [word for word in assignments.values(value) if word not in lines]
+    assert not [word for word in assignments.assigned_values(value) if word not in lines]
 
 
 @given(st.binary(max_size=300) | st.text("{}[]\":=;,-# \npasword\\:/@'1", max_size=300).map(str.encode))
 def test_no_value_breaks_the_search_for_what_it_assigns(value: bytes) -> None:
-    assert all(len(word) >= assignments.SHORTEST_NAMED for word in assignments.values(value))
+    assert all(len(word) >= assignments.MIN_NAMED for word in assignments.assigned_values(value))
 
 
 @pytest.mark.timeout(20)
@@ -199,12 +201,12 @@ def test_no_value_breaks_the_search_for_what_it_assigns(value: bytes) -> None:
     "part", ["a", "a=", 'a="', "a: ", " ", "://a:", "password ", 'password "', "\\", ";a", "{", '{"a":', "- ", "a:1:"]
 )
 def test_no_value_makes_it_slow(part: str) -> None:
-    assignments.values((part * 65536)[:65536].encode())
+    assignments.assigned_values((part * 65536)[:65536].encode())
 
 
 @given(st.binary(max_size=200))
 def test_runs_are_apart_and_in_order(data: bytes) -> None:
-    runs = unseen(data)
+    runs = invisible_runs(data)
     assert all(a.end <= b.start for a, b in pairwise(runs)) and all(run.start < run.end for run in runs)
 
 
@@ -239,29 +241,29 @@ def test_what_holds_no_secret_comes_out_as_it_went_in(text: bytes, at: list[int]
 @settings(max_examples=200, deadline=None)
 @given(st.text(BEGIN_NONE, max_size=200), BORDERS)
 def test_ordinary_text_never_waits(text: str, at: list[int]) -> None:
-    stream = Stream()
+    stream = StreamRedactor()
     for chunk in chunked(text.encode(), at):
-        stream.push([chunk])
-        assert stream.take(SCANNER) == [chunk]
+        stream.feed([chunk])
+        assert stream.release(SEARCH) == [chunk]
 
 
 def test_a_line_waits_only_for_a_telling_beginning() -> None:
-    stream = Stream()
-    stream.push([b"XYZ h\n"])
-    assert stream.take(SCANNER) == [b"XYZ h\n"]
-    stream.push([b"unter2-is-no-good-password!\n"])
-    assert stream.take(SCANNER) == [b"[redacted:plain]!\n"]
-    stream.push([b"XYZ hunter2-is\n"])
-    assert stream.take(SCANNER) == []
+    stream = StreamRedactor()
+    stream.feed([b"XYZ h\n"])
+    assert stream.release(SEARCH) == [b"XYZ h\n"]
+    stream.feed([b"unter2-is-no-good-password!\n"])
+    assert stream.release(SEARCH) == [b"[redacted:plain]!\n"]
+    stream.feed([b"XYZ hunter2-is\n"])
+    assert stream.release(SEARCH) == []
 
 
 def test_a_beginning_is_replaced_when_the_rest_does_not_come_and_the_rest_when_it_does() -> None:
-    stream = Stream()
-    stream.push([b"it is second line "])
-    assert stream.take(SCANNER) == []
-    assert stream.take(SCANNER, settle=True) == [b"it is [redacted:lines]"]
-    stream.push([b"of it, really "])
-    assert stream.take(SCANNER) == [b", really "]
+    stream = StreamRedactor()
+    stream.feed([b"it is second line "])
+    assert stream.release(SEARCH) == []
+    assert stream.release(SEARCH, flush=True) == [b"it is [redacted:lines]"]
+    stream.feed([b"of it, really "])
+    assert stream.release(SEARCH) == [b", really "]
 
 
 def test_a_stream_goes_on_from_its_memory() -> None:
@@ -269,16 +271,16 @@ def test_a_stream_goes_on_from_its_memory() -> None:
     for head, body in secrets:
         whole = head + body
         for place in range(1, len(head) + 16 if head else len(whole)):
-            stream = Stream()
-            stream.push([b"XYZ ", whole[:place]])
-            out = stream.take(SCANNER, settle=True)
-            memory = json.dumps(stream.memory)
-            again = Stream(json.loads(memory))
-            again.push([whole[place:] + b"! it was"])
-            told = b"".join([*out, *again.take(SCANNER, settle=True)])
-            assert told.endswith(b" it was")
-            assert told.count(b"[redacted:") == 1
-            assert len(told) < len(b"XYZ " + head + b"[redacted:huggingface-token].com! it was") + 9
+            stream = StreamRedactor()
+            stream.feed([b"XYZ ", whole[:place]])
+            out = stream.release(SEARCH, flush=True)
+            checkpoint = json.dumps(stream.checkpoint)
+            again = StreamRedactor(json.loads(checkpoint))
+            again.feed([whole[place:] + b"! it was"])
+            text = b"".join([*out, *again.release(SEARCH, flush=True)])
+            assert text.endswith(b" it was")
+            assert text.count(b"[redacted:") == 1
+            assert len(text) < len(b"XYZ " + head + b"[redacted:huggingface-token].com! it was") + 9
 
 
 @pytest.mark.parametrize(
@@ -305,19 +307,19 @@ def test_every_form_is_found(leak: object) -> None:
         b"0123456789abcdefABCDEF__",
         b"p\xc3\xa4ssw\xc3\xb6rd-1234",
     ):
-        scanner = Scanner([("password", value)])
+        search = SecretSearch([("password", value)])
         text = leak(value)  # type: ignore[operator]
-        redacted = scanner.redact(b"<" + text + b">")
+        redacted = search.redact(b"<" + text + b">")
         assert b"[redacted:password]" in redacted
         assert len(redacted) < len(b"<[redacted:password]>") + len(text) - 0.8 * len(value)
 
 
 def test_a_short_value_is_not_looked_for() -> None:
-    assert pieces(b"12345\n") == set()
-    assert Scanner([("pin", b"12345")]).redact(b"at 12345") == b"at 12345"
+    assert search_strings(b"12345\n") == set()
+    assert SecretSearch([("pin", b"12345")]).redact(b"at 12345") == b"at 12345"
 
 
 def test_names_assigned_within_a_value_have_values_of_their_own() -> None:
-    scanner = Scanner([("env", b"export A=short1\nKEY='0123456789abcdefgh'\nURL=https://example.com/a1\n")])
-    assert scanner.redact(b"is 0123456789abcdefgh") == b"is [redacted:env]"
-    assert scanner.redact(b"at https://example.com/a1") == b"at https://example.com/a1"
+    search = SecretSearch([("env", b"export A=short1\nKEY='0123456789abcdefgh'\nURL=https://example.com/a1\n")])
+    assert search.redact(b"is 0123456789abcdefgh") == b"is [redacted:env]"
+    assert search.redact(b"at https://example.com/a1") == b"at https://example.com/a1"
