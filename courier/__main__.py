@@ -1,7 +1,7 @@
 """`python -m courier [--exit-when-done] [--drain-seconds N]`; everything else comes by the environment.
 
 --exit-when-done: end by itself when the agent has ended and all is stored (without it, only on SIGTERM: a sidecar that
-ends would be started again). --drain-seconds: how long to go on shipping at the end (45).
+ends would be started again). --drain-seconds: how long to go on uploading at the end (45).
 """
 
 import sys

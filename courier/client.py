@@ -1,4 +1,4 @@
-"""HTTP to the control plane: one kept connection for each thread, and the patience that the protocol asks for."""
+"""HTTP to the control plane: one persistent connection for each thread, and the retries that the protocol wants."""
 
 import http.client
 import json
@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-TIMEOUT = 30.0  # seconds without a byte of an answer; a long poll adds its own
-PAUSES = (0.1, 5.0)  # seconds; first and longest pause before another try, docs/courier-protocol.md
-LONGEST_RETRY_AFTER = 60.0  # seconds
+TIMEOUT = 30.0  # seconds without a byte of a response; a long poll adds its own
+RETRY_PAUSES = (0.1, 5.0)  # seconds; first and longest pause before another try, docs/courier-protocol.md
+MAX_RETRY_AFTER = 60.0  # seconds
 
 
-class Over(Exception):
+class RunOver(Exception):
     """The control plane says that the run is over (410)."""
 
 
-class Ended(Exception):
-    """The courier ends before an answer was had."""
+class Stopped(Exception):
+    """The courier ends before a response came."""
 
 
-class Signal(Protocol):
-    """What a threading.Event has, and no more of it than is needed here."""
+class StopSignal(Protocol):
+    """The part of threading.Event that is needed here."""
 
     def is_set(self) -> bool:
         """Tell whether it is time to end."""
@@ -32,8 +32,8 @@ class Signal(Protocol):
         """Wait for that, at most `timeout` seconds."""
 
 
-class Answer(NamedTuple):
-    """Status and JSON of one answer; `retry_after` in seconds, 0 where it was not said."""
+class Response(NamedTuple):
+    """Status and JSON of one response; `retry_after` in seconds, 0 without that header."""
 
     status: int
     body: dict[str, Any]
@@ -52,19 +52,20 @@ class Client:
         self.parts = urlsplit(url)
         self.token_file = token_file
         self.connection: http.client.HTTPConnection | None = None
-        self.slowed_at = float("-inf")  # when the control plane last said that this is too much (monotonic seconds)
+        self.throttled_at = float("-inf")  # when the control plane last answered 429 (monotonic seconds)
 
-    def call(self, method: str, path: str, body: bytes | None = None, wait: float = 0.0) -> Answer:
-        """Make one call, whose answer may be held back `wait` seconds. Raises OSError, HTTPException or ValueError."""
+    def call(self, method: str, path: str, body: bytes | None = None, wait: float = 0.0) -> Response:
+        """Make one call, with a response within `wait` seconds. Raises OSError, HTTPException or ValueError."""
         fresh = self.connection is None
         try:
             return self._call(method, path, body, wait)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             if fresh:
                 raise
-            return self._call(method, path, body, wait)  # a kept connection had been closed: every call may be repeated
+            # An idle connection had been closed: every call may be repeated.
+            return self._call(method, path, body, wait)
 
-    def _call(self, method: str, path: str, body: bytes | None, wait: float) -> Answer:
+    def _call(self, method: str, path: str, body: bytes | None, wait: float) -> Response:
         connection = self.connection = self.connection or self._connect()
         try:
             if connection.sock is None:
@@ -81,10 +82,10 @@ class Client:
             self.connection = None
             raise
         if response.status == 429:
-            self.slowed_at = time.monotonic()
+            self.throttled_at = time.monotonic()
         retry_after = response.getheader("Retry-After") or ""
         value = json.loads(content) if content and response.status in {*range(200, 300), 409} else {}
-        return Answer(
+        return Response(
             response.status,
             value if isinstance(value, dict) else {},
             float(retry_after) if retry_after.isdigit() else 0.0,
@@ -99,21 +100,21 @@ class Client:
         return http.client.HTTPConnection(host, self.parts.port)
 
 
-def persist(call: Callable[[], Answer], ended: Signal, accept: tuple[int, ...] = ()) -> Answer:
-    """Call until the answer is a 2xx or in `accept`, with growing pauses. Raises Over on 410, Ended if that is set."""
-    pause, longest = PAUSES
-    while not ended.is_set():
+def retry(call: Callable[[], Response], stop: StopSignal, accept: tuple[int, ...] = ()) -> Response:
+    """Call until the response is a 2xx or in `accept`, with growing pauses. Raises RunOver at 410, or Stopped."""
+    pause, longest = RETRY_PAUSES
+    while not stop.is_set():
         retry_after = 0.0
         try:
-            answer = call()
+            response = call()
         except (OSError, http.client.HTTPException, ValueError):
             pass
         else:
-            if answer.ok or answer.status in accept:
-                return answer
-            if answer.status == 410:
-                raise Over
-            retry_after = min(answer.retry_after, LONGEST_RETRY_AFTER)
-        ended.wait(max(retry_after, random.uniform(0.5, 1.0) * pause))
+            if response.ok or response.status in accept:
+                return response
+            if response.status == 410:
+                raise RunOver
+            retry_after = min(response.retry_after, MAX_RETRY_AFTER)
+        stop.wait(max(retry_after, random.uniform(0.5, 1.0) * pause))
         pause = min(2 * pause, longest)
-    raise Ended
+    raise Stopped

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from courier import journal_lock
 from courier.contracts.base import Handover, Message
-from courier.control_plane import Home
+from courier.control_plane import ControlPlane
 from courier.events import Event
 from courier.ipc import Ipc
 from courier.journal import FULL, set_aside
@@ -17,14 +17,16 @@ from courier.pipes import Pipes
 from courier.settings import Settings
 from courier.transcript import STREAMS, Transcript
 
-LAST_WORDS = 10.0  # seconds for draining after the agent's end, should something else go on writing
-ENOUGH = 16 * 1024 * 1024  # bytes to be shipped; while the control plane takes less, an agent that says more waits
-SLOWED = 60.0  # seconds for which a control plane that said so counts as slow
-TICKS = {"waiting": 0.1, "handing": 0.05, "ipc": 0.5, "running": 1.0}  # seconds between looks at what can't call
+DRAIN_SECONDS = 10.0  # after the agent's end, should something else go on writing
+MAX_BACKLOG = (
+    16 * 1024 * 1024
+)  # bytes to be uploaded; while the control plane takes less, an agent that says more waits
+THROTTLED_SECONDS = 60.0  # after a 429 for which the control plane counts as slow
+POLL_SECONDS = {"waiting": 0.1, "handing": 0.05, "ipc": 0.5, "running": 1.0}  # between checks of what can't notify
 
 
-class Letter:
-    """What is to be handed to the agent, and how far that is: a message, or what the contract says without one."""
+class Delivery:
+    """What is to be written to the agent, and how far that is: a message, or what the contract writes without one."""
 
     __slots__ = ("handover", "message", "written")
 
@@ -36,62 +38,65 @@ class Letter:
 class Courier:
     """A run's courier, from its folders to its end.
 
-    1. Make FIFOs, claim the journal folder, and find out what an earlier courier had done.
-    2. Start shipping; the control plane's greeting starts the inbox and the shipping of leftovers.
+    1. Make FIFOs, lock the journal folder, and recover what an earlier courier had done.
+    2. Start the upload; once the control plane has answered, start the inbox and the upload of orphan journals.
     3. Step: move bytes to spools, units to the journal, messages to the agent, until its exit is noted.
-    4. Drain, record the exit, tell the wrapper, and ship until all is stored or the time is over.
+    4. Drain, record the exit, let the wrapper end, and upload until all is stored or the time is over.
     """
 
     def __init__(self, settings: Settings, pipes: Pipes) -> None:
         self.settings, self.pipes = settings, pipes
-        self.lock = journal_lock.insist(settings.folder)
-        self.lost = 0  # bytes of a journal that can't be read: then the control plane alone knows where numbers go on
+        self.lock = journal_lock.lock(settings.folder)
+        # Bytes of a journal that can't be read: then the control plane alone knows where numbers go on.
+        self.unreadable = 0
         self.transcript = self._open()
         self.contract = self.transcript.contract
-        self.seen = self.transcript.journal.last > 0  # the agent's wrapper, by this courier or an earlier one
+        self.wrapper_seen = self.transcript.journal.last > 0  # the agent's wrapper, by this courier or an earlier one
         self.ipc = Ipc(settings.ipc) if self.contract.uses_ipc and settings.ipc else None
-        self.letters: deque[Letter] = deque()
-        self.words: list[str] = []  # for the wrapper
-        self.known = self.closing = self.closed = self.told = self.over = self.backlog = self.held = False
+        self.deliveries: deque[Delivery] = deque()
+        self.wrapper_commands: list[str] = []
+        self.is_connected = self.ending = self.is_over = False
+        self.closing = self.closed = False  # the agent is to be asked to end; has been asked
+        self.backlog = self.output_paused = False
         self.deadline = float("inf")
-        self.home = Home(settings, self)
+        self.control_plane = ControlPlane(settings, self)
         self.poll = select.poll()
-        for fd in (self.home.wake_read, self.pipes.bell):
+        for fd in (self.control_plane.wake_read, self.pipes.bell):
             self.poll.register(fd, select.POLLIN)
-        self.listening: dict[int, str] = {}
+        self.open_fds: dict[int, str] = {}
 
     def run(self) -> None:
         """Work until the end. Signals SIGTERM and SIGINT ask for it."""
-        signal.set_wakeup_fd(self.home.wake_write, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self.control_plane.wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.tell_to_end())
+            signal.signal(number, lambda *_: self.request_end())
         if self.contract.input_ends and self.contract.state["delivered"]:
-            self.letters.append(Letter(None, Handover(eof=True)))
+            self.deliveries.append(Delivery(None, Handover(eof=True)))
         if self.transcript.code is not None:
             self._after_exit()
-        self.home.start_shipping(self.transcript.journal)
+        self.control_plane.start_upload(self.transcript.journal)
         self.step([])
         while not self.finished():
             self.step(self.poll.poll(self._timeout()))
         self._leave()
 
     def step(self, ready: list[tuple[int, int]]) -> None:
-        """Do all that can be done now; `ready` is what poll told."""
+        """Do all that can be done now; `ready` is what poll returned."""
         before = self.transcript.journal.last
-        self.home.run_tasks()
-        self.pipes.quiet_bell()
-        if self.transcript.code is None and not self.lost:
+        self.control_plane.run_tasks()
+        self.pipes.drain_bell()
+        if self.transcript.code is None and not self.unreadable:
             self._attach()
-            self._hold()
-            hung = self._take(ready)
+            self._throttle_output()
+            hung = self._read_output(ready)
             if self.pipes.attached:
                 self._collect_files()
             self._hand_over()
             self._close_when_idle()
-            if hung or not self.listening or not any(fd in self.listening for fd, _ in ready):
-                self._watch_end()
+            if hung or not self.open_fds or not any(fd in self.open_fds for fd, _ in ready):
+                self._check_exit()
         if self.transcript.journal.last > before:
-            self.home.news.set()
+            self.control_plane.journal_grown.set()
 
     def _open(self) -> Transcript:
         """Open the run's own journal. One that can't be read is set aside: else every courier would end by it."""
@@ -101,23 +106,24 @@ class Courier:
             raise
         except Exception as error:
             log("journal set aside", problem=type(error).__name__)
-            self.lost = set_aside(self.settings.folder)
+            self.unreadable = set_aside(self.settings.folder)
             return Transcript(self.settings.folder, self.settings)
 
     def finished(self) -> bool:
         """Tell whether there is nothing left to do, or no time to do it."""
         if time.monotonic() >= self.deadline:
             return True
-        told = self.told or (self.settings.exit_when_done and self.transcript.code is not None)
-        return told and (self.transcript.code is not None or not self.seen) and (self.over or self._all_stored())
+        ending = self.ending or (self.settings.exit_when_done and self.transcript.code is not None)
+        ended = self.transcript.code is not None or not self.wrapper_seen
+        return ending and ended and (self.is_over or self._all_stored())
 
-    def tell_to_end(self) -> None:
+    def request_end(self) -> None:
         """Ask for the end, once what there is has been stored or the time for it is over."""
-        self.told = self.home.wake_always = True
+        self.ending = self.control_plane.wake_always = True
         self.deadline = min(self.deadline, time.monotonic() + self.settings.drain_seconds)
 
     def _all_stored(self) -> bool:
-        return max(self.home.stored, 0) >= self.transcript.journal.last
+        return max(self.control_plane.stored, 0) >= self.transcript.journal.last
 
     def _timeout(self) -> int:
         """Return milliseconds until a step is due."""
@@ -126,42 +132,42 @@ class Courier:
         if self.backlog:
             due.append(0.0)
         if self.transcript.code is None:
-            waiting = "handing" if self.letters or self.words else "ipc" if self.ipc else "running"
-            due.append(TICKS[waiting if self.pipes.attached else "waiting"])
+            waiting = "handing" if self.deliveries or self.wrapper_commands else "ipc" if self.ipc else "running"
+            due.append(POLL_SECONDS[waiting if self.pipes.attached else "waiting"])
         return int(min(max(0.0, min(due)) * 1000 + 1, 3_600_000)) if not self.backlog else 0
 
     def _attach(self) -> None:
         if not self.pipes.attached and self.pipes.attach():
-            self.seen = True
+            self.wrapper_seen = True
             for stream, fd in self.pipes.streams.items():
-                self.listening[fd] = stream
+                self.open_fds[fd] = stream
                 self.poll.register(fd, select.POLLIN)
         if self.pipes.attached:
-            self.words = [word for word in self.words if not self.pipes.control(word)]
+            self.wrapper_commands = [command for command in self.wrapper_commands if not self.pipes.control(command)]
 
-    def _hold(self) -> None:
-        """Leave the agent's output in its pipes while there is enough to ship already: a full pipe holds it up.
+    def _throttle_output(self) -> None:
+        """Leave the agent's output in its pipes while there is enough to upload already: a full pipe holds it up.
 
         Only while the control plane says that it is too much. One that is away leads to a longer journal instead.
         """
-        enough = min(ENOUGH, self.settings.journal_max // 2) // (2 if self.held else 1)
-        slow = time.monotonic() - self.home.slowed() < SLOWED
-        held = slow and self.transcript.unshipped() > enough
-        if held != self.held:
-            self.held = held
-            for fd in self.listening:
-                if held:
+        limit = min(MAX_BACKLOG, self.settings.journal_max // 2) // (2 if self.output_paused else 1)
+        slow = time.monotonic() - self.control_plane.throttled_at() < THROTTLED_SECONDS
+        pause = slow and self.transcript.unstored_bytes() > limit
+        if pause != self.output_paused:
+            self.output_paused = pause
+            for fd in self.open_fds:
+                if pause:
                     self.poll.unregister(fd)
                 else:
                     self.poll.register(fd, select.POLLIN)
 
-    def _take(self, ready: list[tuple[int, int]]) -> bool:
+    def _read_output(self, ready: list[tuple[int, int]]) -> bool:
         """Move and parse what has come; return whether a stream has lost its last writer."""
         hung = False
         for fd, events in ready:
-            if fd in self.listening and not self.held and not self._fill(fd) and events & select.POLLHUP:
+            if fd in self.open_fds and not self.output_paused and not self._fill(fd) and events & select.POLLHUP:
                 self.poll.unregister(fd)
-                del self.listening[fd]
+                del self.open_fds[fd]
                 hung = True
         self.backlog = self.transcript.step()
         return hung
@@ -180,14 +186,14 @@ class Courier:
 
     def _hand_over(self) -> None:
         """Give the agent what waits for it, as far as it takes it; a message is recorded when it has all of it."""
-        while self.letters and self.pipes.attached:
-            letter = self.letters[0]
-            if letter.handover is None and letter.message:
-                letter.handover = self.contract.hand(letter.message)
-            handover = letter.handover or Handover()
-            if letter.written < len(handover.data):
-                letter.written += self.pipes.write(handover.data[letter.written :], letter.written > 0)
-                if letter.written < len(handover.data):
+        while self.deliveries and self.pipes.attached:
+            delivery = self.deliveries[0]
+            if delivery.handover is None and delivery.message:
+                delivery.handover = self.contract.hand(delivery.message)
+            handover = delivery.handover or Handover()
+            if delivery.written < len(handover.data):
+                delivery.written += self.pipes.write(handover.data[delivery.written :], delivery.written > 0)
+                if delivery.written < len(handover.data):
                     return
             if handover.files and self.ipc:
                 try:
@@ -196,32 +202,32 @@ class Courier:
                     log("ipc", problem=str(error))
                     time.sleep(0.5)
                     return
-            if letter.message:
-                self.transcript.record(self.contract.delivered(letter.message.number))
-                letter.message = None
+            if delivery.message:
+                self.transcript.record(self.contract.delivered(delivery.message.number))
+                delivery.message = None
             if handover.eof and not self.pipes.end_input():
                 return
-            self.letters.popleft()
+            self.deliveries.popleft()
 
     def _close_when_idle(self) -> None:
-        if self.closing and not self.letters and self.contract.state["turn"] != "working":
+        if self.closing and not self.deliveries and self.contract.state["turn"] != "working":
             self.closing = False
             handover = self.contract.close()
             self.closed = handover != Handover()
-            self.letters.append(Letter(None, handover))
+            self.deliveries.append(Delivery(None, handover))
             self._hand_over()
 
     def _collect_files(self) -> bool:
-        """Record some of what the agent left in its outboxes, then delete it; tell whether there was any."""
+        """Record some of what the agent left in its outboxes, then delete it; return whether there was any."""
         if not self.ipc:
             return False
         with suppress(OSError):
             self._forget_files()
-            found = list(self.ipc.found())
-            if found:
-                self.contract.state["files"] = [[outbox, name] for outbox, name, _ in found]
+            files = list(self.ipc.files())
+            if files:
+                self.contract.state["files"] = [[outbox, name] for outbox, name, _ in files]
                 self.transcript.record(
-                    [event for outbox, _, content in found for event in self.contract.file(outbox, content)]
+                    [event for outbox, _, content in files for event in self.contract.file(outbox, content)]
                 )
                 self._forget_files()
                 return True
@@ -232,72 +238,72 @@ class Courier:
             if self.ipc:
                 self.ipc.remove(outbox, name)
 
-    def _watch_end(self) -> None:
-        """Look whether the agent has ended; then drain, record and tell the wrapper."""
-        code = self.pipes.exit_code(self.seen)
+    def _check_exit(self) -> None:
+        """If the agent has ended: drain, record the exit, and let the wrapper end."""
+        code = self.pipes.exit_code(self.wrapper_seen)
         if code is None:
             return
-        until = time.monotonic() + LAST_WORDS
+        until = time.monotonic() + DRAIN_SECONDS
         while sum(self._fill(fd) for fd in self.pipes.streams.values()) and time.monotonic() < until:
             self.transcript.step()
         while self._collect_files() and time.monotonic() < until:
             pass
         self.transcript.end(code, self.pipes.peak())
         self._after_exit()
-        for fd in self.listening if not self.held else ():
+        for fd in self.open_fds if not self.output_paused else ():
             self.poll.unregister(fd)
-        self.listening.clear()
-        self.letters.clear()
+        self.open_fds.clear()
+        self.deliveries.clear()
         log("agent ended", code=code)
 
     def _after_exit(self) -> None:
-        """Let the wrapper end, and this courier if it was told to; also when an earlier one had recorded the exit."""
-        self.home.wake_always = True
-        self.pipes.drained()
+        """Let the wrapper end, and this courier if that was asked for; also after a restart."""
+        self.control_plane.wake_always = True
+        self.pipes.mark_drained()
         if self.settings.exit_when_done:
             self.deadline = min(self.deadline, time.monotonic() + self.settings.drain_seconds)
 
     def _leave(self) -> None:
         """End the threads, and delete the journal if nobody needs it any more."""
-        self.home.end()
-        if self._all_stored() and (self.transcript.code is not None or not self.seen):
-            journal_lock.remove(self.settings.folder)
-        log("courier ends", last=self.transcript.journal.last, stored=self.home.stored)
+        self.control_plane.stop()
+        if self._all_stored() and (self.transcript.code is not None or not self.wrapper_seen):
+            journal_lock.remove_folder(self.settings.folder)
+        log("courier ends", last=self.transcript.journal.last, stored=self.control_plane.stored)
 
-    # What the threads of `home` ask of the loop.
+    # courier.control_plane.CourierLoop: called for the threads.
 
-    def greeted(self, stored: int) -> None:
+    def connected(self, stored: int) -> None:
         """Start what needs a control plane. A volume that was lost must not lead to numbers that are taken."""
         if stored > self.transcript.journal.last:
             log("journal lost", last=self.transcript.journal.last, stored=stored)
             self.transcript.journal.skip_to(stored)
-        if self.lost:
-            words = "the journal that an earlier courier of this run left can't be read"
-            self.transcript.record([Event("gap", words, {"events": 0, "bytes": self.lost})])
-            self.lost = 0
-        if not self.known:
-            self.known = True
+        if self.unreadable:
+            reason = "the journal that an earlier courier of this run left can't be read"
+            self.transcript.record([Event("gap", reason, {"events": 0, "bytes": self.unreadable})])
+            self.unreadable = 0
+        if not self.is_connected:
+            self.is_connected = True
             after = self.contract.state["delivered"]
-            self.home.start_leftovers()
-            self.home.start_inbox(after, None if not self.contract.once else 0 if after else 1)
+            self.control_plane.start_orphan_journals()
+            self.control_plane.start_inbox(after, None if not self.contract.once else 0 if after else 1)
 
     def message(self, message: Message) -> None:
         """Queue a message for the agent. One that comes after its end waits in the inbox for the next run."""
         if self.transcript.code is None and not self.closed:
-            self.letters.append(Letter(message))
+            self.deliveries.append(Delivery(message))
 
-    def command(self, word: str) -> None:
+    def command(self, command: str) -> None:
         """End the agent, gracefully (`close`) or now (`stop`)."""
-        log("command", word=word)
-        if word == "close":
+        log("command", word=command)
+        if command == "close":
             self.closing = True
-        elif word == "stop":
-            self.words.append("term")
+        elif command == "stop":
+            self.wrapper_commands.append("term")
 
-    def refused(self) -> None:
-        """End the agent, and ship nothing more."""
-        if not self.over:
+    def run_over(self) -> None:
+        """End the agent, and upload nothing more."""
+        if not self.is_over:
             log("run is over")
-            self.over = True
-            self.words.append("term")
-            self.home.end()
+            self.is_over = True
+            self.wrapper_commands.append("term")
+            self.control_plane.stop()

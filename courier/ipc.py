@@ -13,8 +13,8 @@ from pathlib import Path
 
 OUTBOXES = ("messages", "tasks")
 FILE_LIMIT = 8 * 1024 * 1024  # bytes, as for a line of structured output
-AT_ONCE = 100  # files, and
-BYTES_AT_ONCE = 16 * 1024 * 1024  # of them, that one look takes; the rest waits for the next one
+MAX_FILES = 100  # files, and
+MAX_BYTES = 16 * 1024 * 1024  # of them, that one poll takes; the rest waits for the next one
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -31,14 +31,14 @@ class Ipc:
         for name in ("input", *OUTBOXES):
             path = folder / name
             if path.is_symlink() or (path.exists() and not path.is_dir()):
-                _put_away(path)
+                _set_aside(path)
             path.mkdir(exist_ok=True)
             # Somebody else's is theirs to open; a link that an agent puts there meanwhile is not followed.
             with suppress(OSError), self._open(name) as opened:
                 os.fchmod(opened, 0o777)
         close = folder / "input" / "_close"  # from an earlier run
         if close.is_dir() and not close.is_symlink():
-            _put_away(close)
+            _set_aside(close)
         else:
             with self._open("input") as input_folder:
                 _unlink(input_folder, "_close")
@@ -55,17 +55,17 @@ class Ipc:
                         os.fchmod(fd, 0o666)
                 os.rename(f".{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
 
-    def found(self) -> Iterator[tuple[str, str, bytes]]:
+    def files(self) -> Iterator[tuple[str, str, bytes]]:
         """Yield (folder, name, content) of what the agent left in messages/ and tasks/, in the order of names.
 
-        At most AT_ONCE files of each, and no more once they have BYTES_AT_ONCE.
+        At most MAX_FILES files of each, and no more once they have MAX_BYTES.
         """
-        left = BYTES_AT_ONCE
+        left = MAX_BYTES
         for outbox in OUTBOXES:
             with self._open(outbox) as folder:
                 # A listing may miss a file that was made before one that it has; one that begins later does not.
                 last = max(_files(folder), default="")
-                for name in heapq.nsmallest(AT_ONCE, (name for name in _files(folder) if name <= last)):
+                for name in heapq.nsmallest(MAX_FILES, (name for name in _files(folder) if name <= last)):
                     content = _read(folder, name) if left > 0 else None
                     if content is not None:
                         left -= len(content)
@@ -92,7 +92,7 @@ def _files(folder: int) -> Iterator[str]:
                 yield entry.name
 
 
-def _put_away(path: Path) -> None:
+def _set_aside(path: Path) -> None:
     path.rename(path.with_name(f".{path.name}.{time.time_ns()}"))
 
 

@@ -1,6 +1,6 @@
-"""Whose a run's journal folder is: the holder of the lock on its file `lock`, which ends with its process.
+"""The owner of a run's journal folder: the holder of the lock on its file `lock`, which ends with its process.
 
-A run's own courier that finds its folder held by another, who took it for a leftover, asks for it by a file `wanted`.
+A run's own courier that finds its folder locked by another, who took it for an orphan, asks for it by a file `wanted`.
 """
 
 import errno
@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 POLL = 0.1  # seconds between two tries
-LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-def claim(folder: Path) -> int | None:
-    """Return a descriptor that holds the folder until it is closed; None if another process has it, or it is gone.
+def try_lock(folder: Path) -> int | None:
+    """Return a descriptor that locks the folder until it is closed; None if another process has it, or it is gone.
 
     Raises OSError where the file system has no locks or the folder is somebody else's.
     """
@@ -36,14 +36,14 @@ def claim(folder: Path) -> int | None:
     return None
 
 
-def insist(folder: Path) -> int:
-    """Make the folder and claim it, however long that takes. Where there are no locks, nobody else takes it either."""
+def lock(folder: Path) -> int:
+    """Make the folder and lock it, however long that takes. Where there are no locks, nobody else takes it either."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            fd = claim(folder)
+            fd = try_lock(folder)
         except OSError as error:
-            if error.errno not in LOCKLESS:
+            if error.errno not in NO_LOCKS:
                 raise
             return os.open(folder / "lock", os.O_RDWR)
         if fd is not None:
@@ -54,8 +54,8 @@ def insist(folder: Path) -> int:
         time.sleep(POLL)
 
 
-def remove(folder: Path, *more: str) -> None:
-    """Delete a folder that is claimed and whose events are all stored; `more` are patterns of files to delete with it.
+def remove_folder(folder: Path, *more: str) -> None:
+    """Delete a folder that is locked and whose events are all stored; `more` are patterns of files to delete with it.
 
     Spools go first and the journal's newest file last: what a kill leaves of them is never read as news.
     """

@@ -7,11 +7,11 @@ from typing import BinaryIO
 from courier.journal import path_of, segments
 
 
-class Reader:
-    """Reads a journal in batches, beside its writer or after it."""
+class JournalReader:
+    """One journal, from any event on."""
 
-    BYTES = 1024 * 1024 - 4096  # of one request, less its frame, docs/courier-protocol.md
-    EVENTS = 1000
+    MAX_BYTES = 1024 * 1024 - 4096  # of one request, less its frame, docs/courier-protocol.md
+    MAX_EVENTS = 1000
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -26,8 +26,8 @@ class Reader:
             self.rewind()  # the control plane wants earlier ones again
         self.waiting = [item for item in self.waiting if item[0] > after]
         size = sum(len(event) + 1 for _, event in self.waiting)
-        while len(self.waiting) < self.EVENTS and size < self.BYTES:
-            more = self._more(after)
+        while len(self.waiting) < self.MAX_EVENTS and size < self.MAX_BYTES:
+            more = self._next_events(after)
             if not more:
                 break
             self.waiting += more
@@ -35,7 +35,7 @@ class Reader:
         size = 0
         for count, (number, event) in enumerate(self.waiting):
             size += len(event) + 1
-            if count == self.EVENTS or (count and size > self.BYTES) or number != self.waiting[0][0] + count:
+            if count == self.MAX_EVENTS or (count and size > self.MAX_BYTES) or number != self.waiting[0][0] + count:
                 return self.waiting[:count]
         return self.waiting[:]
 
@@ -48,10 +48,10 @@ class Reader:
         """Close the file."""
         self._close()
 
-    def _more(self, after: int) -> list[tuple[int, bytes]]:
+    def _next_events(self, after: int) -> list[tuple[int, bytes]]:
         """Return the events of the next record that has any, [] at the end."""
         while True:
-            line = self._line(after)
+            line = self._next_line(after)
             if line is None:
                 return []
             head, *events = line.split(b"\t")
@@ -62,10 +62,10 @@ class Reader:
                 if wanted:
                     return wanted
 
-    def _line(self, after: int) -> bytes | None:
+    def _next_line(self, after: int) -> bytes | None:
         """Return the next complete line, from the next file when this one has no more; None at the end."""
         while True:
-            if line := self._read():
+            if line := self._read_line():
                 return line
             firsts = segments(self.folder)
             if not firsts:
@@ -74,7 +74,7 @@ class Reader:
                 self._open(max((first for first in firsts if first <= after + 1), default=firsts[0]))
                 continue
             following = [first for first in firsts if first > self.first]
-            if line := self._read():  # written between the first look and the start of the next file
+            if line := self._read_line():  # written between the first look and the start of the next file
                 return line
             if not following:
                 return None
@@ -89,7 +89,7 @@ class Reader:
             self.file.close()
             self.file = None
 
-    def _read(self) -> bytes:
+    def _read_line(self) -> bytes:
         """Return the next line of the file without its end, b"" while there is none."""
         if not self.first:
             return b""

@@ -17,7 +17,7 @@ SET_SIZE = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # Linux; Python 3.11 for macOS 
 
 
 class Pipes:
-    """FIFOs, made where they are missing. The wrapper rings `bell` when it holds them, and when the agent has ended."""
+    """FIFOs, made where they are missing. The wrapper writes to `bell` when it has them open, and when the agent ended."""
 
     def __init__(self, folder: Path) -> None:
         """Make what is missing, open to everybody, since the agent may be another user; the folder is theirs alone."""
@@ -92,9 +92,9 @@ class Pipes:
 
     def exit_code(self, seen: bool) -> int | None:
         """Return the agent's exit status, None while it has none; 137 if a wrapper that was `seen` left none behind."""
-        code = self._noted()
+        code = self._exit_status()
         if code is None and seen and not self.wrapper_lives():
-            code = self._noted()  # noted between the two looks
+            code = self._exit_status()  # noted between the two checks
             return VANISHED if code is None else code
         return code
 
@@ -106,13 +106,13 @@ class Pipes:
             return None
         return peak if 0 < peak < 2**63 else None
 
-    def quiet_bell(self) -> None:
-        """Take what rang."""
+    def drain_bell(self) -> None:
+        """Read what the wrapper wrote there."""
         with suppress(BlockingIOError):
             os.read(self.bell, 4096)
 
-    def drained(self) -> None:
-        """Tell the wrapper that it may end."""
+    def mark_drained(self) -> None:
+        """Let the wrapper end."""
         with suppress(FileExistsError):
             os.close(os.open(self.folder / "drained", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
 
@@ -125,7 +125,7 @@ class Pipes:
                 raise
             return None
 
-    def _noted(self) -> int | None:
+    def _exit_status(self) -> int | None:
         try:
             return int(self._read("exit"))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the courier is told by its environment (docs/courier-protocol.md): the one place that reads it."""
+"""The courier's environment variables (docs/courier-protocol.md): the one place that reads them."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Settings(NamedTuple):
-    """The environment of one courier. Folders are absolute; `drain_seconds` bounds shipping after the end."""
+    """The environment of one courier. Folders are absolute; `drain_seconds` bounds the upload after the end."""
 
     url: str
     run: str

@@ -1,4 +1,4 @@
-"""What one agent said, on its way from the spools to the journal: for its own courier, or whoever finds the remains."""
+"""An agent's output on its way from the spools to the journal: for its own courier, or whoever finds the folder."""
 
 import json
 import time
@@ -36,7 +36,7 @@ class Transcript:
         stuck = self._count_tries() > TRIES
         self.parsers = {name: self._parser(name, bool(state.get(name, (0, False))[1] or stuck)) for name in STREAMS}
         if folder != settings.folder and self.redactor.lacks_secrets():
-            self._leave_out()
+            self._skip_unread()
 
     def fill(self, stream: str, fifo: int) -> int:
         """Move bytes from a FIFO to the spool of the stream; as `Spool.fill`."""
@@ -57,14 +57,14 @@ class Transcript:
             except OSError:
                 raise
             except Exception as error:
-                events = [self._lose(stream, error)]
+                events = [self._skip_unreadable(stream, error)]
             self._append(events)
             more = more or rest
         self.journal.close_gap(self.state())
         return more
 
-    def unshipped(self) -> int:
-        """Return about how many bytes wait to be shipped, in the spools and in the journal."""
+    def unstored_bytes(self) -> int:
+        """Return about how many bytes wait to be uploaded, in the spools and in the journal."""
         return self.journal.total + sum(spool.end - spool.position for spool in self.spools.values())
 
     def record(self, events: list[Event]) -> None:
@@ -124,14 +124,14 @@ class Transcript:
         for spool in self.spools.values():
             spool.close()
 
-    def _leave_out(self) -> None:
-        """Tell of, and pass over, what another run left unread: it may hold secrets that are not known here."""
+    def _skip_unread(self) -> None:
+        """Pass over what another run left unread, with a gap: it may hold secrets that are not known here."""
         left = sum(spool.end - spool.position for spool in self.spools.values())
         for stream, spool in self.spools.items():
             spool.position = self.parsers[stream].offset = spool.end
         if left:
-            words = "it may hold secrets that the run which found it does not have"
-            self.record([Event("gap", words, {"events": 0, "bytes": left})])
+            reason = "it may hold secrets that the run which found it does not have"
+            self.record([Event("gap", reason, {"events": 0, "bytes": left})])
 
     def _output(self) -> tuple[int, bytes | None]:
         spool = self.spools["out"]
@@ -160,12 +160,12 @@ class Transcript:
             self.begun.write_bytes(dump({"at": here, "tries": tries}))
         return tries
 
-    def _lose(self, stream: str, error: Exception) -> Event:
+    def _skip_unreadable(self, stream: str, error: Exception) -> Event:
         """Pass over what can't be read, and what waits before it, and go on; return the event that says so."""
-        place = self.journal.state.get(stream, (0,))[0]
+        offset = self.journal.state.get(stream, (0,))[0]
         self.parsers[stream] = self._parser(stream, True)
         self.redactor.spools[stream] = SpoolRedactor(self.redactor.secrets)
-        return self._gap(error, 0, self.spools[stream].position - place)
+        return self._gap(error, 0, self.spools[stream].position - offset)
 
     def _gap(self, error: Exception, events: int, size: int) -> Event:
         log("not read", problem=type(error).__name__, bytes=size)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from courier.courier import ENOUGH
+from courier.courier import MAX_BACKLOG
 from testbed.waiting import wait_for
 from tests.courier.conftest import Make
 
-TOTAL = 3 * ENOUGH
+TOTAL = 3 * MAX_BACKLOG
 FLOOD = """
 import os
 line = b"x" * 1023 + b"\\n"
@@ -31,7 +31,7 @@ def test_a_flood_waits_in_the_agents_pipe(bench: Make, tmp_path: Path) -> None:
 
     run.desk.say("go")
     wait_for(stands, 60, "a flood that stands")
-    assert ENOUGH / 2 < int(written[-1]) < 2 * ENOUGH
+    assert MAX_BACKLOG / 2 < int(written[-1]) < 2 * MAX_BACKLOG
     slow = False
     wait_for(lambda: run.desk.of("exit"), 120, "the end of the flood")
     assert not run.desk.of("gap")

@@ -24,7 +24,7 @@ def test_what_stands_in_the_place_of_a_folder_is_put_away(tmp_path: Path, name: 
         place.symlink_to(elsewhere if kind == "link" else tmp_path / "nothing")
     one = Ipc(tmp_path / "ipc")
     one.write({"a.json": b"{}"})
-    assert list(one.found()) == []
+    assert list(one.files()) == []
     assert place.is_dir() and not place.is_symlink() and not list(elsewhere.iterdir())
 
 
@@ -52,9 +52,9 @@ def test_many_files_are_taken_in_order_a_few_at_a_time(tmp_path: Path) -> None:
     for number in range(200):
         (tmp_path / "tasks" / f"0000-{number}.json").mkdir()  # what is no file is in nobody's way
     taken: list[bytes] = []
-    while found := list(one.found()):
-        assert len(found) <= ipc.AT_ONCE
-        for outbox, name, content in found:
+    while files := list(one.files()):
+        assert len(files) <= ipc.MAX_FILES
+        for outbox, name, content in files:
             taken.append(content)
             one.remove(outbox, name)
     assert taken == [str(number).encode() for number in range(250)]
@@ -65,4 +65,4 @@ def test_large_files_are_taken_a_few_at_a_time(tmp_path: Path) -> None:
     for number in range(5):
         with (tmp_path / "messages" / f"{number}.json").open("wb") as file:
             file.truncate(ipc.FILE_LIMIT)
-    assert [name for _, name, _ in one.found()] == ["0.json", "1.json"]
+    assert [name for _, name, _ in one.files()] == ["0.json", "1.json"]

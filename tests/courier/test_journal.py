@@ -11,7 +11,7 @@ import pytest
 
 from courier.events import Event
 from courier.journal import Journal, segments
-from courier.journal_reader import Reader
+from courier.journal_reader import JournalReader
 from courier.spool import Spool
 from courier.transcript import Transcript
 from tests.courier.test_contracts_recorded import settings
@@ -25,7 +25,7 @@ def journal(folder: Path, limit: int = LIMIT) -> Journal:
 
 def everything(folder: Path, after: int = 0) -> list[dict[str, Any]]:
     """All events of a journal, as a shipper would read them."""
-    reader, found = Reader(folder), []
+    reader, found = JournalReader(folder), []
     while batch := reader.batch(after):
         found += [json.loads(event) for _, event in batch]
         after = batch[-1][0]
@@ -83,7 +83,7 @@ def test_stored_files_are_deleted_but_for_the_last(tmp_path: Path) -> None:
 def test_a_batch_has_at_most_1000_events_and_1_mib(tmp_path: Path) -> None:
     one = journal(tmp_path)
     one.append([Event("stdout", str(number)) for number in range(2500)], {})
-    reader = Reader(tmp_path)
+    reader = JournalReader(tmp_path)
     assert [len(reader.batch(after)) for after in (0, 1000, 2000, 2500)] == [1000, 1000, 500, 0]
     one.append([Event("stdout", "y" * 200_000) for _ in range(12)], {})
     assert [len(reader.batch(after)) for after in (2500, 2505, 2510)] == [5, 5, 2]
@@ -92,7 +92,7 @@ def test_a_batch_has_at_most_1000_events_and_1_mib(tmp_path: Path) -> None:
 
 
 def test_a_reader_follows_its_writer_from_file_to_file(tmp_path: Path) -> None:
-    one, reader, after = journal(tmp_path, limit=8 * 4096), Reader(tmp_path), 0
+    one, reader, after = journal(tmp_path, limit=8 * 4096), JournalReader(tmp_path), 0
     for number in range(200):
         one.append([Event("stdout", f"{number} " + "x" * 300)], {})
         batch = reader.batch(after)
@@ -103,7 +103,7 @@ def test_a_reader_follows_its_writer_from_file_to_file(tmp_path: Path) -> None:
 
 def test_a_reader_goes_back_when_it_is_asked_to(tmp_path: Path) -> None:
     fill(journal(tmp_path), 10)
-    reader = Reader(tmp_path)
+    reader = JournalReader(tmp_path)
     assert len(reader.batch(8)) == 2
     assert [number for number, _ in reader.batch(3)] == [4, 5, 6, 7, 8, 9, 10]
 

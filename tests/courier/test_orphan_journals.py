@@ -8,7 +8,7 @@ import pytest
 
 from courier import control_plane
 from courier.contracts.base import Message
-from courier.journal_lock import claim, insist, remove
+from courier.journal_lock import lock, remove_folder, try_lock
 from courier.settings import read_settings
 from testbed.courier_control_plane import Desk
 from testbed.courier_run import Bench
@@ -116,9 +116,9 @@ def test_what_a_courier_left_that_will_not_return_is_deleted(bench: Make) -> Non
 
 def test_a_folder_is_claimed_once_and_its_own_courier_asks_for_it(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = insist(folder)
-    assert claim(folder) is None
-    owner = threading.Thread(target=insist, args=(folder,), daemon=True)
+    first = lock(folder)
+    assert try_lock(folder) is None
+    owner = threading.Thread(target=lock, args=(folder,), daemon=True)
     owner.start()
     wait_for(lambda: (folder / "wanted").exists())
     os.close(first)
@@ -131,7 +131,7 @@ def test_removing_a_folder_leaves_what_is_not_the_couriers(tmp_path: Path) -> No
     (tmp_path / "somebody's").touch()
     for name in ("out-0", "journal-1", "lock"):
         (tmp_path / name).touch()
-    remove(tmp_path)
+    remove_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["somebody's"]
 
 
@@ -162,8 +162,8 @@ def test_what_a_lost_run_answered_is_told_before_the_next_one_asks_for_messages(
     desk.busy.clear()
     wait_for(lambda: "inbox 20" in desk.heard, what="a call for messages")
     assert "answer to a question" in desk.text("result", run="first")
-    told = next(index for index, call in enumerate(desk.heard) if call.startswith("events first") and "turn" in call)
-    assert told < desk.heard.index("inbox 20")
+    index = next(index for index, call in enumerate(desk.heard) if call.startswith("events first") and "turn" in call)
+    assert index < desk.heard.index("inbox 20")
 
 
 def test_a_stop_is_obeyed_while_leftovers_are_shipped(bench: Make) -> None:
@@ -178,61 +178,61 @@ def test_a_stop_is_obeyed_while_leftovers_are_shipped(bench: Make) -> None:
     assert set(desk.heard) & {"inbox 0", "inbox 20"} == {"inbox 0"}
 
 
-class Ears:
+class RecordingLoop:
     """A courier's loop that only listens."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    def greeted(self, stored: int) -> None: ...
+    def connected(self, stored: int) -> None: ...
 
     def message(self, message: Message) -> None:
         self.messages.append(message.text)
 
-    def command(self, word: str) -> None: ...
+    def command(self, command: str) -> None: ...
 
-    def refused(self) -> None: ...
+    def run_over(self) -> None: ...
 
 
-def listen(bench: Bench) -> tuple[control_plane.Home, Ears]:
+def listen(bench: Bench) -> tuple[control_plane.ControlPlane, RecordingLoop]:
     """The threads of a courier that has just been greeted, without the courier."""
-    ears = Ears()
-    threads = control_plane.Home(read_settings(bench.environment), ears)
-    threads.start_leftovers()
+    loop = RecordingLoop()
+    threads = control_plane.ControlPlane(read_settings(bench.environment), loop)
+    threads.start_orphan_journals()
     threads.start_inbox(0, None)
-    return threads, ears
+    return threads, loop
 
 
-def heard(threads: control_plane.Home, ears: Ears) -> list[str]:
+def received(threads: control_plane.ControlPlane, loop: RecordingLoop) -> list[str]:
     threads.run_tasks()
-    return ears.messages
+    return loop.messages
 
 
 def test_leftovers_that_nobody_takes_hold_messages_back_for_a_while_only(
     bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_plane, "LOOK", 0.01)
+    monkeypatch.setattr(control_plane, "COMMAND_POLL_INTERVAL", 0.01)
     desk = Desk(own="second", busy={"first"})
     leave_behind(bench, "first", desk)
     desk.say("hello")
-    threads, ears = listen(bench("jsonl", run="second", desk=desk))
-    wait_for(lambda: heard(threads, ears) == ["hello"])
-    threads.end()
-    assert desk.heard.count("inbox 0") == control_plane.LOOKS
+    threads, loop = listen(bench("jsonl", run="second", desk=desk))
+    wait_for(lambda: received(threads, loop) == ["hello"])
+    threads.stop()
+    assert desk.heard.count("inbox 0") == control_plane.COMMAND_POLLS
     assert "exit" not in desk.kinds("first")
 
 
 def test_a_journal_that_a_living_courier_holds_delays_nothing(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_plane, "LOOKS", 10**9)  # who waits for it, waits for ever
+    monkeypatch.setattr(control_plane, "COMMAND_POLLS", 10**9)  # who waits for it, waits for ever
     first = bench("jsonl", run="first")
     first.start_courier()
     first.start_agent("sh", "-c", "echo one; read line")
     first.wait_for_kind("stdout")
     desk = Desk(own="second")
     desk.say("hello")
-    threads, ears = listen(bench("jsonl", run="second", desk=desk))
-    wait_for(lambda: heard(threads, ears) == ["hello"])
-    threads.end()
+    threads, loop = listen(bench("jsonl", run="second", desk=desk))
+    wait_for(lambda: received(threads, loop) == ["hello"])
+    threads.stop()
     assert desk.events("first") == []
 
 
