@@ -189,7 +189,7 @@ class Courier:
         while self.deliveries and self.pipes.attached:
             delivery = self.deliveries[0]
             if delivery.handover is None and delivery.message:
-                delivery.handover = self.contract.hand(delivery.message)
+                delivery.handover = self.contract.handover(delivery.message)
             handover = delivery.handover or Handover()
             if delivery.written < len(handover.data):
                 delivery.written += self.pipes.write(handover.data[delivery.written :], delivery.written > 0)

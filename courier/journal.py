@@ -2,7 +2,7 @@
 
 A journal is a row of files `journal-<n>`, each named for the number of its first event. A line is one record, written
 by one call: a header `{"n": number of its first event, "state": …}`, then its events, each after a tab. So a record
-holds its events and the state after them, or does not exist; a torn last line is cut off. The state names the places in
+holds its events and the state after them, or does not exist; a torn last line is cut off. The state has the offsets in
 the spools up to which the events go. Each file starts with a record without events, so the last one alone is enough.
 """
 
@@ -19,8 +19,8 @@ from courier.events import Event, dump, encode, split
 from courier.log import log
 
 SEGMENT = 4 * 1024 * 1024  # bytes; a file at least this long is followed by a new one
-QUIET = 1024 * 1024  # bytes of a spool that may be read without a record
-KEPT = frozenset({"delivered", "turn", "session", "exit"})  # written even above the bound: few and small
+MAX_UNRECORDED = 1024 * 1024  # bytes of a spool that may be read without a record
+ALWAYS_WRITTEN = frozenset({"delivered", "turn", "session", "exit"})  # written even above the bound: few and small
 ASIDE = "unread-"  # begins the names of what was set aside
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -39,31 +39,31 @@ class Journal:
         self.last = 0
         self.state = state
         self.gap = [0, 0]  # events and bytes that were left out since the last record
-        self.recorded = 0  # place in the spools at the last record
+        self.recorded_position = 0  # total offset in the spools at the last record
         self.sizes = {first: path_of(folder, first).stat().st_size for first in segments(folder)}
         self.total = sum(self.sizes.values())
         self.fd = self._recover()
 
-    def append(self, events: list[Event], state: dict[str, Any], place: int = 0) -> None:
-        """Write the events and the state after them. `place` counts bytes read from the spools, of which `state` tells.
+    def append(self, events: list[Event], state: dict[str, Any], position: int = 0) -> None:
+        """Write the events and the state after them. `position` counts the bytes of the spools that `state` covers.
 
         Above the bound most events are left out, and a `gap` event tells how many. Waits while the volume is full.
         """
-        kept = []
+        written = []
         for event in (part for whole in events for part in split(whole)):
-            if self.total >= self.limit and event.kind not in KEPT:
+            if self.total >= self.limit and event.kind not in ALWAYS_WRITTEN:
                 self.gap[0] += 1
                 self.gap[1] += len(event.text)
                 continue
             if self.gap[0]:
-                kept.append(self._gap_event())
-            kept.append(event)
-        self._write(kept, state, place)
+                written.append(self._gap_event())
+            written.append(event)
+        self._write(written, state, position)
 
     def close_gap(self, state: dict[str, Any]) -> None:
         """Tell of what was left out, if the bound leaves room again and nothing has been written since."""
         if self.gap[0] and self.total < self.limit:
-            self._write([self._gap_event()], state, self.recorded)
+            self._write([self._gap_event()], state, self.recorded_position)
 
     def skip_to(self, stored: int) -> None:
         """Go on after `stored`: the control plane holds events of this run of which this volume knows nothing."""
@@ -87,8 +87,8 @@ class Journal:
         self.gap = [0, 0]
         return Event("gap", "the journal was full", {"events": events, "bytes": size})
 
-    def _write(self, events: list[Event], state: dict[str, Any], place: int) -> None:
-        if not events and self.recorded <= place < self.recorded + QUIET:
+    def _write(self, events: list[Event], state: dict[str, Any], position: int) -> None:
+        if not events and self.recorded_position <= position < self.recorded_position + MAX_UNRECORDED:
             return
         if self.sizes[self.first] >= self.segment and self.last >= self.first:
             os.close(self.fd)
@@ -99,7 +99,7 @@ class Journal:
         lines = [_encoded(self.last + index, event, at) for index, event in enumerate(events, 1)]
         self._put(b"\t".join([head, *lines]) + b"\n")
         self.last += len(events)
-        self.state, self.recorded = state, place
+        self.state, self.recorded_position = state, position
 
     def _put(self, record: bytes) -> None:
         """Write one record, all or nothing; waits while the volume is full, and the agent with it."""

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from courier.events import CHUNK_LIMIT, Event, raw, whole_characters
 
-PAUSE = 0.05  # seconds between chunks of raw output, docs/courier-protocol.md
+CHUNK_INTERVAL = 0.05  # seconds between chunks of raw output, docs/courier-protocol.md
 LINE_LIMIT = 8 * 1024 * 1024  # bytes of one structured unit, docs/courier-protocol.md
 NEVER = float("inf")
 
-Read = Callable[[bytes], "list[Event] | None"]
+UnitReader = Callable[[bytes], "list[Event] | None"]
 
 
 class Parser:
@@ -27,21 +27,21 @@ class Parser:
         kind: str,
         offset: int = 0,
         inside: bool = False,
-        read: Read | None = None,
+        read: UnitReader | None = None,
         marks: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.kind, self.offset, self.read, self.marks = kind, offset, read, marks
         self.inside = inside  # the byte before `offset` is not the end of a line
         self.buffer = bytearray()
         self.start = 0  # of what is not yet in events
-        self.decided = 0  # what stands before it is raw
+        self.raw_end = 0  # what stands before it is raw
         self.line = 0  # start of the line that has no end yet
-        self.scanned = 0  # no line ends after it
-        self.headless = inside  # the line at `decided` lacks its beginning, so it is raw
+        self.searched = 0  # no line ends after it
+        self.headless = inside  # the line at `raw_end` lacks its beginning, so it is raw
         self.in_block = False
-        self.flushed = 0.0  # when the last chunk went out
-        self.lines_wait = False  # for the pause between chunks to be over
-        self.partial = NEVER  # when the rest of an unfinished line goes out
+        self.flushed_at = 0.0  # when the last chunk went out
+        self.lines_waiting = False  # for the pause between chunks to be over
+        self.rest_due = NEVER  # when the rest of an unfinished line goes out
 
     def feed(self, data: bytes) -> None:
         """Add the stream's next bytes."""
@@ -49,34 +49,34 @@ class Parser:
 
     def events(self, now: float, final: bool = False) -> list[Event]:
         """Return what is due at `now` (monotonic seconds); with `final` everything, since no more bytes will come."""
-        found: list[Event] = []
+        output: list[Event] = []
         if self.read:
-            self._scan(found)
-            if final and self.decided < len(self.buffer) and not self.headless:
-                self._unit(found, len(self.buffer))
-        self._flush(found, now, final)
+            self._scan(output)
+            if final and self.raw_end < len(self.buffer) and not self.headless:
+                self._unit(output, len(self.buffer))
+        self._flush(output, now, final)
         del self.buffer[: self.start]
-        self.decided = max(0, self.decided - self.start)
+        self.raw_end = max(0, self.raw_end - self.start)
         self.line = max(0, self.line - self.start)
-        self.scanned = max(0, self.scanned - self.start)
+        self.searched = max(0, self.searched - self.start)
         self.start = 0
-        return found
+        return output
 
     def due(self) -> float:
         """Return when raw output waits to go out (monotonic seconds), infinity if nothing waits for time."""
-        return min(self.flushed + PAUSE, self.partial) if self.lines_wait else self.partial
+        return min(self.flushed_at + CHUNK_INTERVAL, self.rest_due) if self.lines_waiting else self.rest_due
 
-    def _scan(self, found: list[Event]) -> None:
-        """Read the lines that are complete: into events, or up to `decided` as raw."""
-        while end := self.buffer.find(b"\n", self.scanned) + 1:
-            start, self.line, self.scanned = self.line, end, end
+    def _scan(self, output: list[Event]) -> None:
+        """UnitReader the lines that are complete: into events, or up to `raw_end` as raw."""
+        while end := self.buffer.find(b"\n", self.searched) + 1:
+            start, self.line, self.searched = self.line, end, end
             if self.headless or not self._opens(start, end):
-                self.headless, self.decided = False, end
+                self.headless, self.raw_end = False, end
             elif not self.marks or self._closes(start, end):
-                self._unit(found, end)
-        self.scanned = len(self.buffer)
-        if self.in_block and len(self.buffer) - self.decided > LINE_LIMIT:
-            self.in_block, self.decided = False, self.buffer.rfind(b"\n") + 1
+                self._unit(output, end)
+        self.searched = len(self.buffer)
+        if self.in_block and len(self.buffer) - self.raw_end > LINE_LIMIT:
+            self.in_block, self.raw_end = False, self.buffer.rfind(b"\n") + 1
 
     def _opens(self, start: int, end: int) -> bool:
         """Tell whether the line can be (part of) a unit."""
@@ -89,62 +89,62 @@ class Parser:
     def _closes(self, start: int, end: int) -> bool:
         return self.marks is not None and self.buffer[start:end].strip() == self.marks[1]
 
-    def _unit(self, found: list[Event], end: int) -> None:
-        """Read the unit from `decided` to `end`; what stands before it goes out first."""
-        events = self.read(bytes(self.buffer[self.decided : end])) if self.read else None
+    def _unit(self, output: list[Event], end: int) -> None:
+        """UnitReader the unit from `raw_end` to `end`; what stands before it goes out first."""
+        events = self.read(bytes(self.buffer[self.raw_end : end])) if self.read else None
         if events is not None:
-            while self.start < self.decided:
-                self._emit(found, self._cut(self.decided))
-            found.extend(events)
+            while self.start < self.raw_end:
+                self._emit(output, self._chunk_end(self.raw_end))
+            output.extend(events)
             self._advance(end)
-        self.in_block, self.decided = False, end
+        self.in_block, self.raw_end = False, end
 
-    def _flush(self, found: list[Event], now: float, final: bool) -> None:
+    def _flush(self, output: list[Event], now: float, final: bool) -> None:
         """Put raw output into chunks, as far as it is due."""
         end = len(self.buffer)
-        if self.read and not final and self._waits():
-            end = self.decided
+        if self.read and not final and self._may_become_unit():
+            end = self.raw_end
         while end - self.start >= CHUNK_LIMIT or (final and self.start < end):
-            self._emit(found, self._cut(end))
-            self.flushed = now
+            self._emit(output, self._chunk_end(end))
+            self.flushed_at = now
         lines = self.buffer.rfind(b"\n", self.start, end) + 1
-        if lines > self.start and now >= self.flushed + PAUSE:
-            self._emit(found, lines)
-            self.flushed = now
-        self.lines_wait = lines > self.start
+        if lines > self.start and now >= self.flushed_at + CHUNK_INTERVAL:
+            self._emit(output, lines)
+            self.flushed_at = now
+        self.lines_waiting = lines > self.start
         if max(lines, self.start) == end:
-            self.partial = NEVER
-        elif self.partial == NEVER:
+            self.rest_due = NEVER
+        elif self.rest_due == NEVER:
             whole = whole_characters(self.buffer, end, self.start)
-            self.partial = now + PAUSE if whole > max(lines, self.start) else NEVER
-        elif now >= self.partial:
+            self.rest_due = now + CHUNK_INTERVAL if whole > max(lines, self.start) else NEVER
+        elif now >= self.rest_due:
             whole = whole_characters(self.buffer, end, self.start)
             if whole > self.start:
-                self._emit(found, whole)
-                self.flushed, self.lines_wait = now, False
-            self.partial = NEVER
+                self._emit(output, whole)
+                self.flushed_at, self.lines_waiting = now, False
+            self.rest_due = NEVER
 
-    def _waits(self) -> bool:
+    def _may_become_unit(self) -> bool:
         """Tell whether the unfinished line may still become a unit."""
-        rest = len(self.buffer) - self.decided
+        rest = len(self.buffer) - self.raw_end
         if not rest or self.headless:
             return False
         if not self.marks:
-            return self.buffer[self.decided] == 0x7B and rest <= LINE_LIMIT
-        return self.in_block or self.marks[0].startswith(bytes(self.buffer[self.decided : self.decided + 100]))
+            return self.buffer[self.raw_end] == 0x7B and rest <= LINE_LIMIT
+        return self.in_block or self.marks[0].startswith(bytes(self.buffer[self.raw_end : self.raw_end + 100]))
 
-    def _cut(self, end: int) -> int:
+    def _chunk_end(self, end: int) -> int:
         """Return where the next chunk ends: `end`, or after the last line that fits, or where no character is cut."""
         stop = self.start + CHUNK_LIMIT
         if stop >= end:
             return end
         return self.buffer.rfind(b"\n", self.start, stop) + 1 or whole_characters(self.buffer, stop, self.start)
 
-    def _emit(self, found: list[Event], end: int) -> None:
-        found.append(raw(self.kind, bytes(self.buffer[self.start : end])))
+    def _emit(self, output: list[Event], end: int) -> None:
+        output.append(raw(self.kind, bytes(self.buffer[self.start : end])))
         self._advance(end)
-        if end > self.decided:
-            self.decided = self.line = end
+        if end > self.raw_end:
+            self.raw_end = self.line = end
             self.headless = self.inside
 
     def _advance(self, end: int) -> None:

@@ -17,7 +17,7 @@ SET_SIZE = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # Linux; Python 3.11 for macOS 
 
 
 class Pipes:
-    """FIFOs, made where they are missing. The wrapper writes to `bell` when it has them open, and when the agent ended."""
+    """FIFOs, made where missing. The wrapper writes to `bell` when it has them open, and when the agent ended."""
 
     def __init__(self, folder: Path) -> None:
         """Make what is missing, open to everybody, since the agent may be another user; the folder is theirs alone."""

@@ -1,6 +1,6 @@
 """What the agent wrote, as bytes on the volume: moved there from its FIFO, read back for parsing, then forgotten.
 
-A spool is a row of files `<name>-<offset>`, each named for the place of its first byte in the stream.
+A spool is a row of files `<name>-<offset>`, each named for the offset of its first byte in the stream.
 """
 
 import errno
@@ -13,10 +13,10 @@ READ = 256 * 1024  # bytes read back at once, which bounds what one step takes
 
 
 class Spool:
-    """One stream of a run. `start` is the place of the first byte that is kept, `end` the place after the last."""
+    """One stream of a run. `start` is the offset of the first byte that is kept, `end` the offset after the last."""
 
     def __init__(self, folder: Path, name: str, consumed: int) -> None:
-        """Open the spool, or make it where there is none; reading goes on at the place `consumed`."""
+        """Open the spool, or make it where there is none; reading goes on at the offset `consumed`."""
         self.folder, self.name = folder, name
         self.position = consumed
         self.starts = sorted(int(path.name.rpartition("-")[2]) for path in folder.glob(f"{name}-*")) or [consumed]
@@ -49,7 +49,7 @@ class Spool:
             return b""
         if start >= self.starts[-1]:
             return os.pread(self.fd, end - start, start - self.starts[-1])
-        first = max(place for place in self.starts if place <= start)
+        first = max(offset for offset in self.starts if offset <= start)
         with self._path(first).open("rb") as file:
             file.seek(start - first)
             return file.read(end - start)
@@ -73,7 +73,7 @@ class Spool:
 def move(fifo: int, file: int, offset: int) -> int:
     """Move bytes from the FIFO to `offset` of the file, in one system call where there is one for it (Linux).
 
-    A kill between reading and writing would lose what was read; splice(2) has no such place.
+    A kill between reading and writing would lose what was read; splice(2) has no such offset.
     """
     if hasattr(os, "splice"):
         try:

@@ -16,11 +16,11 @@ from courier.events import CHUNK_LIMIT, Event, raw
 from courier.log import log
 from courier.settings import Settings
 
-LEVELS = 200  # of JSON within JSON; Python's own reader ends at about 1,000, and the control plane adds a few
-VALUES = 100_000  # in one unit: each takes up to some 300 bytes of memory, and a courier has 96 MiB
+MAX_DEPTH = 200  # of JSON within JSON; Python's own reader ends at about 1,000, and the control plane adds a few
+MAX_VALUES = 100_000  # in one unit: each takes up to some 300 bytes of memory, and a courier has 96 MiB
 ASTRAL = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")  # characters for whose sake Python takes 4 bytes for each one
 ASTRAL_LIMIT = 4 * 1024 * 1024  # bytes of a unit with one of them, for the same memory
-ID_LIMIT = 200  # characters of an id that is remembered; the control plane keeps as many of a conversation's
+MAX_ID = 200  # characters of an id that is remembered; the control plane keeps as many of a conversation's
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
@@ -58,7 +58,7 @@ class Contract(ABC):
         self.unread = 0  # units and files that the contract's reader failed at
 
     @abstractmethod
-    def hand(self, message: Message) -> Handover:
+    def handover(self, message: Message) -> Handover:
         """Return how the agent is given the message. Changes nothing."""
 
     def close(self) -> Handover:
@@ -104,7 +104,7 @@ class Contract(ABC):
 
     def session(self, name: Any) -> list[Event]:
         """Return the event for the id to resume with, none when it is known or no id."""
-        if not isinstance(name, str) or not 0 < len(name) <= ID_LIMIT or self.state.get("session") == name:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_ID or self.state.get("session") == name:
             return []
         self.state["session"] = name
         return [Event("session", data={"id": name})]
@@ -123,12 +123,12 @@ class Contract(ABC):
             log("not read, so taken as raw output", problem=type(error).__name__)
 
 
-def identity(value: Any) -> str:
+def short_id(value: Any) -> str:
     """Return an agent's id as it may be remembered and repeated, "" for none.
 
     One that is longer than any real one becomes its length and checksum, which tell nothing of a secret in it.
     """
-    if not isinstance(value, str) or len(value) <= ID_LIMIT:
+    if not isinstance(value, str) or len(value) <= MAX_ID:
         return value if isinstance(value, str) else ""
     return f"{len(value)} characters, {zlib.crc32(value.encode(errors='surrogatepass')):08x}"
 
@@ -139,39 +139,39 @@ def line(value: dict[str, Any]) -> bytes:
 
 
 def load(unit: bytes) -> dict[str, Any] | None:
-    """Return the JSON object that the bytes are, None if they are none, or too deep or too wide to be meant."""
-    if (len(unit) > 2 * VALUES and wide(unit)) or (len(unit) > ASTRAL_LIMIT and ASTRAL.search(unit)):
+    """Return the JSON object that the bytes are, None if they are none, or too deep or too is_too_wide to be meant."""
+    if (len(unit) > 2 * MAX_VALUES and is_too_wide(unit)) or (len(unit) > ASTRAL_LIMIT and ASTRAL.search(unit)):
         return None
     try:
         value = json.loads(unit)
     except (ValueError, RecursionError):
         return None
-    if unit.count(b"[") + unit.count(b"{") > LEVELS and deep(value):
+    if unit.count(b"[") + unit.count(b"{") > MAX_DEPTH and is_too_deep(value):
         return None
     return value if isinstance(value, dict) else None
 
 
-def wide(unit: bytes) -> bool:
-    """Tell whether JSON has more than VALUES values, without making them: commas and brackets outside of strings."""
-    if _separators(unit, 0, len(unit)) <= VALUES:
+def is_too_wide(unit: bytes) -> bool:
+    """Tell whether JSON has more than MAX_VALUES values, by its commas and brackets outside of strings."""
+    if _separators(unit, 0, len(unit)) <= MAX_VALUES:
         return False
-    count = place = 0
+    count = position = 0
     for string in STRING.finditer(unit):
-        count += 1 + _separators(unit, place, string.start())
-        place = string.end()
-        if count > 2 * VALUES:
+        count += 1 + _separators(unit, position, string.start())
+        position = string.end()
+        if count > 2 * MAX_VALUES:
             return True
-    return count + _separators(unit, place, len(unit)) > 2 * VALUES
+    return count + _separators(unit, position, len(unit)) > 2 * MAX_VALUES
 
 
 def _separators(unit: bytes, start: int, end: int) -> int:
     return unit.count(b",", start, end) + unit.count(b"[", start, end) + unit.count(b"{", start, end)
 
 
-def deep(value: Any) -> bool:
-    """Tell whether lists and objects stand in each other more than LEVELS deep: others might not be able to read it."""
+def is_too_deep(value: Any) -> bool:
+    """Tell whether lists and objects stand in each other more than MAX_DEPTH deep: others might fail to read it."""
     level = [value] if isinstance(value, dict | list) else []
-    for _ in range(LEVELS):
+    for _ in range(MAX_DEPTH):
         inner = [v for item in level for v in (item.values() if isinstance(item, dict) else item)]
         level = [v for v in inner if isinstance(v, dict | list)]
         if not level:

@@ -6,18 +6,18 @@ the last may be missing: then text comes from whole messages.
 
 from typing import Any
 
-from courier.contracts.base import ID_LIMIT, Contract, Handover, Message, identity, line, load
+from courier.contracts.base import MAX_ID, Contract, Handover, Message, line, load, short_id
 from courier.events import Event
 
-REMEMBERED = 16  # messages whose text has been streamed, and tools that have no result yet
-REMEMBERED_SIZE = 2048  # characters of all of them; each record of the journal has them
+MAX_REMEMBERED = 16  # messages whose text has been streamed, and tools that have no result yet
+MAX_REMEMBERED_SIZE = 2048  # characters of all of them; each record of the journal has them
 COUNTS = ("num_turns", "duration_ms", "total_cost_usd")
 
 
 class Claude(Contract):
     """Lines of Claude Code 2. `streamed` has the messages whose text came in deltas, `tools` names by call id."""
 
-    def hand(self, message: Message) -> Handover:
+    def handover(self, message: Message) -> Handover:
         content = [{"type": "text", "text": message.text}]
         return Handover(line({"type": "user", "message": {"role": "user", "content": content}}))
 
@@ -42,9 +42,9 @@ class Claude(Contract):
 
     def _delta(self, value: dict[str, Any]) -> list[Event]:
         event = _object(value.get("event"))
-        agent = identity(value.get("parent_tool_use_id"))
+        agent = short_id(value.get("parent_tool_use_id"))
         if event.get("type") == "message_start":
-            self._remember("open", agent, identity(_object(event.get("message")).get("id")))
+            self._remember("open", agent, short_id(_object(event.get("message")).get("id")))
         delta = _object(event.get("delta"))
         text = delta.get("text")
         if event.get("type") != "content_block_delta" or delta.get("type") != "text_delta" or not isinstance(text, str):
@@ -54,15 +54,15 @@ class Claude(Contract):
 
     def _assistant(self, value: dict[str, Any]) -> list[Event]:
         message = _object(value.get("message"))
-        name = identity(message.get("id"))
+        name = short_id(message.get("id"))
         events = []
         for block in _blocks(message):
             streamed = name != "" and name in self.state.get("streamed", {})
             if block.get("type") == "text" and block.get("text") and not streamed:
                 events.append(Event("text", str(block["text"]), _parent(value)))
             elif block.get("type") == "tool_use":
-                call, tool = identity(block.get("id")), str(block.get("name") or "")
-                self._remember("tools", call, tool[:ID_LIMIT])
+                call, tool = short_id(block.get("id")), str(block.get("name") or "")
+                self._remember("tools", call, tool[:MAX_ID])
                 data = {"phase": "use", "id": call, "input": block.get("input"), **(_parent(value) or {})}
                 events.append(Event("tool", tool, data))
         return events
@@ -72,7 +72,7 @@ class Claude(Contract):
         for block in _blocks(_object(value.get("message"))):
             if block.get("type") != "tool_result":
                 continue
-            call = identity(block.get("tool_use_id"))
+            call = short_id(block.get("tool_use_id"))
             data = {"phase": "result", "id": call, "output": _plain(block.get("content"))}
             data |= {"is_error": bool(block.get("is_error")), **(_parent(value) or {})}
             events.append(Event("tool", self.state.get("tools", {}).get(call, ""), data))
@@ -83,23 +83,23 @@ class Claude(Contract):
         if value.get("is_error") or not isinstance(text, str):
             errors = value.get("errors")
             problems = [str(problem) for problem in (errors if isinstance(errors, list) else [])]
-            words = text if isinstance(text, str) and text else "; ".join(problems) or str(value.get("subtype") or "")
-            said = Event("error" if value.get("is_error", True) else "result", words)
+            message = text if isinstance(text, str) and text else "; ".join(problems) or str(value.get("subtype") or "")
+            event = Event("error" if value.get("is_error", True) else "result", message)
         else:
-            said = Event("result", text)
+            event = Event("result", text)
         counts = {name: value[name] for name in COUNTS if name in value}
         usage = {**_object(value.get("usage")), **counts}
-        events = [*self.session(value.get("session_id")), said]
+        events = [*self.session(value.get("session_id")), event]
         return [*events, *([Event("usage", data=usage)] if usage else []), *self.turn("idle")]
 
     def _remember(self, table: str, key: str, word: str) -> None:
         before = self.state.get(table, {})
         if next(reversed(before), None) == key and before[key] == word:
             return
-        known = [*[pair for pair in before.items() if pair[0] != key][-REMEMBERED + 1 :], (key, word)]
-        while sum(len(name) + len(kept) for name, kept in known) > REMEMBERED_SIZE:
-            del known[0]
-        self.state[table] = dict(known)
+        pairs = [*[pair for pair in before.items() if pair[0] != key][-MAX_REMEMBERED + 1 :], (key, word)]
+        while sum(len(name) + len(value) for name, value in pairs) > MAX_REMEMBERED_SIZE:
+            del pairs[0]
+        self.state[table] = dict(pairs)
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
 def _parent(value: dict[str, Any]) -> dict[str, Any] | None:
     """Return the tool call in which a subagent speaks."""
     parent = value.get("parent_tool_use_id")
-    return {"parent": identity(parent)} if isinstance(parent, str) else None
+    return {"parent": short_id(parent)} if isinstance(parent, str) else None
 
 
 def _plain(content: Any) -> Any:

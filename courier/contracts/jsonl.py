@@ -8,16 +8,16 @@ agent has handled: while it is lower than the last one delivered, the turn goes 
 
 from typing import Any
 
-from courier.contracts.base import Contract, Handover, Message, identity, line, load
+from courier.contracts.base import Contract, Handover, Message, line, load, short_id
 from courier.events import Event
 
-SPOKEN = {"text", "result", "error"}
+TEXT_KINDS = {"text", "result", "error"}
 
 
 class Jsonl(Contract):
     """Lines of an agent that was written for Berth."""
 
-    def hand(self, message: Message) -> Handover:
+    def handover(self, message: Message) -> Handover:
         content = {"type": "message", "number": message.number, "text": message.text, "sender": message.sender}
         return Handover(line(content))
 
@@ -31,8 +31,8 @@ class Jsonl(Contract):
         kind = value.pop("type", None)
         if not isinstance(kind, str):
             return None
-        if kind in SPOKEN:
-            return self._spoken(kind, value)
+        if kind in TEXT_KINDS:
+            return self._text_event(kind, value)
         if kind == "idle":
             number = value.get("number")
             behind = isinstance(number, int) and number < self.state["delivered"]
@@ -45,8 +45,8 @@ class Jsonl(Contract):
             return self.session(value["id"])
         return None
 
-    def _spoken(self, kind: str, value: dict[str, Any]) -> list[Event] | None:
+    def _text_event(self, kind: str, value: dict[str, Any]) -> list[Event] | None:
         text = value.pop("text", None)
         if "parent" in value:
-            value["parent"] = identity(value["parent"])
+            value["parent"] = short_id(value["parent"])
         return [Event(kind, text, value or None)] if isinstance(text, str) else None

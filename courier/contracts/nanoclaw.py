@@ -23,7 +23,7 @@ class Nanoclaw(Contract):
     input_ends = True
     uses_ipc = True
 
-    def hand(self, message: Message) -> Handover:
+    def handover(self, message: Message) -> Handover:
         if self.state["delivered"]:
             # Milliseconds keep the order among NanoClaw's own names, the number makes the name one of its own.
             name = f"{time.time_ns() // 1_000_000}-{message.number:08d}.json"
@@ -64,7 +64,7 @@ class Nanoclaw(Contract):
         value = load(content)
         if value is None or not isinstance(value.get("text"), str):
             return [Event("result", text, {"source": "ipc"})]
-        extra = {name: kept for name, kept in value.items() if name not in ("text", "type")}
+        extra = {name: item for name, item in value.items() if name not in ("text", "type")}
         return [Event("result", value["text"], {**extra, "source": "ipc"})]
 
 

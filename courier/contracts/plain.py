@@ -14,7 +14,7 @@ class Plain(Contract):
     once = True
     input_ends = True
 
-    def hand(self, message: Message) -> Handover:
+    def handover(self, message: Message) -> Handover:
         return Handover(message.text.encode(errors="replace"), eof=True)
 
     def close(self) -> Handover:
@@ -25,6 +25,6 @@ class Plain(Contract):
             return [Event("error", f"exit status {code}")]
         size, answer = output()
         if answer is None:
-            words = f"The answer has {size:,} bytes, too many to repeat them as a result: it is the output above."
-            return [Event("result", words, {"cut": True, "bytes": size})]
+            note = f"The answer has {size:,} bytes, too many to repeat them as a result: it is the output above."
+            return [Event("result", note, {"cut": True, "bytes": size})]
         return [Event("result", answer.decode(errors="replace"))]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from courier import bounds
-from courier.bounds import DATA_LIMIT, DEEPEST, ITEMS, fit, shorten
+from courier.bounds import DATA_LIMIT, MAX_DEPTH, MAX_ITEMS, fit, shorten
 from courier.events import CARRIED, TEXT_LIMIT, Event, encode, split
 
 sizes = st.integers(0, DATA_LIMIT)
@@ -20,7 +20,7 @@ values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(texts, inner, max_size=4)
-        | st.builds(lambda value, count: [value] * count, st.integers(), st.integers(0, 2 * ITEMS))
+        | st.builds(lambda value, count: [value] * count, st.integers(), st.integers(0, 2 * MAX_ITEMS))
     ),
     max_leaves=8,
 )
@@ -48,7 +48,7 @@ def test_data_is_cut_to_its_bounds_once(data: dict[str, Any]) -> None:
     kept = fit(data)
     line = json.dumps(kept, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     depth, items = shape(kept)
-    assert len(line) <= DATA_LIMIT and depth <= DEEPEST and items <= ITEMS and b"\\u0000" not in line
+    assert len(line) <= DATA_LIMIT and depth <= MAX_DEPTH and items <= MAX_ITEMS and b"\\u0000" not in line
     assert fit(kept) == kept
 
 
@@ -57,9 +57,9 @@ def test_data_is_cut_to_its_bounds_once(data: dict[str, Any]) -> None:
     [
         {},
         {"a": "x" * (DATA_LIMIT - 100)},
-        {"a": list(range(ITEMS - 1))},
-        {"a": nested(DEEPEST - 1)},
-        {"a": [{"b": [n]} for n in range(ITEMS // 4)]},
+        {"a": list(range(MAX_ITEMS - 1))},
+        {"a": nested(MAX_DEPTH - 1)},
+        {"a": [{"b": [n]} for n in range(MAX_ITEMS // 4)]},
     ],
     ids=["empty", "long", "many", "deep", "wide"],
 )
@@ -68,20 +68,20 @@ def test_data_within_its_bounds_is_left_alone(data: dict[str, Any]) -> None:
 
 
 def test_what_is_cut_says_so_and_small_values_stay() -> None:
-    output, row = "é" * DATA_LIMIT * 4, [{"n": n} for n in range(ITEMS)]
-    told = fit({"phase": "result", "output": output, "rows": row, "deep": nested(900), "is_error": False, "n": 1e400})
-    assert list(told) == ["phase", "output", "rows", "deep", "is_error", "n"] and "bytes more⟧" in told["output"]
-    assert (told["phase"], told["is_error"], told["n"]) == ("result", False, None)
-    assert "nested too deeply" in json.dumps(told["deep"], ensure_ascii=False)
-    assert told["rows"][0] == {"n": 0} and "items more⟧" in told["rows"][-1]
+    output, row = "é" * DATA_LIMIT * 4, [{"n": n} for n in range(MAX_ITEMS)]
+    data = fit({"phase": "result", "output": output, "rows": row, "deep": nested(900), "is_error": False, "n": 1e400})
+    assert list(data) == ["phase", "output", "rows", "deep", "is_error", "n"] and "bytes more⟧" in data["output"]
+    assert (data["phase"], data["is_error"], data["n"]) == ("result", False, None)
+    assert "nested too deeply" in json.dumps(data["deep"], ensure_ascii=False)
+    assert data["rows"][0] == {"n": 0} and "items more⟧" in data["rows"][-1]
     only = fit({"phase": "result", "output": output, "is_error": False})["output"]
     kept = only.partition("…")[0]
     assert only == f"{kept}…⟦{len(output.encode()) - len(kept.encode()):,} bytes more⟧" and len(kept) > DATA_LIMIT // 3
 
 
 def test_of_very_many_names_some_are_left_out() -> None:
-    told = fit({f"name {number}": "x" * 100 for number in range(30_000)})
-    assert len(told) > 1000 and told["⟦cut⟧"] == f"…⟦{30_001 - len(told):,} items more⟧"
+    data = fit({f"name {number}": "x" * 100 for number in range(30_000)})
+    assert len(data) > 1000 and data["⟦cut⟧"] == f"…⟦{30_001 - len(data):,} items more⟧"
 
 
 def test_a_long_name_is_cut_where_something_has_to_be() -> None:

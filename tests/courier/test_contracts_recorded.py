@@ -28,7 +28,7 @@ def settings(**more: str) -> Settings:
     return read_settings({**ENVIRONMENT, **more})
 
 
-def told(contract: Contract, *units: Any) -> list[Row]:
+def rows_of(contract: Contract, *units: Any) -> list[Row]:
     """The events of units, each as JSON unless it is bytes; "raw" for one that is not the contract's."""
     rows: list[Row] = []
     for unit in units:
@@ -60,7 +60,7 @@ def test_an_unknown_contract_is_refused() -> None:
 
 class TestPlain:
     def test_a_message_is_its_text_and_then_the_end(self) -> None:
-        handover = make_contract("plain", settings()).hand(Message(1, "grüß dich\n"))
+        handover = make_contract("plain", settings()).handover(Message(1, "grüß dich\n"))
         assert (handover.data, handover.eof) == ("grüß dich\n".encode(), True)
 
     def test_its_whole_output_is_the_result_of_exit_0(self) -> None:
@@ -74,7 +74,7 @@ class TestJsonl:
     def test_a_turn(self) -> None:
         contract = make_contract("jsonl", settings())
         contract.delivered(1)
-        assert told(
+        assert rows_of(
             contract,
             {"type": "session", "id": "w-1"},
             {"type": "text", "text": "one "},
@@ -97,20 +97,20 @@ class TestJsonl:
         contract = make_contract("jsonl", settings())
         contract.delivered(1)
         contract.delivered(2)
-        assert told(contract, {"type": "idle", "number": 1}) == []
-        assert told(contract, {"type": "idle", "number": 2}) == [turn("idle")]
-        assert told(contract, {"type": "idle"}) == []
+        assert rows_of(contract, {"type": "idle", "number": 1}) == []
+        assert rows_of(contract, {"type": "idle", "number": 2}) == [turn("idle")]
+        assert rows_of(contract, {"type": "idle"}) == []
 
     @pytest.mark.parametrize(
         "unit", [b"{\n", b"{}\n", b'{"type":"new"}\n', b'{"type":"text"}\n', b'{"type":"text","text":3}\n', b"[1]\n"]
     )
     def test_what_is_no_such_line_is_raw(self, unit: bytes) -> None:
-        assert told(make_contract("jsonl", settings()), unit) == [("raw", "", None)]
+        assert rows_of(make_contract("jsonl", settings()), unit) == [("raw", "", None)]
 
     def test_deep_nesting_and_endless_numbers_are_raw(self) -> None:
         deep = b'{"type":"usage","a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
-        assert told(make_contract("jsonl", settings()), deep) == [("raw", "", None)]
-        assert told(make_contract("jsonl", settings()), b'{"type":"usage","a":' + b"9" * 5000 + b"}\n") == [
+        assert rows_of(make_contract("jsonl", settings()), deep) == [("raw", "", None)]
+        assert rows_of(make_contract("jsonl", settings()), b'{"type":"usage","a":' + b"9" * 5000 + b"}\n") == [
             ("raw", "", None)
         ]
 
@@ -161,7 +161,7 @@ class TestClaude:
     def test_a_turn_with_a_tool(self) -> None:
         contract = make_contract("claude", settings())
         contract.delivered(1)
-        rows = told(
+        rows = rows_of(
             contract,
             INIT,
             STATUS,
@@ -188,14 +188,14 @@ class TestClaude:
         ]
 
     def test_without_partial_messages_text_comes_from_whole_ones(self) -> None:
-        rows = told(make_contract("claude", settings()), assistant("m-1", {"type": "text", "text": "hello"}))
+        rows = rows_of(make_contract("claude", settings()), assistant("m-1", {"type": "text", "text": "hello"}))
         assert rows == [("text", "hello", None)]
 
     def test_its_state_goes_through_a_restart(self) -> None:
         first = make_contract("claude", settings())
-        told(first, INIT, started("m-1"), delta("hello"), assistant("m-1", TOOL_USE))
+        rows_of(first, INIT, started("m-1"), delta("hello"), assistant("m-1", TOOL_USE))
         second = make_contract("claude", settings(), json.loads(json.dumps(first.state)))
-        rows = told(second, INIT, delta("."), assistant("m-1", {"type": "text", "text": "hello."}), TOOL_RESULT)
+        rows = rows_of(second, INIT, delta("."), assistant("m-1", {"type": "text", "text": "hello."}), TOOL_RESULT)
         assert rows == [
             ("text", ".", None),
             ("tool", "Bash", {"phase": "result", "id": "toolu_1", "output": "hi", "is_error": False}),
@@ -204,8 +204,8 @@ class TestClaude:
     def test_the_next_turn_begins_by_itself_when_messages_were_joined(self) -> None:
         contract = make_contract("claude", settings())
         contract.delivered(1)
-        told(contract, INIT, RESULT)
-        assert told(contract, INIT) == [turn("working")]
+        rows_of(contract, INIT, RESULT)
+        assert rows_of(contract, INIT) == [turn("working")]
 
     def test_an_unknown_session_is_an_error(self) -> None:
         failed = {
@@ -215,35 +215,35 @@ class TestClaude:
             "session_id": "c-2",
             "errors": ["No conversation found with session ID: c-9"],
         }
-        rows = told(make_contract("claude", settings()), failed)
+        rows = rows_of(make_contract("claude", settings()), failed)
         assert ("error", "No conversation found with session ID: c-9", None) in rows
         assert rows[-1] == turn("idle")
 
     def test_an_error_of_the_api_is_an_error(self) -> None:
         failed = {**RESULT, "is_error": True, "api_error_status": 401, "result": "API Error: 401"}
-        assert ("error", "API Error: 401", None) in told(make_contract("claude", settings()), failed)
+        assert ("error", "API Error: 401", None) in rows_of(make_contract("claude", settings()), failed)
 
     def test_a_subagents_text_names_the_call_it_speaks_in(self) -> None:
         said = {**assistant("m-9", {"type": "text", "text": "found it"}), "parent_tool_use_id": "toolu_1"}
-        assert told(make_contract("claude", settings()), said) == [("text", "found it", {"parent": "toolu_1"})]
+        assert rows_of(make_contract("claude", settings()), said) == [("text", "found it", {"parent": "toolu_1"})]
 
     def test_an_output_of_text_blocks_is_text_and_another_stays_as_it_is(self) -> None:
         def result(content: Any) -> Any:
             block = {"type": "tool_result", "tool_use_id": "t", "content": content}
             unit = {"type": "user", "message": {"role": "user", "content": [block]}}
-            return (told(make_contract("claude", settings()), unit)[0][2] or {})["output"]
+            return (rows_of(make_contract("claude", settings()), unit)[0][2] or {})["output"]
 
         assert result([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]) == "ab"
         assert result([{"type": "image", "source": {}}]) == [{"type": "image", "source": {}}]
 
     @pytest.mark.parametrize("unit", [{"type": "surprise"}, {"result": 1}, b"{not json}\n"])
     def test_lines_it_does_not_know_are_raw(self, unit: Any) -> None:
-        assert told(make_contract("claude", settings()), unit) == [("raw", "", None)]
+        assert rows_of(make_contract("claude", settings()), unit) == [("raw", "", None)]
 
     def test_a_message_and_the_end(self) -> None:
         contract = make_contract("claude", settings())
         content = [{"type": "text", "text": "hi"}]
-        assert json.loads(contract.hand(Message(1, "hi")).data) == {
+        assert json.loads(contract.handover(Message(1, "hi")).data) == {
             "type": "user",
             "message": {"role": "user", "content": content},
         }
@@ -274,14 +274,14 @@ class TestNanoclaw:
     def test_markers(self, unit: bytes, rows: list[Row]) -> None:
         contract = make_contract("nanoclaw", settings())
         contract.delivered(1)
-        assert told(contract, unit) == rows
+        assert rows_of(contract, unit) == rows
 
     def test_the_first_message_is_one_object_with_the_secrets(self, tmp_path: Path) -> None:
         (tmp_path / "ANTHROPIC_API_KEY").write_text("sk-1\n")
         (tmp_path / "..data").mkdir()
         (tmp_path / "not-a-name").write_text("x")
         contract = make_contract("nanoclaw", settings(BERTH_SECRETS=str(tmp_path), BERTH_RESUME="n-1"))
-        handover = contract.hand(Message(1, "hi"))
+        handover = contract.handover(Message(1, "hi"))
         assert handover.eof
         assert json.loads(handover.data) == {
             "prompt": "hi",
@@ -293,15 +293,17 @@ class TestNanoclaw:
             "secrets": {"ANTHROPIC_API_KEY": "sk-1"},
         }
 
-    @pytest.mark.parametrize(("told", "main"), [({"BERTH_MAIN": "1"}, True), ({"BERTH_MAIN": ""}, False), ({}, False)])
-    def test_the_main_groups_agent_is_told_so(self, told: dict[str, str], main: bool) -> None:
-        handover = make_contract("nanoclaw", settings(**told)).hand(Message(1, "hi"))
+    @pytest.mark.parametrize(
+        ("environment", "main"), [({"BERTH_MAIN": "1"}, True), ({"BERTH_MAIN": ""}, False), ({}, False)]
+    )
+    def test_the_main_groups_agent_is_told_so(self, environment: dict[str, str], main: bool) -> None:
+        handover = make_contract("nanoclaw", settings(**environment)).handover(Message(1, "hi"))
         assert json.loads(handover.data)["isMain"] is main
 
     def test_follow_ups_are_files_in_the_order_of_their_names(self) -> None:
         contract = make_contract("nanoclaw", settings())
         contract.delivered(1)
-        files = {**contract.hand(Message(2, "b")).files, **contract.hand(Message(3, "c")).files}
+        files = {**contract.handover(Message(2, "b")).files, **contract.handover(Message(3, "c")).files}
         contents = [json.loads(files[name]) for name in sorted(files)]
         assert contents == [{"type": "message", "text": "b"}, {"type": "message", "text": "c"}]
         assert all(name.endswith(".json") for name in files)
@@ -323,5 +325,5 @@ class TestNanoclaw:
 
 def test_nanoclaw_is_told_that_a_task_speaks_and_no_person() -> None:
     contract = make_contract("nanoclaw", settings())
-    handed = json.loads(contract.hand(Message(1, "Tidy up", scheduled=True)).data)
+    handed = json.loads(contract.handover(Message(1, "Tidy up", scheduled=True)).data)
     assert handed["isScheduledTask"] is True

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from courier.contracts import make_contract
-from courier.contracts.base import LEVELS, VALUES, Contract, load
+from courier.contracts.base import MAX_DEPTH, MAX_VALUES, Contract, load
 from courier.events import Event, encode, split
 from courier.redact import TranscriptRedactor
 from courier.transcript import Transcript
-from tests.courier.test_contracts_recorded import settings, told
+from tests.courier.test_contracts_recorded import rows_of, settings
 from tests.courier.test_journal import everything
 
 ODD: list[Any] = [
@@ -136,9 +136,9 @@ def test_the_values_that_once_ended_couriers_are_raw_output(contract: str, tmp_p
     (tmp_path / "out-000000000000000").write_bytes(said)
     one = Transcript(tmp_path, settings(BERTH_CONTRACT=contract))
     one.end(0)
-    told = everything(tmp_path)
-    raw = "".join(event.get("text", "") for event in told if event["kind"] == "stdout")
-    assert raw.endswith("after\n") and told[-1]["kind"] == "exit"
+    events = everything(tmp_path)
+    raw = "".join(event.get("text", "") for event in events if event["kind"] == "stdout")
+    assert raw.endswith("after\n") and events[-1]["kind"] == "exit"
     assert '{"type": []}' in raw or contract == "nanoclaw"
     one.close()
 
@@ -174,8 +174,8 @@ def test_what_cannot_be_read_is_a_gap_and_what_follows_is_read(
         file.write(b'next\n{"type":"text","text":"after"}\n')
     one.spools["out"].end += len(b'next\n{"type":"text","text":"after"}\n')
     one.end(0)
-    told = [(event["kind"], event.get("text"), event.get("data")) for event in everything(tmp_path)]
-    assert told == [
+    events = [(event["kind"], event.get("text"), event.get("data")) for event in everything(tmp_path)]
+    assert events == [
         ("gap", "the courier could not read it", {"events": 0, "bytes": 7}),
         ("stdout", "next\n", None),
         ("text", "after", None),
@@ -197,12 +197,12 @@ def test_a_line_at_which_courier_after_courier_ends_is_raw_output(tmp_path: Path
 
 
 def test_json_of_more_values_than_a_courier_has_memory_for_is_no_structure() -> None:
-    assert load(b'{"type":"usage","a":[' + b"{}," * VALUES * 2 + b"1]}") is None
-    assert load(b'{"type":"usage","a":[' + b'"",' * VALUES * 2 + b"1]}") is None
+    assert load(b'{"type":"usage","a":[' + b"{}," * MAX_VALUES * 2 + b"1]}") is None
+    assert load(b'{"type":"usage","a":[' + b'"",' * MAX_VALUES * 2 + b"1]}") is None
     for astral in ("😀", "\\ud83d\\ude00"):
         assert load(b'{"type":"text","text":"' + b"x" * 5_000_000 + astral.encode() + b'"}') is None
         assert load(b'{"type":"text","text":"' + b"x" * 4_000_000 + astral.encode() + b'"}') is not None
-    text = json.dumps({"type": "text", "text": "a,[{" * VALUES})
+    text = json.dumps({"type": "text", "text": "a,[{" * MAX_VALUES})
     assert load(text.encode()) == json.loads(text)
 
 
@@ -249,7 +249,7 @@ def test_what_is_remembered_of_ids_that_an_agent_invents_is_bounded(contract: st
 @pytest.mark.parametrize("kind", ["message", "state", "delivered", "turn", "exit", "gap", "task", "stdout", "stderr"])
 def test_no_line_becomes_an_event_that_is_not_the_agents_to_say(contract: str, kind: str) -> None:
     forged = {"type": kind, "kind": kind, "text": "x", "number": 1, "code": 0, "state": "idle", "data": {"n": 1}}
-    assert kind not in {row[0] for row in told(make_contract(contract, settings()), forged)} - {"raw"}
+    assert kind not in {row[0] for row in rows_of(make_contract(contract, settings()), forged)} - {"raw"}
 
 
 @pytest.mark.parametrize("inner", ['{"a":', "["])
@@ -258,8 +258,8 @@ def test_json_that_is_nested_beyond_sense_is_no_structure(inner: str) -> None:
         tail = "}" if inner.startswith("{") else "]"
         return f'{{"type":"tool","name":"x","input":{inner * levels}1{tail * levels}}}'.encode()
 
-    assert load(nested(LEVELS - 20)) is not None
-    for levels in (LEVELS + 1, 900, 985, 990, 995, 100_000):
+    assert load(nested(MAX_DEPTH - 20)) is not None
+    for levels in (MAX_DEPTH + 1, 900, 985, 990, 995, 100_000):
         assert load(nested(levels)) is None
 
 

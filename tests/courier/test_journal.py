@@ -129,11 +129,11 @@ def test_above_the_bound_only_what_matters_is_kept(tmp_path: Path) -> None:
     one.append([Event("turn", data={"state": "idle"}), Event("text", "lost")], {})
     one.forget(one.last)
     one.close_gap({})
-    told = everything(tmp_path)[-3:]
-    assert [event["kind"] for event in told] == ["gap", "turn", "gap"]
-    assert told[2]["data"] == {"events": 1, "bytes": 4}
+    events = everything(tmp_path)[-3:]
+    assert [event["kind"] for event in events] == ["gap", "turn", "gap"]
+    assert events[2]["data"] == {"events": 1, "bytes": 4}
     kept = sum(event["kind"] == "stdout" for event in everything(tmp_path))
-    assert kept + told[0]["data"]["events"] <= 100
+    assert kept + events[0]["data"]["events"] <= 100
 
 
 def write_fifo(folder: Path, data: bytes) -> tuple[int, int]:

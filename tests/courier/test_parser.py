@@ -7,7 +7,7 @@ import pytest
 
 from courier.contracts import make_contract
 from courier.events import Event, encode, split, whole_characters
-from courier.parser import PAUSE, Parser
+from courier.parser import CHUNK_INTERVAL, Parser
 from tests.courier.test_contracts_recorded import settings, triple
 
 SAID = b'{"type":"text","text":"x"}\n'
@@ -36,9 +36,9 @@ def test_the_first_line_goes_out_at_once_and_the_next_ones_together() -> None:
     assert texts(parser.events(10.0)) == ["one\n"]
     parser.feed(b"two\n")
     assert parser.events(10.01) == []
-    assert parser.due() == pytest.approx(10.0 + PAUSE)
+    assert parser.due() == pytest.approx(10.0 + CHUNK_INTERVAL)
     parser.feed(b"three\n")
-    assert texts(parser.events(10.0 + PAUSE)) == ["two\nthree\n"]
+    assert texts(parser.events(10.0 + CHUNK_INTERVAL)) == ["two\nthree\n"]
     assert parser.due() == float("inf")
 
 
@@ -46,8 +46,8 @@ def test_half_a_line_waits_for_its_end_but_not_for_long() -> None:
     parser = raw_parser()
     parser.feed(b"one\nname? ")
     assert texts(parser.events(10.0)) == ["one\n"]
-    assert parser.due() == pytest.approx(10.0 + PAUSE)
-    assert texts(parser.events(10.0 + PAUSE)) == ["name? "]
+    assert parser.due() == pytest.approx(10.0 + CHUNK_INTERVAL)
+    assert texts(parser.events(10.0 + CHUNK_INTERVAL)) == ["name? "]
 
 
 def test_half_a_character_waits_without_waking_anybody() -> None:
@@ -70,7 +70,7 @@ def test_chunks_end_at_a_line_where_they_can() -> None:
     parser = raw_parser()
     parser.feed((b"z" * 20_000 + b"\n") * 3)
     assert [len(text) for text in texts(parser.events(10.0))] == [20_001, 20_001]
-    assert [len(text) for text in texts(parser.events(10.0 + PAUSE))] == [20_001]
+    assert [len(text) for text in texts(parser.events(10.0 + CHUNK_INTERVAL))] == [20_001]
 
 
 def test_a_structured_line_is_read_when_it_is_complete() -> None:
@@ -130,19 +130,19 @@ def test_however_the_bytes_are_cut_and_wherever_it_restarts_they_come_once(seed:
     chance = random.Random(seed)
     pieces = ["plain\n", "no end ", SAID.decode(), '{"odd": 1}\n', "ü€😀\n", '{"type":', "\n", "{", '{"type":"idle"}\n']
     data = "".join(chance.choices(pieces, k=400)).encode()
-    parser, told, fed, now = jsonl_parser(), bytearray(), 0, 10.0
+    parser, read, fed, now = jsonl_parser(), bytearray(), 0, 10.0
     while fed < len(data):
         step = chance.randint(1, 60)
         parser.feed(data[fed : fed + step])
         fed += step
         now += chance.choice([0.0, 0.01, 0.06])
-        told += original(parser.events(now))
+        read += original(parser.events(now))
         if chance.random() < 0.1:
             parser, fed = jsonl_parser(parser.offset, parser.inside), parser.offset
-            assert len(told) <= fed
-    told += original(parser.events(now, final=True))
+            assert len(read) <= fed
+    read += original(parser.events(now, final=True))
     removed = data.decode().replace('{"type":"idle"}\n', "")
-    assert told.decode().replace('{"type":"idle"}\n', "") == removed
+    assert read.decode().replace('{"type":"idle"}\n', "") == removed
 
 
 def original(events: list[Event]) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from courier.bounds import DATA_LIMIT, DEEPEST
+from courier.bounds import DATA_LIMIT, MAX_DEPTH
 from sessions.choices import MessageState, RunState, SessionState
 from sessions.courier_api import ingest
 from sessions.courier_api.ingest import MissingEvents
@@ -186,4 +186,4 @@ def test_no_event_above_its_bound_is_stored(run: Run, data: dict[str, Any]) -> N
     event = Event.objects.get(run=run, number=1)
     line = json.dumps(event.data, ensure_ascii=False, separators=(",", ":"))
     assert len(line.encode()) <= DATA_LIMIT and len(event.text.encode()) <= ingest.MAX_TEXT
-    assert max((line.count(bracket * (DEEPEST + 1)) for bracket in "[{"), default=0) == 0
+    assert max((line.count(bracket * (MAX_DEPTH + 1)) for bracket in "[{"), default=0) == 0
