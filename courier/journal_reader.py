@@ -44,10 +44,6 @@ class JournalReader:
         self._open(0)
         self.waiting = []
 
-    def close(self) -> None:
-        """Close the file."""
-        self._close()
-
     def _next_events(self, after: int) -> list[tuple[int, bytes]]:
         """Return the events of the next record that has any, [] at the end."""
         while True:

@@ -10,6 +10,7 @@ import binascii
 import os
 import time
 from collections import deque
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from courier.events import Event, raw
 from courier.log import log
 from redaction.encodings import MAX_VALUE
-from redaction.pattern_search import json_strings
+from redaction.json_strings import json_strings, map_strings
 from redaction.secret_search import SecretSearch, checksum
 from redaction.stream_redactor import StreamRedactor
 
@@ -137,7 +138,10 @@ class SpoolRedactor:
         cut_off = any(search.truncated_secret(text) for text in texts if len(text) >= MIN_TRUNCATED)
         if not cut_off and search.is_clean(b"\0".join(texts)):
             return events
-        return [Event(event.kind, _text(search, event.text), _data(search, event.data)) for event in events]
+        return [
+            Event(event.kind, _text(search, event.text), map_strings(partial(_text, search), event.data))
+            for event in events
+        ]
 
     def _add(self, key: str, events: list[Event]) -> None:
         if key != self.key:
@@ -275,14 +279,3 @@ def _text(search: SecretSearch, text: str) -> str:
     content = text.encode(errors="surrogatepass")
     redacted = search.redact(content)
     return text if redacted is content else redacted.decode(errors="replace")
-
-
-def _data(search: SecretSearch, value: Any) -> Any:
-    """Return a JSON value without secrets in its strings and keys."""
-    if isinstance(value, str):
-        return _text(search, value)
-    if isinstance(value, list):
-        return [_data(search, item) for item in value]
-    if isinstance(value, dict):
-        return {_text(search, key): _data(search, item) for key, item in value.items()}
-    return value

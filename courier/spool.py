@@ -73,7 +73,7 @@ class Spool:
 def move(fifo: int, file: int, offset: int) -> int:
     """Move bytes from the FIFO to `offset` of the file, in one system call where there is one for it (Linux).
 
-    A kill between reading and writing would lose what was read; splice(2) has no such offset.
+    A kill between reading and writing would lose what was read; splice(2) has no such moment.
     """
     if hasattr(os, "splice"):
         try:

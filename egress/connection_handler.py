@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from egress import targets
+from egress import hosts, targets
 from egress.channel import Channel
 from egress.control_plane_client import ControlPlaneUnavailable
 from egress.decisions import Decision, DecisionKey, WrongCredential
@@ -105,7 +105,7 @@ class ConnectionHandler:
     def _check(self, target: Target, decision: Decision) -> None:
         """Refuse what no rule may allow, what none allows, and what is above the run's limits (403, 429)."""
         assert self.key
-        if target.is_literal:
+        if hosts.is_literal(target.host):
             hint = "Name the host instead: rules are for names, and the proxy looks up their addresses itself."
             raise forbidden("literal", f"{target.host} is an address and not a name", hint)
         if target.path is None and target.port == targets.HTTP_PORT:

@@ -4,23 +4,16 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 REQUEST_SECONDS = 5.0
-
-
-class Status(NamedTuple):
-    """Whether the proxy takes clients, and what else the answer tells, as JSON."""
-
-    ready: bool
-    details: dict[str, Any]
 
 
 class HealthServer:
     """Answers for one proxy."""
 
-    def __init__(self, status: Callable[[], Status]) -> None:
-        """`status` is called at each request."""
+    def __init__(self, status: Callable[[], tuple[bool, dict[str, Any]]]) -> None:
+        """`status` is called at each request; it returns whether the proxy takes clients, and details for the body."""
         self.status = status
 
     async def start(self, host: str, port: int) -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from egress.channel import Channel
 from egress.connection_handler import ConnectionHandler
 from egress.control_plane_client import ControlPlaneClient
 from egress.dialer import Resolver
-from egress.health import HealthServer, Status
+from egress.health import HealthServer
 from egress.log import log
 from egress.policy_sync import PolicySync
 from egress.proxy_state import ProxyState
@@ -57,14 +58,14 @@ class Server:
         """Where it listens."""
         return int(self.listener.sockets[0].getsockname()[1])
 
-    def status(self) -> Status:
-        """Return the proxy's health. The control plane's absence stands in the details, but is no reason to restart."""
+    def status(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether the proxy takes clients, and details: the control plane's absence is no reason to restart."""
         details = {
             "tunnels": len(self.state.tunnels.by_id),
             "heard_seconds_ago": round(time.monotonic() - self.policy_sync.last_contact, 1),
             "version": self.state.decisions.version,
         }
-        return Status(not self.stopping, details)
+        return not self.stopping, details
 
     async def stop(self) -> None:
         """Take no more clients, let those that are there go on for `drain_seconds`, and report all ends."""

@@ -23,11 +23,6 @@ class Target(NamedTuple):
         """What the Host header of a plain request has to say."""
         return self.host if self.port == HTTP_PORT else f"{self.host}:{self.port}"
 
-    @property
-    def is_literal(self) -> bool:
-        """The host is an IP address."""
-        return hosts.is_literal(self.host)
-
 
 def parse_target(method: str, target: str) -> Target:
     """Return what a request is for. Raises ErrorResponse (400, 405) for what a proxy does not serve."""

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any
 
 from redaction import invisible
 from redaction.key_patterns import ARMOUR_LIMIT, KEY_LIMIT, PREFILTERS, PRIVATE_KEY, Prefilter
@@ -78,30 +77,6 @@ def _find_keys_across_invisible(text: str) -> Iterator[Span]:
         end = offsets.original(last) + len(bare[span.end - 1].encode(errors="surrogatepass"))
         before, after = (len(data[:offset].decode(errors="surrogatepass")) for offset in (start, end))
         yield Span(before, after, span.name)
-
-
-def redact_keys_in_json(value: Any) -> Any:
-    """Return a JSON value with `redact_keys` applied to every string in it, also to keys."""
-    if isinstance(value, str):
-        return redact_keys(value)
-    if isinstance(value, list):
-        return [redact_keys_in_json(item) for item in value]
-    if isinstance(value, dict):
-        return {redact_keys(key): redact_keys_in_json(item) for key, item in value.items()}
-    return value
-
-
-def json_strings(value: Any) -> Iterator[str]:
-    """Yield every string in a JSON value, also keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from json_strings(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from json_strings(item)
 
 
 def _matching_prefilters(text: str, start: int) -> Iterator[Prefilter]:

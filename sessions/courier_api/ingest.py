@@ -13,7 +13,8 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from courier.bounds import fit, shorten, storable
-from redaction.pattern_search import json_strings, may_contain_key, redact_keys, redact_keys_in_json
+from redaction.json_strings import json_strings, map_strings
+from redaction.pattern_search import may_contain_key, redact_keys
 from sessions import signals
 from sessions.choices import COURIERS, OUTPUT, EventKind, RunState
 from sessions.events import event_log, notify, stored_bytes
@@ -65,7 +66,7 @@ def _redact_known_keys(parsed: list[NewEvent]) -> list[NewEvent]:
     if not may_contain_key(text for event in parsed for text in (event.text, *json_strings(event.data))):
         return parsed
     return [
-        replace(event, text=_text(redact_keys(event.text)), data=fit(redact_keys_in_json(event.data)))
+        replace(event, text=_text(redact_keys(event.text)), data=fit(map_strings(redact_keys, event.data)))
         for event in parsed
     ]
 

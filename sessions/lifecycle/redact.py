@@ -6,9 +6,11 @@ its stand-in for models' keys. The values of its secrets are known to its courie
 
 import uuid
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from redaction.pattern_search import json_strings, may_contain_key, redact_keys, redact_keys_in_json
+from redaction.json_strings import json_strings, map_strings
+from redaction.pattern_search import may_contain_key, redact_keys
 from redaction.spans import label
 from sessions.lifecycle import run_tokens
 
@@ -25,9 +27,9 @@ def of_run(run_id: uuid.UUID, text: str, data: Any) -> tuple[str, Any]:
     made = run_tokens.secrets_of(run_id)
     texts = [text, *json_strings(data)]
     if holds(made, text, data):
-        text, data = _without(made, text), _without_data(made, data)
+        text, data = _without(made, text), map_strings(partial(_without, made), data)
     if may_contain_key(texts):
-        text, data = redact_keys(text), redact_keys_in_json(data)
+        text, data = redact_keys(text), map_strings(redact_keys, data)
     return text, data
 
 
@@ -41,13 +43,3 @@ def _without(made: Mapping[str, str], text: str) -> str:
     for secret, name in made.items():
         text = text.replace(secret, label(name))
     return text
-
-
-def _without_data(made: Mapping[str, str], value: Any) -> Any:
-    if isinstance(value, str):
-        return _without(made, value)
-    if isinstance(value, list):
-        return [_without_data(made, item) for item in value]
-    if isinstance(value, dict):
-        return {_without(made, key): _without_data(made, item) for key, item in value.items()}
-    return value

@@ -86,7 +86,7 @@ def test_of_very_many_names_some_are_left_out() -> None:
 
 def test_a_long_name_is_cut_where_something_has_to_be() -> None:
     (name,) = fit({"k" * DATA_LIMIT: 1})
-    assert name == "k" * bounds.KEY_LIMIT + f"…⟦{DATA_LIMIT - bounds.KEY_LIMIT:,} characters more⟧"
+    assert name == "k" * bounds.MAX_KEY + f"…⟦{DATA_LIMIT - bounds.MAX_KEY:,} characters more⟧"
 
 
 @settings(deadline=None)

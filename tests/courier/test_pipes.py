@@ -61,11 +61,11 @@ def test_a_file_in_the_place_of_a_fifo_is_left_alone(pipes: Pipes) -> None:
 
 def test_the_last_word_makes_no_file_elsewhere(pipes: Pipes, tmp_path: Path) -> None:
     plant(pipes, "drained", tmp_path / "made")
-    pipes.drained()
+    pipes.mark_drained()
     assert not (tmp_path / "made").exists()
 
 
 def test_the_last_word_can_be_said_twice(pipes: Pipes) -> None:
-    pipes.drained()
-    pipes.drained()
+    pipes.mark_drained()
+    pipes.mark_drained()
     assert (pipes.folder / "drained").exists()

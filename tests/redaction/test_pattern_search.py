@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from redaction.json_strings import map_strings
 from redaction.key_patterns import PREFIXES
-from redaction.pattern_search import may_contain_key, redact_keys, redact_keys_in_json
+from redaction.pattern_search import may_contain_key, redact_keys
 from redaction.secret_search import SecretSearch
 
 
@@ -124,7 +125,7 @@ def test_data_is_searched_in_every_place() -> None:
     key = f"ghp_{body(36)}"
     data: dict[str, Any] = {key: [1, None, {"a": key}], "b": True, "c": "nothing"}
     redacted = "[redacted:github-token]"
-    assert redact_keys_in_json(data) == {redacted: [1, None, {"a": redacted}], "b": True, "c": "nothing"}
+    assert map_strings(redact_keys, data) == {redacted: [1, None, {"a": redacted}], "b": True, "c": "nothing"}
 
 
 def test_ordinary_texts_are_not_suspicious() -> None:
