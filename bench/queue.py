@@ -33,7 +33,7 @@ def run() -> Outcome:
     spreads = [f"p50 {ms(median(times))}, p95 {ms(percentile(times, 0.95))} of {ROUNDS}" for times in (ours, floor)]
     met = percentile(ours, 0.95) <= TARGET
     row = Figure("queue decisions", spreads[0], spreads[1], f"p95 {ms(percentile(ours, 0.95))}", f"≤ {ms(TARGET)}", met)
-    words = f"{len(made.start)} sessions started, {len(made.give_way)} runs gave way, {len(made.places)} got a place"
+    words = f"{len(made.start)} sessions started, {len(made.preempt)} runs gave way, {len(made.positions)} got a place"
     ratio = median(ours) / median(floor)
     return Outcome([row], [f"A decision: {words}. It takes {ratio:.0f} times as long as the sort."])
 

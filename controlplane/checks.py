@@ -138,7 +138,11 @@ def egress(**_: Any) -> list[CheckMessage]:
 
 def sandbox(**_: Any) -> list[CheckMessage]:
     """berth.E013: what is to confine local agents is there, and can do so."""
-    words = confining.problem(settings.LOCAL_BWRAP_ROOT) if settings.LOCAL_BWRAP and settings.RUNTIME == "local" else ""
+    words = (
+        confining.unusable_reason(settings.LOCAL_BWRAP_ROOT)
+        if settings.LOCAL_BWRAP and settings.RUNTIME == "local"
+        else ""
+    )
     hint = "See docs/egress-rules.md. Or set LOCAL_BWRAP=false, and let nobody run what they don't trust."
     return [Error(f"LOCAL_BWRAP is set, but {words}.", hint=hint, id="berth.E013")] if words else []
 

@@ -171,7 +171,7 @@ STREAM_TICK_SECONDS = 5.0 if REDIS_URL else 0.25
 Q_CLUSTER = {
     "name": "berth",
     "orm": "default",
-    "broker_class": "sessions.workers.task_broker.Keyed",
+    "broker_class": "sessions.workers.task_broker.WorkQueueBroker",
     "workers": WORKERS,
     "queue_limit": WORKERS,
     "poll": 0.05,

@@ -23,7 +23,7 @@ def stop_local_runs() -> int:
     close_old_connections()
     runs = list(Run.objects.active().filter(runtime="local").select_related("session__group"))
     for run in runs:
-        transitions.ask(run.pk, Intent.SHUTDOWN, BY)
+        transitions.request_end(run.pk, Intent.SHUTDOWN, BY)
         runtime_factory.get("local").stop(run.ref)
     return len(runs)
 

@@ -34,7 +34,7 @@ def store(reported: Sequence[ReportedDenial]) -> None:
 
 @transaction.atomic
 def _store(run: Run, reported: list[ReportedDenial]) -> None:
-    session = event_log.locked(run.session_id)
+    session = event_log.lock_session(run.session_id)
     rows = {(row.host, row.port, row.code): row for row in EgressDenial.objects.filter(run=run)}
     events: list[NewEvent] = []
     for target, denials in _by_target(rows, reported).items():
@@ -50,7 +50,7 @@ def _store(run: Run, reported: list[ReportedDenial]) -> None:
             access_requests.record(run, row.host, row.port, row.count - before, row.last_at)
     if events:
         event_log.append(session, events, run)
-        notify.ring_on_commit(session.pk, notify.EVENTS)
+        notify.publish_on_commit(session.pk, notify.EVENTS)
 
 
 def _by_target(known: Iterable[Target], reported: list[ReportedDenial]) -> dict[Target, list[ReportedDenial]]:

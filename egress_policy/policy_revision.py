@@ -14,7 +14,7 @@ def bump() -> None:
     with transaction.atomic():
         EgressVersion.objects.get_or_create(pk=1)
         EgressVersion.objects.filter(pk=1).update(number=F("number") + 1)
-        notify.ring_on_commit(TOPIC, notify.INBOX)
+        notify.publish_on_commit(TOPIC, notify.INBOX)
 
 
 def current() -> int:

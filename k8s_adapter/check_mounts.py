@@ -1,4 +1,4 @@
-"""Looks at what a run is to mount, where it is mounted: the last word on links, which no form can know.
+"""Checks what a run is to mount, where it is mounted: only there are links seen for what they are.
 
 Run as a program it reads BERTH_MOUNTS, a JSON list of `{"name", "root", "subpath", "blocked", "base"}`, and ends with
 status 1 and the refusals in /dev/termination-log. It is handed as text to an image with Python: it imports no Berth.
@@ -13,7 +13,7 @@ from pathlib import Path
 TERMINATION_LOG = "/dev/termination-log"
 
 
-def judge(root: str, subpath: str, blocked: Iterable[str] = (), base: str = "") -> str:
+def refusal(root: str, subpath: str, blocked: Iterable[str] = (), base: str = "") -> str:
     """Why the folder or file `subpath` of the volume at `root` can't be mounted; empty if it can.
 
     Its real path must exist, lie in the volume, under its folder `base`, and have no part that is called like one of
@@ -37,10 +37,10 @@ def judge(root: str, subpath: str, blocked: Iterable[str] = (), base: str = "") 
 
 
 def main() -> int:
-    """Judge every mount; 0 if all are well."""
-    asked = json.loads(os.environ["BERTH_MOUNTS"])
-    judged = ((each["name"], judge(each["root"], each["subpath"], each["blocked"], each["base"])) for each in asked)
-    refusals = [f"mount {name!r}: {words}" for name, words in judged if words]
+    """Check every mount; 0 if all may be mounted."""
+    mounts = json.loads(os.environ["BERTH_MOUNTS"])
+    checked = ((each["name"], refusal(each["root"], each["subpath"], each["blocked"], each["base"])) for each in mounts)
+    refusals = [f"mount {name!r}: {reason}" for name, reason in checked if reason]
     if refusals:
         Path(TERMINATION_LOG).write_text("; ".join(refusals)[:4000])
     return 1 if refusals else 0

@@ -155,22 +155,22 @@ def fault(status: int, body: Mapping[str, Any], retry_after: str | None = None) 
     namespace that is being deleted. Everything else needs a person.
     https://kubernetes.io/docs/reference/using-api/api-concepts/ and the `Reason` of k8s.io/apimachinery's meta/v1.
     """
-    words = str(body.get("message") or body.get("reason") or f"HTTP {status}")
+    message = str(body.get("message") or body.get("reason") or f"HTTP {status}")
     wait = float(retry_after) if retry_after and retry_after.isdigit() else 1.0
     reasons = {cause.get("reason") for cause in (body.get("details") or {}).get("causes") or ()}
     if status == 404:
-        return NotFound(Cause.VANISHED, words)
+        return NotFound(Cause.VANISHED, message)
     if status == 409:
-        return Conflict(Cause.REJECTED, words, wait)
+        return Conflict(Cause.REJECTED, message, wait)
     if status == 410:
-        return Expired(Cause.UNREACHABLE, words, 0.0)
-    if status == 403 and any(mark in words for mark in QUOTA_MARKS):
-        return TransientFault(Cause.QUOTA, words, max(wait, 5.0))
+        return Expired(Cause.UNREACHABLE, message, 0.0)
+    if status == 403 and any(mark in message for mark in QUOTA_MARKS):
+        return TransientFault(Cause.QUOTA, message, max(wait, 5.0))
     if status == 403 and "NamespaceTerminating" in reasons:
-        return TransientFault(Cause.REJECTED, words, max(wait, 5.0))
+        return TransientFault(Cause.REJECTED, message, max(wait, 5.0))
     if status in (401, 408, 429) or status >= 500:
-        return TransientFault(Cause.UNREACHABLE, words, wait)
-    return PermanentFault(Cause.REJECTED, words)
+        return TransientFault(Cause.UNREACHABLE, message, wait)
+    return PermanentFault(Cause.REJECTED, message)
 
 
 def _status(raw: bytes) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtimes.secret_sources import LEAST, Reach
+from runtimes.secret_sources import ENVIRONMENT_ONLY, AllowedSources
 
 # A namespace, and labels of the pods in it (https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/).
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -52,7 +52,7 @@ class KubernetesConfig:
 
     installation: str  # tells the objects of several control planes on one cluster apart; a label's value
     courier_image: str
-    courier_url: str = ""  # where couriers call home; pods may connect there
+    courier_url: str = ""  # the control plane's, for couriers; pods may connect there
     control_plane: PodSelector | None = None  # the pods behind it, where they are in this cluster
     egress_url: str = ""  # the egress proxy; pods may connect there
     egress: PodSelector | None = None  # likewise
@@ -65,9 +65,9 @@ class KubernetesConfig:
     courier_uid: int = 1001  # another, so that not even the kernel's own rules let an agent touch its courier
     gid: int = 1000  # of both: they share FIFOs and the group's volume
     image_pull_policy: str = "IfNotPresent"
-    secrets: Reach = LEAST  # what the agents' secrets may be read from
+    secrets: AllowedSources = ENVIRONMENT_ONLY  # what the agents' secrets may be read from
     termination_grace_seconds: int = 60  # of a pod; the courier ships its last words within it
     ttl_seconds: int = 24 * 3600  # a finished Job goes by itself after this, should nobody destroy it
     kubeconfig: Path | None = None  # None: $KUBECONFIG, else the pod's service account, else ~/.kube/config
     context: str = ""  # of the kubeconfig; empty: its current one
-    watch_patience_seconds: float = 60.0  # how long the API server may be away before watch() gives up
+    watch_timeout_seconds: float = 60.0  # how long the API server may be away before watch() gives up

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from runtimes.base import Cause, TransientFault
 
-SECONDS = 60.0
+FRESH_SECONDS = 60.0
 DAY = 86_400.0
 
 
@@ -43,7 +43,7 @@ class Resolver:
         host = parts.hostname or ""
         return Endpoint(host, parts.port or (443 if parts.scheme == "https" else 80), self._addresses(host))
 
-    def lasting(self, url: str) -> Endpoint | None:
+    def endpoint_with_history(self, url: str) -> Endpoint | None:
         """As `endpoint`, with all addresses of the last day.
 
         What was started while a name led elsewhere keeps to that, and shall not be cut off while it answers there.
@@ -77,7 +77,7 @@ class Resolver:
             if not addresses:
                 raise TransientFault(Cause.UNREACHABLE, f"{host} can't be resolved: {error}", 5.0) from error
         with self._lock:
-            self._known[host] = (time.monotonic() + SECONDS, addresses)
+            self._known[host] = (time.monotonic() + FRESH_SECONDS, addresses)
         return addresses
 
 

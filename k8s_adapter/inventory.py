@@ -1,4 +1,4 @@
-"""What stands on a cluster for runs and groups, object by object, and removing one of them.
+"""What exists on a cluster for runs and groups, object by object, and removing one of them.
 
 An object is read again before it is deleted: what meanwhile became another's, or never was this installation's, stays.
 """
@@ -12,42 +12,42 @@ from runtimes.base import Cause, GroupRef, OwnedResource, PermanentFault, RunRef
 
 # Kind → the API and the plural under which its objects are. A Job comes before what goes with it.
 RUN_KINDS = {"Job": ("/apis/batch/v1", "jobs"), "Pod": ("/api/v1", "pods"), "Secret": ("/api/v1", "secrets")}
-GROUND_KINDS = {
+GROUP_KINDS = {
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "PersistentVolume": ("/api/v1", "persistentvolumes"),  # of an NFS export
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
     "Namespace": ("/api/v1", "namespaces"),
 }
-OF_NO_NAMESPACE = ("PersistentVolume", "Namespace")
-KINDS = RUN_KINDS | GROUND_KINDS
+CLUSTER_SCOPED = ("PersistentVolume", "Namespace")
+KINDS = RUN_KINDS | GROUP_KINDS
 OVER = ("Complete", "Failed")  # conditions of a Job that has ended
 ENDED = ("Succeeded", "Failed")  # phases of a pod that has
 
 
-class Traces:
+class Inventory:
     """Lists and removes objects of one installation."""
 
     def __init__(self, api: Api, config: KubernetesConfig) -> None:
         self._api = api
         self._config = config
 
-    def of_runs(self) -> Iterator[OwnedResource]:
+    def run_resources(self) -> Iterator[OwnedResource]:
         """See `Runtime.run_resources`."""
         for kind in RUN_KINDS:
             for item in self._list(self._collection(kind), names.selector(self._config.installation)):
                 ref = names.ref_of(item["metadata"].get("labels"))
                 if ref is not None:
-                    yield _trace(ref, kind, item)
+                    yield _resource(ref, kind, item)
 
-    def of_groups(self) -> Iterator[OwnedResource]:
+    def group_resources(self) -> Iterator[OwnedResource]:
         """See `Runtime.group_resources`. Policies go with a group's own namespace; a shared one is no group's."""
-        for kind in GROUND_KINDS:
+        for kind in GROUP_KINDS:
             if kind == ("Namespace" if self._config.shared_namespace else "NetworkPolicy"):
                 continue
-            for item in self._list(self._collection(kind), names.ground_selector(self._config.installation)):
+            for item in self._list(self._collection(kind), names.group_selector(self._config.installation)):
                 ref = names.group_of(item["metadata"].get("labels"))
                 if ref is not None:
-                    yield _trace(ref, kind, item)
+                    yield _resource(ref, kind, item)
 
     def remove(self, resource: OwnedResource) -> None:
         """See `Runtime.remove`."""
@@ -56,7 +56,7 @@ class Traces:
             found = self._api.get(path)
         except NotFound:
             return
-        if _going(found) or not self._is(found, resource.owner):
+        if _is_terminating(found) or not self._belongs_to(found, resource.owner):
             return
         if isinstance(resource.owner, GroupRef):
             self._refuse_if_used(resource.owner)
@@ -68,11 +68,11 @@ class Traces:
         """A volume must not go while a run of its group may write to it, nor a policy that holds the run."""
         namespace = names.namespace(ref.slug, self._config.shared_namespace)
         selector = names.group_runs_selector(self._config.installation, ref.group)
-        for kind, over in (("Job", _job_over), ("Pod", _pod_over)):
+        for kind, over in (("Job", _is_job_finished), ("Pod", _is_pod_finished)):
             for item in self._list(self._collection(kind, namespace), selector):
                 if not over(item):
-                    words = f"{kind} {item['metadata']['name']} of its group is still there"
-                    raise TransientFault(Cause.REJECTED, words, retry_after=5.0)
+                    message = f"{kind} {item['metadata']['name']} of its group is still there"
+                    raise TransientFault(Cause.REJECTED, message, retry_after=5.0)
 
     def _refuse_if_shared(self, namespace: str) -> None:
         """A namespace takes along all that is in it."""
@@ -80,10 +80,10 @@ class Traces:
             selector = names.foreign_selector(self._config.installation)
             for item in self._list(self._collection(kind, namespace), selector):
                 other = item["metadata"]["labels"][names.INSTALLATION]
-                words = f"it holds {kind} {item['metadata']['name']} of the installation {other}"
-                raise PermanentFault(Cause.REJECTED, words)
+                message = f"it holds {kind} {item['metadata']['name']} of the installation {other}"
+                raise PermanentFault(Cause.REJECTED, message)
 
-    def _is(self, found: Object, ref: RunRef | GroupRef) -> bool:
+    def _belongs_to(self, found: Object, ref: RunRef | GroupRef) -> bool:
         """Whether an object still bears the labels of what it was taken for."""
         labels = found["metadata"].get("labels") or {}
         installation = self._config.installation
@@ -98,7 +98,7 @@ class Traces:
         query = {"labelSelector": selector, "limit": "500"}
         while True:
             page = self._api.get(path, **query)
-            yield from (item for item in page["items"] if not _going(item))
+            yield from (item for item in page["items"] if not _is_terminating(item))
             if not (more := page["metadata"].get("continue")):
                 return
             query["continue"] = more
@@ -107,25 +107,25 @@ class Traces:
         """The path of all objects of a kind: in a namespace, or in every one that this installation uses."""
         api, plural = KINDS[kind]
         namespace = namespace or self._config.shared_namespace
-        everywhere = not namespace or kind in OF_NO_NAMESPACE
+        everywhere = not namespace or kind in CLUSTER_SCOPED
         return f"{api}/{plural}" if everywhere else f"{api}/namespaces/{namespace}/{plural}"
 
 
-def _trace(ref: RunRef | GroupRef, kind: str, item: Object) -> OwnedResource:
+def _resource(ref: RunRef | GroupRef, kind: str, item: Object) -> OwnedResource:
     metadata = item["metadata"]
     return OwnedResource(ref, kind, metadata["name"], metadata.get("namespace", ""))
 
 
-def _going(item: Object) -> bool:
+def _is_terminating(item: Object) -> bool:
     return bool(item["metadata"].get("deletionTimestamp"))
 
 
-def _job_over(job: Object) -> bool:
+def _is_job_finished(job: Object) -> bool:
     """Whether a Job will make no pod any more."""
     conditions = job.get("status", {}).get("conditions") or ()
     over = any(each["type"] in OVER and each.get("status") == "True" for each in conditions)
     return over or bool(job["spec"].get("suspend"))
 
 
-def _pod_over(pod: Object) -> bool:
+def _is_pod_finished(pod: Object) -> bool:
     return pod.get("status", {}).get("phase") in ENDED

@@ -17,8 +17,8 @@ Manifest = dict[str, Any]
 
 
 def make_secret(spec: RunSpec, files: Mapping[str, bytes], config: KubernetesConfig) -> Manifest:
-    """The run's Secret: the courier's token, the agent's way out, and `files`, the agent's secrets that the control
-    plane has read."""
+    """The run's Secret: the courier's token, the egress proxy's address with the run's credential, and `files`, the
+    agent's secrets that the control plane has read."""
     data = {names.TOKEN_KEY: spec.token.encode()}
     if spec.egress:
         data[names.EGRESS_KEY] = proxy_url(spec.ref.run, spec.egress).encode()
@@ -35,7 +35,7 @@ def make_secret(spec: RunSpec, files: Mapping[str, bytes], config: KubernetesCon
 def make_job(spec: RunSpec, config: KubernetesConfig, hosts: Hosts = ()) -> Manifest:
     """The run's Job: one pod, once. Whether a run is tried again is decided by the control plane, never by the Job.
 
-    The profile's patch is part of it; it must have passed `patches.check_patch`.
+    The profile's patch is part of it; it must have passed `pod_overrides.check_patch`.
     """
     labels = names.run_labels(spec.ref, config.installation) | ({names.DNS: names.OPEN} if spec.pod.dns else {})
     template = {"metadata": {"labels": labels}, "spec": make_pod(spec, config, hosts)}

@@ -1,4 +1,4 @@
-"""Mounts of a run on a cluster: volumes, where the agent sees them, and the look at them before it starts."""
+"""Mounts of a run on a cluster: volumes, where the agent sees them, and the container that checks them before."""
 
 import json
 import re
@@ -13,7 +13,7 @@ Manifest = dict[str, Any]
 
 EXTRA = "/workspace/extra"
 PROJECT = "/workspace/project"
-ROOTS = "/mounts"  # where the look sees whole volumes
+ROOTS = "/mounts"  # where the check sees whole volumes
 SCRIPT = Path(__file__).with_name("check_mounts.py").read_text()
 # Parts of a path below /workspace/extra or of a volume.
 PART = re.compile(r"[^/\0]+")
@@ -23,7 +23,7 @@ def problems(spec: RunSpec) -> list[str]:
     """Why the mounts of a run can't be made, each with its name; empty if they can, as far as is known before."""
     found, seen = [], list[Mount]()
     for mount in (*spec.mounts, *_project(spec)):
-        found += [f"mount {mount.name!r}: {words}" for words in _problems(mount)]
+        found += [f"mount {mount.name!r}: {message}" for message in _problems(mount)]
         for other in seen:
             if f"{mount.path}/".startswith(f"{other.path}/") or f"{other.path}/".startswith(f"{mount.path}/"):
                 found.append(f"mount {mount.name!r}: {mount.path} and {other.path} of {other.name!r} are in each other")
@@ -60,8 +60,8 @@ def agent_mounts(spec: RunSpec, config: KubernetesConfig) -> list[Manifest]:
     return made
 
 
-def checks(spec: RunSpec, config: KubernetesConfig, security: Manifest) -> list[Manifest]:
-    """An init container that judges the real paths (`check_mounts`), as the agent's user; none without mounts.
+def check_container(spec: RunSpec, config: KubernetesConfig, security: Manifest) -> list[Manifest]:
+    """An init container that checks the real paths (`check_mounts`), as the agent's user; none without mounts.
 
     It comes before the kubelet prepares the agent's own mounts, which would make a folder that is missing.
     """
@@ -69,7 +69,7 @@ def checks(spec: RunSpec, config: KubernetesConfig, security: Manifest) -> list[
     if not every:
         return []
     volume = _volume_names(spec, config)
-    asked = [
+    request = [
         {
             "name": mount.name,
             "root": f"{ROOTS}/{volume[_claim(mount.source, spec, config)]}",
@@ -85,7 +85,7 @@ def checks(spec: RunSpec, config: KubernetesConfig, security: Manifest) -> list[
             "image": config.courier_image,
             "imagePullPolicy": config.image_pull_policy,
             "command": ["python3", "-IS", "-c", SCRIPT.replace("$", "$$")],
-            "env": [{"name": "BERTH_MOUNTS", "value": json.dumps(asked).replace("$", "$$")}],
+            "env": [{"name": "BERTH_MOUNTS", "value": json.dumps(request).replace("$", "$$")}],
             "resources": {
                 "requests": {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": "16Mi"},
                 "limits": {"memory": "64Mi", "ephemeral-storage": "16Mi"},

@@ -20,7 +20,7 @@ SPEC_HASH = "berth/spec-hash"  # annotation
 BERTH = "berth"  # the value of MANAGED_BY
 AGENT = "agent"  # the containers of a pod
 COURIER = "courier"
-MOUNTS = "mounts"  # looks at what is to be mounted, before the others start
+MOUNTS = "mounts"  # checks what is to be mounted, before the others start
 DNS = "berth/dns"  # label of pods that may ask the cluster's DNS
 OPEN = "open"  # its value
 MANAGER = "berth"  # of the fields that server-side apply owns
@@ -90,7 +90,7 @@ def _texts(labels: object, *keys: str) -> list[str]:
     return texts if len(texts) == len(keys) else []
 
 
-def ground_selector(installation: str) -> str:
+def group_selector(installation: str) -> str:
     """The label selector for what belongs to the groups of an installation, and to no run."""
     return f"{MANAGED_BY}={BERTH},{INSTALLATION}={installation},{GROUP},!{RUN}"
 

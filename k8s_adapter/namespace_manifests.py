@@ -1,4 +1,4 @@
-"""A group's berth on a cluster: its namespace, network policies, quota and volume, as plain dictionaries.
+"""What lasts of a group on a cluster: its namespace, network policies, quota and volume, as plain dictionaries.
 
 In a namespace that groups share, policies choose pods by the group's label. A ResourceQuota or LimitRange counts a
 whole namespace, so there are none there, and the namespace's labels are the operator's.

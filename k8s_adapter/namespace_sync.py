@@ -1,4 +1,4 @@
-"""Keeping a group's berth as it should be: compare, apply what differs, and take it as good for a minute.
+"""Sync of a group's namespace: compare it with its manifests, apply what differs, and trust the result for a minute.
 
 What is right costs a few reads and no write. Writes are server-side apply, so that what others add beside it (labels,
 annotations) stays. https://kubernetes.io/docs/reference/using-api/server-side-apply/
@@ -20,77 +20,82 @@ from runtimes.base import Cause, GroupSpec, Mount, MountSource, NfsSource, Perma
 
 log = logging.getLogger(__name__)
 
-# A berth is looked at again after this long, though nothing says that it changed.
-SECONDS = 60.0
+# For how long a synced namespace is trusted, while nothing says that it changed.
+FRESH_SECONDS = 60.0
 # How long a start waits for a new volume or quota; both usually take a second or two.
-PATIENCE = 5.0
+WAIT_SECONDS = 5.0
 
 
-class Ground:
-    """Makes and repairs what lasts of groups. Safe to share among threads."""
+class NamespaceSync:
+    """Makes and repairs groups' namespaces, with policies, quotas and volumes. Safe to share among threads."""
 
     def __init__(self, api: Api, config: KubernetesConfig, resolver: Resolver) -> None:
         self._api = api
         self._config = config
         self._resolver = resolver
-        self._good: dict[str, tuple[str, float]] = {}  # slug → (digest of what was wanted, until when it is good)
+        self._synced: dict[str, tuple[str, float]] = {}  # slug → (digest of its manifests, until when it is trusted)
         self._lock = threading.Lock()
 
     def ensure(self, group: GroupSpec) -> None:
-        """Make sure of a group's berth, unless the same was done lately."""
-        wanted = self._wanted(group)
+        """Sync a group's namespace, unless the same was done lately."""
+        wanted = self._manifests(group)
         digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-        known, until = self._good.get(group.ref.slug, ("", 0.0))
+        known, until = self._synced.get(group.ref.slug, ("", 0.0))
         if known == digest and until > time.monotonic():
             return
         for attempt in (1, 2):
             try:
-                self._make(group, wanted)
+                self._sync(group, wanted)
                 break
-            except NotFound:  # the namespace went while we looked
+            except NotFound:  # the namespace was deleted meanwhile
                 if attempt == 2:
                     raise
         with self._lock:
-            self._good[group.ref.slug] = (digest, time.monotonic() + SECONDS)
+            self._synced[group.ref.slug] = (digest, time.monotonic() + FRESH_SECONDS)
 
-    def forget(self, slug: str) -> None:
-        """Look at a group's berth again before the next start."""
+    def invalidate(self, slug: str) -> None:
+        """Sync a group's namespace again before its next start."""
         with self._lock:
-            self._good.pop(slug, None)
+            self._synced.pop(slug, None)
 
     def ensure_volumes(self, group: GroupSpec, mounts: Iterable[Mount], project: MountSource | None) -> None:
         """Make the volumes and claims of the NFS exports among a run's mounts."""
         sources = [*(mount.source for mount in mounts), *([project] if project else [])]
         volumes, claims = self._path(group, "PersistentVolume"), self._path(group, "PersistentVolumeClaim")
         for server, path in sorted({(each.server, each.path) for each in sources if isinstance(each, NfsSource)}):
-            self._offer(volumes, namespace_manifests.make_nfs_volume(group, self._config, server, path))
-            self._adopt(claims, namespace_manifests.make_nfs_claim(group, self._config, server, path))
+            self._ensure_persistent_volume(
+                volumes, namespace_manifests.make_nfs_volume(group, self._config, server, path)
+            )
+            self._get_or_create(claims, namespace_manifests.make_nfs_claim(group, self._config, server, path))
 
-    def _offer(self, volumes: str, manifest: Object) -> None:
-        """Have a group's volume. One whose claim went with its namespace may take another.
+    def _ensure_persistent_volume(self, volumes: str, manifest: Object) -> None:
+        """Make a group's volume. One whose claim went with its namespace may take another.
 
         https://kubernetes.io/docs/concepts/storage/persistent-volumes/#retain
         """
-        if self._adopt(volumes, manifest).get("status", {}).get("phase") == "Released":
+        if self._get_or_create(volumes, manifest).get("status", {}).get("phase") == "Released":
             gone = {"uid": None, "resourceVersion": None}
             self._api.patch(f"{volumes}/{manifest['metadata']['name']}", {"spec": {"claimRef": gone}})
 
-    def _wanted(self, group: GroupSpec) -> list[Object]:
+    def _manifests(self, group: GroupSpec) -> list[Object]:
         """All that lasts of a group but its volume, in the order in which it is made."""
         config = self._config
-        courier, proxy = self._resolver.lasting(config.courier_url), self._resolver.lasting(config.egress_url)
+        courier, proxy = (
+            self._resolver.endpoint_with_history(config.courier_url),
+            self._resolver.endpoint_with_history(config.egress_url),
+        )
         policies = namespace_manifests.make_policies(group, config, courier, proxy)
         if config.shared_namespace:
             return policies
         whole = [namespace_manifests.make_namespace(group, config), *policies]
         return [*whole, namespace_manifests.make_limits(group, config), namespace_manifests.make_quota(group, config)]
 
-    def _make(self, group: GroupSpec, wanted: list[Object]) -> None:
+    def _sync(self, group: GroupSpec, wanted: list[Object]) -> None:
         """Read what there is, apply what differs, and wait for what the cluster has to do for it."""
         kinds = dict.fromkeys(each["kind"] for each in wanted)
         claim = namespace_manifests.make_pvc(group, self._config)
         with ThreadPoolExecutor(len(kinds) + 1) as pool:  # a start waits for these reads
-            reads = {kind: pool.submit(self._found, group, kind) for kind in kinds}
+            reads = {kind: pool.submit(self._existing, group, kind) for kind in kinds}
             volume = pool.submit(self._read, self._path(group, "PersistentVolumeClaim"), claim)
         found = {kind: read.result() for kind, read in reads.items()}
         for manifest in wanted:
@@ -99,10 +104,10 @@ class Ground:
             if kind == "ResourceQuota":
                 self._wait_for_quota(self._path(group, kind), made)
         claims = self._path(group, "PersistentVolumeClaim")
-        self._wait_for_volume(claims, self._adopt(claims, claim, volume.result()))
+        self._wait_for_volume(claims, self._get_or_create(claims, claim, volume.result()))
 
-    def _found(self, group: GroupSpec, kind: str) -> dict[str, Object]:
-        """What there is of a kind, by name. A policy that is not ours may open what ours close: tell of it."""
+    def _existing(self, group: GroupSpec, kind: str) -> dict[str, Object]:
+        """The objects of a kind, by name. A policy that is not ours may open what ours close: it is logged."""
         path, namespace = self._path(group, kind), names.namespace(group.ref.slug, self._config.shared_namespace)
         if kind == "Namespace":
             one = self._read(path, {"metadata": {"name": namespace}})
@@ -118,7 +123,7 @@ class Ground:
         """Make an object of a group as it should be. One of another group or installation is refused."""
         name = manifest["metadata"]["name"]
         if found:
-            self._refuse_others(manifest, found)
+            self._check_owner(manifest, found)
             if not namespace_manifests.differs(manifest, found):
                 return found
             log.warning("%s %s was changed: it is put right", manifest["kind"], name)
@@ -129,7 +134,7 @@ class Ground:
             made = self._api.replace(f"{path}/{name}", manifest)
         return made
 
-    def _adopt(self, path: str, manifest: Object, found: Object | None = None) -> Object:
+    def _get_or_create(self, path: str, manifest: Object, found: Object | None = None) -> Object:
         """Return a group's object, made now if need be, and never changed: most of a volume can't be."""
         found = found or self._read(path, manifest)
         if found is None:
@@ -137,10 +142,10 @@ class Ground:
                 return self._api.create(path, manifest)
             except Conflict:
                 found = self._api.get(f"{path}/{manifest['metadata']['name']}")
-        self._refuse_others(manifest, found)
+        self._check_owner(manifest, found)
         return found
 
-    def _refuse_others(self, manifest: Object, found: Object) -> None:
+    def _check_owner(self, manifest: Object, found: Object) -> None:
         name = manifest["metadata"]["name"]
         if found["metadata"].get("deletionTimestamp"):
             raise TransientFault(Cause.REJECTED, f"{manifest['kind']} {name} is being deleted", retry_after=5)
@@ -150,12 +155,12 @@ class Ground:
             return
         wanted = manifest["metadata"]["labels"]
         if any(labels.get(key) != wanted[key] for key in (names.MANAGED_BY, names.INSTALLATION, names.GROUP)):
-            words = f"{manifest['kind']} {name} exists and is not labelled as this group's of this installation"
-            raise PermanentFault(Cause.REJECTED, words)
+            message = f"{manifest['kind']} {name} exists and is not labelled as this group's of this installation"
+            raise PermanentFault(Cause.REJECTED, message)
 
     def _wait_for_quota(self, path: str, quota: Object) -> None:
         """Wait until a new quota counts. Before that, the API server lets nothing in ("status unknown for quota")."""
-        if _counts(quota) or any(map(_counts, self._watched(path, names.QUOTA))):
+        if _is_enforced(quota) or any(map(_is_enforced, self._watch_object(path, names.QUOTA))):
             return
         raise TransientFault(Cause.QUOTA, f"ResourceQuota {names.QUOTA} does not count yet", retry_after=2)
 
@@ -167,15 +172,15 @@ class Ground:
         if claim.get("status", {}).get("phase") == "Bound" or not self._binds_at_once(claim):
             return
         name = claim["metadata"]["name"]
-        for each in self._watched(path, name):
+        for each in self._watch_object(path, name):
             if each.get("status", {}).get("phase") == "Bound":
                 return
         raise TransientFault(Cause.MOUNT, f"PersistentVolumeClaim {name} is not bound yet", retry_after=2)
 
-    def _watched(self, path: str, name: str) -> Iterator[Object]:
-        """An object as it is now, and as it becomes within `PATIENCE`."""
-        query = {"fieldSelector": f"metadata.name={name}", "timeoutSeconds": f"{PATIENCE:.0f}"}
-        for event in self._api.watch(path, PATIENCE * 2, **query):
+    def _watch_object(self, path: str, name: str) -> Iterator[Object]:
+        """An object as it is now, and as it becomes within `WAIT_SECONDS`."""
+        query = {"fieldSelector": f"metadata.name={name}", "timeoutSeconds": f"{WAIT_SECONDS:.0f}"}
+        for event in self._api.watch(path, WAIT_SECONDS * 2, **query):
             if event["type"] != "BOOKMARK":
                 yield event["object"]
 
@@ -206,5 +211,5 @@ class Ground:
         return f"/api/v1/namespaces/{namespace}/{kind.lower()}s"
 
 
-def _counts(quota: Object) -> bool:
+def _is_enforced(quota: Object) -> bool:
     return bool(quota["spec"]["hard"].keys() <= (quota.get("status", {}).get("hard") or {}).keys())

@@ -48,16 +48,16 @@ def make_pod(spec: RunSpec, config: KubernetesConfig, hosts: Hosts = ()) -> Mani
         # The wrapper ends the agent within the stop grace; the rest is the courier's, to ship what was said last.
         "terminationGracePeriodSeconds": max(config.termination_grace_seconds, spec.stop_grace_seconds + 30),
         "securityContext": _pod_security(config),
-        "initContainers": [*mounts.checks(spec, config, _container_security()), _courier(spec, config)],
+        "initContainers": [*mounts.check_container(spec, config, _container_security()), _courier(spec, config)],
         "containers": [_agent(spec, config)],
         "volumes": [*_volumes(spec), *mounts.volumes(spec, config)],
     }
     if hosts:
         pod["hostAliases"] = [{"ip": address, "hostnames": [name]} for address, name in hosts]
-    return pod | _place(spec)
+    return pod | _scheduling(spec)
 
 
-def _place(spec: RunSpec) -> Manifest:
+def _scheduling(spec: RunSpec) -> Manifest:
     """Where the profile wants its pods, and whether they have DNS."""
     options = spec.pod
     place: Manifest = {} if options.dns else {"dnsPolicy": "None", "dnsConfig": NO_DNS}

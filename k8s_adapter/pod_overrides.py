@@ -152,8 +152,8 @@ def _check_metadata(kind: str, found: Mapping[str, Any]) -> Iterator[str]:
         elif kind == "labels" and domain not in DOMAINS and CLUSTERS_OWN.search(domain):
             yield f"metadata.{kind}: {key} is for the cluster's own parts to set"
         elif domain not in DOMAINS if slash else kind == "annotations" and "." in key:
-            words = f"allowed are names without a domain, and those of {', '.join(sorted(DOMAINS))}"
-            yield f"metadata.{kind}: {key} may speak to the container runtime, the network or a webhook; {words}"
+            message = f"allowed are names without a domain, and those of {', '.join(sorted(DOMAINS))}"
+            yield f"metadata.{kind}: {key} may speak to the container runtime, the network or a webhook; {message}"
 
 
 def _check_volume(volume: Mapping[str, Any]) -> Iterator[str]:
@@ -166,8 +166,8 @@ def _check_volume(volume: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}: {', '.join(kinds) or 'nothing'}: {reason}"
     for source in volume.get("projected", {}).get("sources", []):
         if not source.keys() <= PROJECTED:
-            words = "tokens open the API server, and secrets are given by reference in the profile"
-            yield f"{where}: {', '.join(sorted(source.keys() - PROJECTED))}: {words}"
+            message = "tokens open the API server, and secrets are given by reference in the profile"
+            yield f"{where}: {', '.join(sorted(source.keys() - PROJECTED))}: {message}"
 
 
 def _check_containers(containers: list[Mapping[str, Any]], volumes: set[str]) -> Iterator[str]:

@@ -16,10 +16,10 @@ from k8s_adapter.config import KubernetesConfig
 from k8s_adapter.describe import describe
 from k8s_adapter.diagnose import diagnose, needs_events
 from k8s_adapter.dns import Resolver
-from k8s_adapter.inventory import Traces
-from k8s_adapter.namespace_sync import Ground
+from k8s_adapter.inventory import Inventory
+from k8s_adapter.namespace_sync import NamespaceSync
 from k8s_adapter.pod_overrides import check_patch
-from k8s_adapter.reflector import Watcher
+from k8s_adapter.reflector import Reflector
 from k8s_adapter.secrets import ClusterSecrets
 from runtimes.base import (
     Cause,
@@ -36,38 +36,38 @@ from runtimes.base import (
     TransientFault,
     WatchEvent,
 )
-from runtimes.names import fits
+from runtimes.names import matches_hash
 
 log = logging.getLogger(__name__)
 
 
 class KubernetesRuntime:
-    """Implements `k8s_adapter.runtime.Runtime` on a cluster. Cheap to make: connects at the first call."""
+    """Implements `runtimes.base.Runtime` on a cluster. Cheap to make: connects at the first call."""
 
     def __init__(self, config: KubernetesConfig) -> None:
         self.config = config
         self._api = Api(config)
         self._resolver = Resolver()
-        self._ground = Ground(self._api, config, self._resolver)
+        self._namespaces = NamespaceSync(self._api, config, self._resolver)
         self._secrets = ClusterSecrets(self._api, config)
 
     def ensure(self, spec: RunSpec) -> None:
         """See `Runtime.ensure`."""
-        _refuse(spec)
+        _check_spec(spec)
         files = self._secrets.read(spec)
         try:
-            self._make(spec, files)
-        except NotFound:  # somebody deleted the group's namespace since we last looked
-            self._ground.forget(spec.ref.slug)
-            self._make(spec, files)
+            self._create_run(spec, files)
+        except NotFound:  # somebody deleted the group's namespace since it was synced
+            self._namespaces.invalidate(spec.ref.slug)
+            self._create_run(spec, files)
 
     def revive(self, spec: RunSpec) -> None:
         """See `Runtime.revive`. The kubelet does it: the courier is a sidecar that is always restarted."""
 
     def sync_namespace(self, group: GroupSpec) -> None:
         """See `Runtime.sync_namespace`."""
-        self._ground.forget(group.ref.slug)
-        self._ground.ensure(group)
+        self._namespaces.invalidate(group.ref.slug)
+        self._namespaces.ensure(group)
 
     def renew(self, ref: RunRef, secrets: tuple[SecretFile, ...]) -> bool:
         """See `Runtime.renew`. The kubelet writes what changed into the pod, within a minute or so."""
@@ -75,32 +75,32 @@ class KubernetesRuntime:
 
     def secret(self, group: GroupRef, secret: SecretFile) -> bytes:
         """See `Runtime.secret`."""
-        return self._secrets.one(group.slug, secret)
+        return self._secrets.read_one(group.slug, secret)
 
     def observe(self, ref: RunRef) -> Observed:
         """See `Runtime.observe`."""
-        job, pods = self._look(ref)
+        job, pods = self._job_and_pods(ref)
         try:
             seen = diagnose(job, pods, [])
             if needs_events(job, seen, datetime.now(UTC)):
                 seen = diagnose(job, pods, self._all_events(ref, pods))
         except (AttributeError, LookupError, TypeError, ValueError) as error:  # no API server tells such a thing
-            words = f"what the cluster tells of the run can't be read: {error!r}"
-            raise TransientFault(Cause.UNREACHABLE, words, retry_after=30) from error
+            message = f"what the cluster tells of the run can't be read: {error!r}"
+            raise TransientFault(Cause.UNREACHABLE, message, retry_after=30) from error
         if seen.cause is Cause.MOUNT:
-            self._ground.forget(ref.slug)  # look at the volume again before the next start
+            self._namespaces.invalidate(ref.slug)  # check the volume again before the next start
         return seen
 
     def describe(self, ref: RunRef) -> Description:
         """See `Runtime.describe`."""
-        job, pods = self._look(ref)
+        job, pods = self._job_and_pods(ref)
         if job is None and not pods:
             return Description()
         return describe(job, pods, self._all_events(ref, pods))
 
     def ping(self) -> None:
         """See `Runtime.ping`. Asks for one Job: that takes the server, its storage, and the rights that runs need."""
-        self._api.get(self._everywhere("/apis/batch/v1", "jobs"), limit="1")
+        self._api.get(self._collection("/apis/batch/v1", "jobs"), limit="1")
 
     def stop(self, ref: RunRef) -> None:
         """Suspend the Job: its controller deletes the pod, which gets SIGTERM and its grace; the Job tells of it."""
@@ -122,7 +122,7 @@ class KubernetesRuntime:
     def runs(self) -> Iterator[RunRef]:
         """See `Runtime.runs`."""
         seen: set[RunRef] = set()
-        for path in (self._everywhere("/apis/batch/v1", "jobs"), self._everywhere("/api/v1", "secrets")):
+        for path in (self._collection("/apis/batch/v1", "jobs"), self._collection("/api/v1", "secrets")):
             query = {"labelSelector": names.selector(self.config.installation), "limit": "500"}
             while True:
                 page = self._api.get(path, **query)
@@ -137,28 +137,28 @@ class KubernetesRuntime:
 
     def run_resources(self) -> Iterator[OwnedResource]:
         """See `Runtime.run_resources`."""
-        return Traces(self._api, self.config).of_runs()
+        return Inventory(self._api, self.config).run_resources()
 
     def group_resources(self) -> Iterator[OwnedResource]:
         """See `Runtime.group_resources`."""
-        return Traces(self._api, self.config).of_groups()
+        return Inventory(self._api, self.config).group_resources()
 
     def remove(self, resource: OwnedResource) -> None:
         """See `Runtime.remove`."""
-        self._ground.forget(resource.owner.slug)
-        Traces(self._api, self.config).remove(resource)
+        self._namespaces.invalidate(resource.owner.slug)
+        Inventory(self._api, self.config).remove(resource)
 
     def watch(self, until: threading.Event) -> Iterator[WatchEvent | None]:
-        """See `Runtime.watch`. Raises TransientFault when the API server was away for `watch_patience_seconds`."""
-        paths = [self._everywhere("/apis/batch/v1", "jobs"), self._everywhere("/api/v1", "pods")]
+        """See `Runtime.watch`. Raises TransientFault when the API server was away for `watch_timeout_seconds`."""
+        paths = [self._collection("/apis/batch/v1", "jobs"), self._collection("/api/v1", "pods")]
         selector = names.selector(self.config.installation)
-        patience, shared = self.config.watch_patience_seconds, self.config.shared_namespace
-        yield from Watcher(self._api, paths, selector, patience, shared).run(until)
+        timeout, shared = self.config.watch_timeout_seconds, self.config.shared_namespace
+        yield from Reflector(self._api, paths, selector, timeout, shared).run(until)
 
-    def _make(self, spec: RunSpec, files: dict[str, bytes]) -> None:
-        """The group's berth, unless it was seen lately, then the run."""
-        self._ground.ensure(spec.group)
-        self._ground.ensure_volumes(spec.group, spec.mounts, spec.project if spec.main else None)
+    def _create_run(self, spec: RunSpec, files: dict[str, bytes]) -> None:
+        """Sync the group's namespace, unless that was done lately, then make the Secret and the Job."""
+        self._namespaces.ensure(spec.group)
+        self._namespaces.ensure_volumes(spec.group, spec.mounts, spec.project if spec.main else None)
         namespace = self._namespace(spec.ref)
         secret = self._create(_secrets(namespace), manifests.make_secret(spec, files, self.config), spec)
         hosts = self._resolver.hosts([spec.courier_url, *([spec.egress.proxy] if spec.egress else [])])
@@ -177,11 +177,11 @@ class KubernetesRuntime:
         if found["metadata"].get("deletionTimestamp"):
             raise TransientFault(Cause.REJECTED, f"{name} of an earlier try is still being deleted")
         annotations = found["metadata"].get("annotations") or {}
-        if not self._is_ours(found, spec.ref) or not fits(spec, annotations.get(names.SPEC_HASH)):
+        if not self._is_ours(found, spec.ref) or not matches_hash(spec, annotations.get(names.SPEC_HASH)):
             raise PermanentFault(Cause.REJECTED, f"{name} exists and was made for another run or another spec")
         return found
 
-    def _look(self, ref: RunRef) -> tuple[Object | None, list[Object]]:
+    def _job_and_pods(self, ref: RunRef) -> tuple[Object | None, list[Object]]:
         """The run's Job, if there is one that is ours, and its pods."""
         namespace = self._namespace(ref)
         job = self._read(f"{_jobs(namespace)}/{names.job(ref.run)}")
@@ -197,7 +197,7 @@ class KubernetesRuntime:
         return [event for name in objects for event in self._events(self._namespace(ref), name)]
 
     def _events(self, namespace: str, name: str) -> list[Object]:
-        """The events of an object. What can't be read is left out: they only add words."""
+        """The events of an object. What can't be read is left out: events only add to the message."""
         try:
             query = {"fieldSelector": f"involvedObject.name={name}"}
             items: list[Object] = self._api.get(f"/api/v1/namespaces/{namespace}/events", **query)["items"]
@@ -220,13 +220,13 @@ class KubernetesRuntime:
     def _namespace(self, ref: RunRef) -> str:
         return names.namespace(ref.slug, self.config.shared_namespace)
 
-    def _everywhere(self, api: str, kind: str) -> str:
+    def _collection(self, api: str, kind: str) -> str:
         """The path of a collection over every namespace that this installation uses."""
         shared = self.config.shared_namespace
         return f"{api}/namespaces/{shared}/{kind}" if shared else f"{api}/{kind}"
 
 
-def _refuse(spec: RunSpec) -> None:
+def _check_spec(spec: RunSpec) -> None:
     """Raise what no cluster needs to be asked about: a patch that would weaken the pod, mounts that can't be made."""
     if refusals := check_patch(spec.pod.patch):
         raise PermanentFault(Cause.REJECTED, f"the profile's patch of its pods: {'; '.join(refusals)}")

@@ -11,9 +11,9 @@ from k8s_adapter.client import Api, NotFound
 from k8s_adapter.config import KubernetesConfig
 from runtimes import secret_sources
 from runtimes.base import RunRef, RunSpec, SecretFile
-from runtimes.secret_sources import Reach
+from runtimes.secret_sources import AllowedSources
 
-REMEMBERED = 4096  # runs of which it is known what they were last handed
+REMEMBERED = 4096  # runs of which the delivered values are known
 
 
 class ClusterSecrets:
@@ -22,26 +22,26 @@ class ClusterSecrets:
     def __init__(self, api: Api, config: KubernetesConfig) -> None:
         self._api = api
         self._config = config
-        self._handed: dict[str, str] = {}  # run → digest of what its Secret holds
+        self._delivered: dict[str, str] = {}  # run → digest of what its Secret holds
         self._lock = threading.Lock()
 
     def read(self, spec: RunSpec) -> dict[str, bytes]:
-        """What is handed to a run that starts. A pod that mounts a Secret which is not there would hang.
+        """The values for a run that starts. A pod that mounts a Secret which is not there would hang.
 
-        Raises as `secretfiles.read` does, and the faults of the API.
+        Raises as `secret_sources.read` does, and the faults of the API.
         """
-        return secret_sources.read(spec.secrets, self._reach(spec.ref.slug))
+        return secret_sources.read(spec.secrets, self._allowed(spec.ref.slug))
 
-    def one(self, slug: str, secret: SecretFile) -> bytes:
+    def read_one(self, slug: str, secret: SecretFile) -> bytes:
         """One secret, as a run of that group would get it. Raises as `read` does."""
-        return secret_sources.read_one(secret, self._reach(slug))
+        return secret_sources.read_one(secret, self._allowed(slug))
 
     def renew(self, ref: RunRef, secrets: Iterable[SecretFile]) -> bool:
         """Put what changed into the run's Secret; whether anything had. The kubelet sees to those of the namespace."""
         ours = [secret for secret in secrets if secret_sources.cluster_key(secret) is None]
-        values = secret_sources.read(ours, self._reach(ref.slug)) if ours else {}
+        values = secret_sources.read(ours, self._allowed(ref.slug)) if ours else {}
         digest = digest_of(values)
-        if not values or self._handed.get(ref.run) == digest:
+        if not values or self._delivered.get(ref.run) == digest:
             return False
         path = f"{self._path(names.namespace(ref.slug, self._config.shared_namespace))}/{names.secret(ref.run)}"
         try:
@@ -50,23 +50,23 @@ class ClusterSecrets:
             return False
         if (found["metadata"].get("labels") or {}).get(names.RUN) != ref.run:
             return False
-        held = found.get("data") or {}
+        stored = found.get("data") or {}
         wanted = {names.FILE_KEY_PREFIX + name: _encoded(value) for name, value in values.items()}
         # A key that the pod was not made with is mounted nowhere.
-        changed = {key: value for key, value in wanted.items() if key in held and held[key] != value}
+        changed = {key: value for key, value in wanted.items() if key in stored and stored[key] != value}
         if changed:
             self._api.patch(path, {"data": changed})
         with self._lock:
-            if len(self._handed) >= REMEMBERED:
-                self._handed.clear()
-            self._handed[ref.run] = digest
+            if len(self._delivered) >= REMEMBERED:
+                self._delivered.clear()
+            self._delivered[ref.run] = digest
         return bool(changed)
 
-    def _reach(self, slug: str) -> Reach:
+    def _allowed(self, slug: str) -> AllowedSources:
         namespace = names.namespace(slug, self._config.shared_namespace)
-        return replace(self._config.secrets, namespace=namespace, look_up=self._look_up)
+        return replace(self._config.secrets, namespace=namespace, read_secret=self._read_secret)
 
-    def _look_up(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+    def _read_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
         try:
             found = self._api.get(f"{self._path(namespace)}/{name}")
         except NotFound:

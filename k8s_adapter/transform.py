@@ -57,36 +57,36 @@ _EVENT = {
 
 def slim_job(job: Object) -> Object:
     """What is read of a batch/v1 Job."""
-    return _whole(_picked(job, _JOB))
+    return _with_all_parts(_select(job, _JOB))
 
 
 def slim_pod(pod: Object) -> Object:
     """What is read of a v1 Pod."""
-    return _whole(_picked(pod, _POD))
+    return _with_all_parts(_select(pod, _POD))
 
 
 def slim_event(event: Object) -> Object:
     """What is read of a v1 Event."""
-    found: Object = _picked(event, _EVENT) or {}
+    found: Object = _select(event, _EVENT) or {}
     return found
 
 
-def _whole(picked: Any) -> Object:
+def _with_all_parts(picked: Any) -> Object:
     """With the three parts that every object has."""
     return {"metadata": {}, "spec": {}, "status": {}} | (picked or {})
 
 
-def _picked(value: Any, shape: Any) -> Any:
+def _select(value: Any, shape: Any) -> Any:
     """Of `value` what has the shape; None if it has another."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return None
-        found = {key: _picked(value[key], inner) for key, inner in shape.items() if key in value}
+        found = {key: _select(value[key], inner) for key, inner in shape.items() if key in value}
         return {key: inner for key, inner in found.items() if inner is not None}
     if isinstance(shape, list):
         if not isinstance(value, list):
             return None
-        return [each for each in (_picked(each, shape[0]) for each in value[:ITEMS]) if each is not None]
+        return [each for each in (_select(each, shape[0]) for each in value[:ITEMS]) if each is not None]
     if shape is str:
         return value[:TEXT] if isinstance(value, str) else None
     if shape is int:

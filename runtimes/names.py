@@ -33,9 +33,9 @@ def spec_hash(spec: RunSpec) -> str:
     return _hash(replace(spec, token="", secrets=secrets, egress=spec.egress and replace(spec.egress, credential="")))
 
 
-def fits(spec: RunSpec, told: str | None) -> bool:
+def matches_hash(spec: RunSpec, digest: str | None) -> bool:
     """Whether a hash is the spec's, or what it was when credentials counted: an upgrade ends no run."""
-    return told in (spec_hash(spec), _hash(spec))
+    return digest in (spec_hash(spec), _hash(spec))
 
 
 def _hash(spec: RunSpec) -> str:

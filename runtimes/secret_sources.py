@@ -1,8 +1,8 @@
-"""Secrets by reference: what a source means, how far it may reach, and reading it.
+"""Secrets by reference: what a source means, which sources are allowed, and reading them.
 
-A kind of source is a class that is known by its scheme (`register`): what people choose it by, which places it takes,
-and how it is read. What it is handed is the text after the scheme, and the `Reach` that this installation's settings
-give it.
+A kind of source is a class that is known by its scheme (`register`): what people choose it by, which paths it takes,
+and how it is read. What it is handed is the text after the scheme, and the `AllowedSources` of this
+installation's settings.
 """
 
 import os
@@ -21,7 +21,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MAX_BYTES = 1024 * 1024  # of one value: a Secret of Kubernetes holds no more
 
 # From (namespace, Secret) to its keys and values; None if there is no such Secret.
-LookUp = Callable[[str, str], Mapping[str, bytes] | None]
+ReadSecret = Callable[[str, str], Mapping[str, bytes] | None]
 
 
 class Unreadable(Exception):
@@ -29,17 +29,17 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """What the settings let sources reach. By default, nothing of the control plane's own."""
+class AllowedSources:
+    """Which sources the settings allow. By default, nothing of the control plane's own."""
 
     env_prefix: str = "BERTH_SECRET_"  # variables of the control plane; all others may hold its own secrets
     folder: str = ""  # files of the control plane; empty for none
     namespaces: tuple[str, ...] = ()  # of operators, from which Secrets may be copied
     namespace: str = ""  # the group's own
-    look_up: LookUp | None = None  # None where there is no cluster
+    read_secret: ReadSecret | None = None  # None where there is no cluster
 
 
-LEAST = Reach()
+ENVIRONMENT_ONLY = AllowedSources()
 
 
 class Source:
@@ -48,11 +48,11 @@ class Source:
     scheme: ClassVar[str]
     label: ClassVar[str]
 
-    def __init__(self, place: str, reach: Reach) -> None:
-        self.place, self.reach = place, reach
+    def __init__(self, path: str, allowed: AllowedSources) -> None:
+        self.path, self.allowed = path, allowed
 
     def problem(self) -> str:
-        """What is wrong with its place, in words for who typed it; empty if nothing is. Reading checks it again."""
+        """What is wrong with its path, in words for who typed it; empty if nothing is. Reading checks it again."""
         raise NotImplementedError
 
     def read(self) -> bytes:
@@ -60,12 +60,12 @@ class Source:
         raise NotImplementedError
 
 
-KINDS: dict[str, type[Source]] = {}
+SOURCES: dict[str, type[Source]] = {}
 
 
 def register(kind: type[Source]) -> type[Source]:
     """Make a kind of source known by its scheme."""
-    KINDS[kind.scheme] = kind
+    SOURCES[kind.scheme] = kind
     return kind
 
 
@@ -77,18 +77,18 @@ class Variable(Source):
 
     def problem(self) -> str:
         """See `Source.problem`."""
-        prefix = self.reach.env_prefix
-        valid = VARIABLE.fullmatch(self.place) and self.place.startswith(prefix) and len(self.place) > len(prefix)
+        prefix = self.allowed.env_prefix
+        valid = VARIABLE.fullmatch(self.path) and self.path.startswith(prefix) and len(self.path) > len(prefix)
         return "" if valid else f"Use a variable's name that begins with {prefix} (SECRETS_ENV_PREFIX)."
 
     def read(self) -> bytes:
         """See `Source.read`."""
-        prefix = self.reach.env_prefix
-        if not prefix or not self.place.startswith(prefix):
-            raise Unreadable(f"of the control plane's environment only {prefix}… may be read, not {self.place}")
-        value = os.environb.get(self.place.encode())
+        prefix = self.allowed.env_prefix
+        if not prefix or not self.path.startswith(prefix):
+            raise Unreadable(f"of the control plane's environment only {prefix}… may be read, not {self.path}")
+        value = os.environb.get(self.path.encode())
         if value is None:
-            raise Unreadable(f"the control plane has no environment variable {self.place}")
+            raise Unreadable(f"the control plane has no environment variable {self.path}")
         return value
 
 
@@ -100,26 +100,26 @@ class File(Source):
 
     def problem(self) -> str:
         """See `Source.problem`."""
-        folder = self.reach.folder
-        inside = folder and PurePosixPath(self.place).is_relative_to(folder) and ".." not in self.place.split("/")
+        folder = self.allowed.folder
+        inside = folder and PurePosixPath(self.path).is_relative_to(folder) and ".." not in self.path.split("/")
         return "" if inside else _allowed("files", "SECRETS_FOLDER", folder)
 
     def read(self) -> bytes:
         """See `Source.read`."""
-        if not self.reach.folder:
+        if not self.allowed.folder:
             raise Unreadable("no files of the control plane may be read here")
         try:
-            folder, path = Path(self.reach.folder).resolve(), Path(self.place).resolve()
+            folder, path = Path(self.allowed.folder).resolve(), Path(self.path).resolve()
             if not path.is_relative_to(folder):
-                raise Unreadable(f"{self.place} is not in {self.reach.folder}, or is a link that leads out of it")
+                raise Unreadable(f"{self.path} is not in {self.allowed.folder}, or is a link that leads out of it")
             with path.open("rb") as file:
                 value = file.read(MAX_BYTES + 1)
         except OSError as error:
-            raise Unreadable(f"the control plane can't read {self.place} ({error.strerror})") from error
-        except ValueError as error:  # a NUL, which no words should have either
+            raise Unreadable(f"the control plane can't read {self.path} ({error.strerror})") from error
+        except ValueError as error:  # a NUL, which no message should hold either
             raise Unreadable("its path can't be one") from error
         if len(value) > MAX_BYTES:
-            raise Unreadable(f"{self.place} has more than {MAX_BYTES} bytes")
+            raise Unreadable(f"{self.path} has more than {MAX_BYTES} bytes")
         return value
 
 
@@ -131,15 +131,15 @@ class GroupSecret(Source):
 
     def problem(self) -> str:
         """See `Source.problem`."""
-        return "" if SECRET_KEY.fullmatch(self.place) else "Use SECRET/KEY, both as the cluster has them."
+        return "" if SECRET_KEY.fullmatch(self.path) else "Use SECRET/KEY, both as the cluster has them."
 
     def read(self) -> bytes:
         """See `Source.read`."""
-        return _key(self.reach, self.reach.namespace, *self.split())
+        return _key(self.allowed, self.allowed.namespace, *self.split())
 
     def split(self) -> tuple[str, str]:
         """The Secret's name and the key in it. Raises Unreadable."""
-        name, _, key = self.place.partition("/")
+        name, _, key = self.path.partition("/")
         if not name or not key:
             raise Unreadable("its source must read kubernetes:SECRET/KEY")
         if name.startswith("berth-"):  # the tokens and secrets of other runs in the namespace
@@ -155,77 +155,77 @@ class OperatorsSecret(Source):
 
     def problem(self) -> str:
         """See `Source.problem`."""
-        namespace, _, rest = self.place.partition("/")
+        namespace, _, rest = self.path.partition("/")
         if not SECRET_KEY.fullmatch(rest):
             return "Use NAMESPACE/SECRET/KEY, all as the cluster has them."
-        allowed = self.reach.namespaces
+        allowed = self.allowed.namespaces
         return "" if namespace in allowed else _allowed("namespaces", "K8S_SECRETS_NAMESPACES", ", ".join(allowed))
 
     def read(self) -> bytes:
         """See `Source.read`."""
-        namespace, _, rest = self.place.partition("/")
+        namespace, _, rest = self.path.partition("/")
         name, _, key = rest.partition("/")
         if not namespace or not name or not key:
             raise Unreadable("its source must read operators:NAMESPACE/SECRET/KEY")
-        if namespace not in self.reach.namespaces:
+        if namespace not in self.allowed.namespaces:
             raise Unreadable(f"Secrets of the namespace {namespace} may not be copied")
-        return _key(self.reach, namespace, name, key)
+        return _key(self.allowed, namespace, name, key)
 
 
-def source_of(secret: SecretFile, reach: Reach) -> Source:
+def source_of(secret: SecretFile, allowed: AllowedSources) -> Source:
     """The source of a secret. Raises PermanentFault MOUNT, which names it, for an unusable name or source."""
-    scheme, _, place = secret.source.partition(":")
+    scheme, _, path = secret.source.partition(":")
     if not NAME.fullmatch(secret.name):
-        raise fault(secret, "not a usable file name")
-    if scheme not in KINDS or not place:
-        known = ", ".join(f"{each}:" for each in KINDS)
-        raise fault(secret, f"its source must be one of {known}")
-    return KINDS[scheme](place, reach)
+        raise mount_fault(secret, "not a usable file name")
+    if scheme not in SOURCES or not path:
+        known = ", ".join(f"{each}:" for each in SOURCES)
+        raise mount_fault(secret, f"its source must be one of {known}")
+    return SOURCES[scheme](path, allowed)
 
 
 def cluster_key(secret: SecretFile) -> tuple[str, str] | None:
-    """(Secret, key) of a secret that a pod mounts from its own namespace; None for what the control plane hands over.
+    """(Secret, key) of a secret that a pod mounts from its own namespace; None for what the control plane delivers.
 
     Raises as `read` does.
     """
     if secret.value:
         return None
-    source = source_of(secret, LEAST)
+    source = source_of(secret, ENVIRONMENT_ONLY)
     if not isinstance(source, GroupSecret):
         return None
     try:
         return source.split()
     except Unreadable as error:
-        raise fault(secret, str(error)) from error
+        raise mount_fault(secret, str(error)) from error
 
 
-def read_one(secret: SecretFile, reach: Reach) -> bytes:
+def read_one(secret: SecretFile, allowed: AllowedSources) -> bytes:
     """The value of one secret, from wherever it is. Raises PermanentFault MOUNT, which names it and not its value."""
     if secret.value:
         return secret.value.encode()
-    source = source_of(secret, reach)
+    source = source_of(secret, allowed)
     try:
         return source.read()
     except Unreadable as error:
-        raise fault(secret, str(error)) from error
+        raise mount_fault(secret, str(error)) from error
 
 
-def read(secrets: Iterable[SecretFile], reach: Reach) -> dict[str, bytes]:
-    """Read what the control plane hands over: name → value. The others are looked at: a pod would wait for them.
+def read(secrets: Iterable[SecretFile], allowed: AllowedSources) -> dict[str, bytes]:
+    """Read what the control plane delivers: name → value. The others are read as a check: a pod would wait for them.
 
     Raises PermanentFault MOUNT, which names the secret and never its value, for the first that can't be read.
     """
     values = {}
     for secret in secrets:
-        value = read_one(secret, reach)
+        value = read_one(secret, allowed)
         if cluster_key(secret) is None:
             values[secret.name] = value
     return values
 
 
-def fault(secret: SecretFile, words: str) -> PermanentFault:
+def mount_fault(secret: SecretFile, message: str) -> PermanentFault:
     """The fault that names a secret."""
-    return PermanentFault(Cause.MOUNT, f"secret {secret.name!r}: {words}")
+    return PermanentFault(Cause.MOUNT, f"secret {secret.name!r}: {message}")
 
 
 def _allowed(what: str, setting: str, allowed: str) -> str:
@@ -233,10 +233,10 @@ def _allowed(what: str, setting: str, allowed: str) -> str:
     return f"Of {what}, {where} may be read here: the setting {setting} says so."
 
 
-def _key(reach: Reach, namespace: str, name: str, key: str) -> bytes:
-    if reach.look_up is None:
+def _key(allowed: AllowedSources, namespace: str, name: str, key: str) -> bytes:
+    if allowed.read_secret is None:
         raise Unreadable("it is in a cluster, and this runtime has none")
-    found = reach.look_up(namespace, name)
+    found = allowed.read_secret(namespace, name)
     if found is None or key not in found:
         raise Unreadable(f"namespace {namespace} has no Secret {name} with a key {key}")
     return found[key]

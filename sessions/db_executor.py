@@ -1,7 +1,7 @@
 """Database work of the async parts of `web`.
 
 Channels' own `database_sync_to_async` runs all consumers of a process on one thread; here they share small pools: the
-couriers', proxies' and agents' doors one, the readers of streams another, so that however many read, nobody else waits
+APIs of couriers, proxies and agents one, the readers of streams another, so that however many read, nobody else waits
 behind them; and a third one of a single thread renders what agents and people wrote, which takes CPU alone.
 """
 
@@ -22,7 +22,7 @@ RENDERING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rendering")
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` on the doors' pool. A thread keeps its database connection, but for one in which something failed."""
+    """Run `work` on the machine APIs' pool. A thread keeps its database connection until something fails in it."""
     return await on(_pool, work, *args, **kwargs)
 
 
@@ -51,8 +51,8 @@ def let_go() -> None:
 class SingleFlight:
     """Lets those who ask the same question at the same time share one answer.
 
-    A hundred pages that wake at one doorbell read the same rows: one of them asks, the others wait for its result. Who
-    asks while an answer is being looked up might get one from before what they ask about: they share the next one.
+    A hundred pages that one notification wakes read the same rows: one of them reads, the others wait for its result.
+    Who asks while an answer is being read might get one from before what they ask about: they share the next one.
     """
 
     def __init__(self) -> None:

@@ -42,7 +42,7 @@ def release(name: str, holder: str) -> None:
     Lease.objects.filter(name=name, holder=holder).update(holder="", renewed_at=timezone.now() - 2 * LASTS)
 
 
-def beat(name: str) -> None:
+def heartbeat(name: str) -> None:
     """Note that a service that may have many processes lives; `since` starts anew after a silence."""
     now = timezone.now()
     row = Lease.objects.filter(name=name)

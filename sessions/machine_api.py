@@ -123,7 +123,7 @@ class Request:
         end = time.monotonic() + min(self.number("wait", 0.0), POLL_SECONDS)
         hung_up = asyncio.ensure_future(self.disconnected())
         try:
-            async with notify.hub().listen(topic, kind) as notified:
+            async with notify.hub().subscribe(topic, kind) as notified:
                 hung_up.add_done_callback(lambda _: notified.set())
                 while True:
                     notified.clear()
@@ -131,7 +131,7 @@ class Request:
                     left = end - time.monotonic()
                     if news or left <= 0 or hung_up.done():
                         return result
-                    await notify.rung(notified, min(left, tick))
+                    await notify.wait(notified, min(left, tick))
         finally:
             hung_up.cancel()
 

@@ -26,7 +26,7 @@ def reconcile(session_id: str, observed: str = "") -> None:
     session = uuid.UUID(session_id)
     if reconciler.reconcile(session, observation.unpack(observed)):
         work_queue.request(ADMIT, priority=FIRST)
-    elif admission.waits(session) and session in _admitted(but=session):
+    elif admission.is_waiting(session) and session in _admitted(but=session):
         reconciler.reconcile(session)
 
 
@@ -72,5 +72,5 @@ def gc() -> None:
 
 
 def keep(group_id: str) -> None:
-    """Put a group's berth right, should somebody have changed it."""
-    namespaces.keep(uuid.UUID(group_id))
+    """Sync a group's namespace, should somebody have changed it."""
+    namespaces.sync(uuid.UUID(group_id))

@@ -31,9 +31,9 @@ ADMIT = "sessions.tasks.admit"
 DRAIN = "sessions.tasks.drain"
 ORPHANS = "sessions.tasks.remove_orphans"
 GC = "sessions.tasks.gc"
-KEEP = "sessions.tasks.keep"  # the argument is a group's id
+SYNC_NAMESPACE = "sessions.tasks.keep"  # the argument is a group's id
 
-FIRST, NORMAL, LOOK = 0, 1, 2  # priorities: starts and ends go before looks at what goes on by itself
+FIRST, NORMAL, LOW = 0, 1, 2  # priorities: starts and ends go before looks at what goes on by itself
 
 # For how long a key is its taker's. A task that lasts longer may be begun a second time beside itself, which every one
 # bears; so this is how long it takes until somebody goes on where a worker was killed. Django-Q ends a task after 60 s.
@@ -94,7 +94,7 @@ ON CONFLICT (key) DO UPDATE SET
         ELSE item.priority END,
     due_at = CASE
         WHEN item.taken_generation = item.generation THEN excluded.due_at
-        WHEN item.failures > 0 AND excluded.priority >= {LOOK} THEN item.due_at
+        WHEN item.failures > 0 AND excluded.priority >= {LOW} THEN item.due_at
         WHEN excluded.due_at < item.due_at THEN excluded.due_at
         ELSE item.due_at END,
     observed = CASE
@@ -172,7 +172,7 @@ def _failed(item: _Current, failures: int) -> None:
     log.info("task comes back", key=item.key, failures=failures + 1, seconds=pause)
     row = WorkItem.objects.filter(key=item.key, taken_generation=item.token)
     free = {"taken_generation": None, "taken_until": None, "failures": F("failures") + 1}
-    if not row.filter(~Q(generation=item.token), priority__lt=LOOK).update(**free):
+    if not row.filter(~Q(generation=item.token), priority__lt=LOW).update(**free):
         row.update(**free, due_at=timezone.now() + timedelta(seconds=pause))
 
 

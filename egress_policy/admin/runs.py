@@ -16,7 +16,7 @@ def panel(run: Run) -> SafeString:
     context = {
         "uses": traffic.by_host(run.pk),
         "denials": EgressDenial.objects.filter(run=run.pk),
-        "words": egress_access.confinement(run.runtime),
+        "words": egress_access.confinement_note(run.runtime),
         "proxy": settings.EGRESS_PROXY_URL,
         "run": run,
     }

@@ -13,7 +13,7 @@ from groups.choices import Provider, SecretKind
 from groups.models.profiles import AgentProfile
 from groups.models.tenants import AgentGroup
 from groups.permissions import Person, is_scoped_operator
-from runtimes.secret_sources import KINDS, Reach
+from runtimes.secret_sources import SOURCES, AllowedSources
 
 validate_file_name = RegexValidator(validators.SECRET_NAME, "Use letters, digits, dots, hyphens and underscores.")
 
@@ -31,9 +31,9 @@ class SecretReferenceQuerySet(models.QuerySet["SecretReference"]):
         return self.filter(rows | Q(every_group=True)) if owned.exists() else self.none()
 
 
-def allowed_sources() -> Reach:
+def allowed_sources() -> AllowedSources:
     """What the settings let secrets be read from."""
-    return Reach(settings.SECRETS_ENV_PREFIX, settings.SECRETS_FOLDER, tuple(settings.K8S_SECRETS_NAMESPACES))
+    return AllowedSources(settings.SECRETS_ENV_PREFIX, settings.SECRETS_FOLDER, tuple(settings.K8S_SECRETS_NAMESPACES))
 
 
 class SecretReference(models.Model):
@@ -71,7 +71,7 @@ class SecretReference(models.Model):
 
     def clean(self) -> None:
         """The place is one of its kind, and within what the settings allow."""
-        if self.kind in KINDS and (problem := KINDS[self.kind](self.place, allowed_sources()).problem()):
+        if self.kind in SOURCES and (problem := SOURCES[self.kind](self.place, allowed_sources()).problem()):
             raise ValidationError({"place": problem})
 
     @property

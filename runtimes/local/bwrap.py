@@ -20,8 +20,8 @@ from runtimes.base import EgressAccess
 from runtimes.local import seccomp
 
 PROGRAM = "bwrap"
-RELAY = Path(__file__).with_name("socket_proxy.py")
-PORT = 3128  # of the relay, inside
+SOCKET_PROXY = Path(__file__).with_name("socket_proxy.py")
+PORT = 3128  # of the socket proxy, inside
 SOCKETS, SOCKET = "/run/berth", "egress.sock"  # where the folder with the UNIX socket is, inside
 DIRECT = "localhost,127.0.0.1,::1"
 FILTER = 9  # the descriptor by which bubblewrap is handed the filter; the wrapper uses lower ones
@@ -41,8 +41,8 @@ OWN = ("/tmp", "/var/tmp", "/run")  # folders in memory
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What an agent sees of the file system beside what programs need of the machine.
+class Filesystem:
+    """What a confined agent sees of the file system beside what programs need of the machine.
 
     Of two folders that lie in each other the inner one counts for what is in it; of two at one place the later field.
     """
@@ -52,10 +52,10 @@ class View:
     writable: tuple[Path, ...]
     folder: Path  # where it starts
     filter: Path  # of system calls, as `seccomp.program` makes it
-    sockets: Path | None  # the folder with the relay's socket; None: no way out
+    sockets: Path | None  # the folder with the socket of the egress proxy; None: no network
 
 
-def problem(as_root: bool) -> str:
+def unusable_reason(as_root: bool) -> str:
     """Why agents can't be confined here, in words; empty if they can.
 
     To be root in a sandbox is refused unless an operator says `as_root`: of some things the kernel asks only whose they
@@ -70,22 +70,30 @@ def problem(as_root: bool) -> str:
     return ""
 
 
-def wrap(command: Sequence[str], view: View, python: str = sys.executable) -> list[str]:
+def wrap(command: Sequence[str], filesystem: Filesystem, python: str = sys.executable) -> list[str]:
     """The argv that runs `command` in a sandbox. Pure, but for what exists.
 
     bwrap itself ignores SIGTERM, which the whole process group gets: it has to live until the agent has ended. The
-    relay gives the signal its meaning back before it becomes the agent.
+    socket proxy gives the signal its meaning back before it becomes the agent.
     """
-    relay = [python, "-I", "-S", str(RELAY), "inside", f"{SOCKETS}/{SOCKET}" if view.sockets else "", str(PORT)]
-    bwrap = [PROGRAM, *_options(view, python), "--", *relay, "--", *command]
+    proxy = [
+        python,
+        "-I",
+        "-S",
+        str(SOCKET_PROXY),
+        "inside",
+        f"{SOCKETS}/{SOCKET}" if filesystem.sockets else "",
+        str(PORT),
+    ]
+    bwrap = [PROGRAM, *_options(filesystem, python), "--", *proxy, "--", *command]
     script = f'trap "" TERM INT HUP; exec {FILTER}<"$0"; exec "$@"'
-    return ["sh", "-c", script, str(view.filter), *bwrap]
+    return ["sh", "-c", script, str(filesystem.filter), *bwrap]
 
 
-def sees(view: View, program: Path, python: str = sys.executable) -> bool:
+def can_see(filesystem: Filesystem, program: Path, python: str = sys.executable) -> bool:
     """Whether an agent sees a program, and what it leads to if it is a link."""
-    shown = {each: True for place in _seen(view, python) for each in (place, place.resolve())}
-    places = dict.fromkeys(view.hidden, False) | shown
+    shown = {each: True for place in _visible(filesystem, python) for each in (place, place.resolve())}
+    places = dict.fromkeys(filesystem.hidden, False) | shown
 
     def seen(path: Path) -> bool:
         return next((places[each] for each in (path, *path.parents) if each in places), False)
@@ -93,7 +101,7 @@ def sees(view: View, program: Path, python: str = sys.executable) -> bool:
     return seen(program.absolute()) and seen(program.resolve())
 
 
-def _options(view: View, python: str) -> list[str]:
+def _options(filesystem: Filesystem, python: str) -> list[str]:
     options = ["--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     options += ["--unshare-cgroup-try", "--die-with-parent", "--cap-drop", "ALL", "--hostname", "sandbox"]
     options += ["--seccomp", str(FILTER), *_system(), "--dev", "/dev", "--proc", "/proc"]
@@ -101,16 +109,16 @@ def _options(view: View, python: str) -> list[str]:
         options += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
     for place in OWN:
         options += ["--tmpfs", place]
-    placed = {path: _hide(path) for path in view.hidden if path.exists()}
-    placed |= {path: ["--ro-bind", str(path), str(path)] for path in (*_programs(python), *view.readable)}
-    placed |= {path: ["--bind", str(path), str(path)] for path in view.writable}
+    placed = {path: _hide(path) for path in filesystem.hidden if path.exists()}
+    placed |= {path: ["--ro-bind", str(path), str(path)] for path in (*_programs(python), *filesystem.readable)}
+    placed |= {path: ["--bind", str(path), str(path)] for path in filesystem.writable}
     for path in sorted(placed, key=lambda path: len(path.parts)):  # what lies in another comes after it
         options += placed[path]
-    if view.sockets:
-        options += ["--ro-bind", str(view.sockets), SOCKETS]
-    for path in (Path("/"), *(path for path in view.hidden if placed.get(path, [""])[0] == "--tmpfs")):
+    if filesystem.sockets:
+        options += ["--ro-bind", str(filesystem.sockets), SOCKETS]
+    for path in (Path("/"), *(path for path in filesystem.hidden if placed.get(path, [""])[0] == "--tmpfs")):
         options += ["--remount-ro", str(path)]  # once all that lies in it has its place
-    return [*options, "--chdir", str(view.folder)]
+    return [*options, "--chdir", str(filesystem.folder)]
 
 
 def _hide(path: Path) -> list[str]:
@@ -129,31 +137,31 @@ def _system() -> Iterator[str]:
 
 
 def _programs(python: str) -> list[Path]:
-    """Berth's own that has to be there: its Python, the relay, the agents that come with it."""
-    checkout = RELAY.parents[2]
+    """Berth's own that has to be there: its Python, the socket proxy, the agents that come with it."""
+    checkout = SOCKET_PROXY.parents[2]
     prefixes = {Path(sys.prefix), Path(sys.base_prefix), Path(python).resolve().parent.parent}
     outside = [each for each in prefixes if not each.is_relative_to("/usr") and each != Path("/")]
     agents = [checkout / "agents", checkout / "isolation" / "attacks"]
-    return [RELAY, *filter(Path.is_dir, agents), *outside]
+    return [SOCKET_PROXY, *filter(Path.is_dir, agents), *outside]
 
 
-def _seen(view: View, python: str) -> Iterator[Path]:
-    yield from (*map(Path, SYSTEM), *_programs(python), *view.readable, *view.writable)
+def _visible(filesystem: Filesystem, python: str) -> Iterator[Path]:
+    yield from (*map(Path, SYSTEM), *_programs(python), *filesystem.readable, *filesystem.writable)
 
 
-def outside(access: EgressAccess, python: str = sys.executable) -> list[str]:
-    """The argv of the relay outside, to be started in the folder of its socket."""
+def proxy_command(access: EgressAccess, python: str = sys.executable) -> list[str]:
+    """The argv of the socket proxy outside, to be started in the folder of its socket."""
     parts = urlsplit(access.proxy)
-    return [python, "-I", "-S", str(RELAY), "outside", SOCKET, parts.hostname or "", str(parts.port or 80)]
+    return [python, "-I", "-S", str(SOCKET_PROXY), "outside", SOCKET, parts.hostname or "", str(parts.port or 80)]
 
 
 def proxy_variables(run: str, access: EgressAccess, inside: bool) -> Mapping[str, str]:
-    """What tells an agent's tools of the proxy, in both cases, since curl obeys only http_proxy for http.
+    """The variables that point an agent's tools to the proxy, in both cases, since curl obeys only http_proxy for http.
 
     Node's own fetch looks at it only when told to (https://nodejs.org/api/cli.html#node_use_env_proxy1).
     """
     parts = urlsplit(access.proxy)
-    place = f"127.0.0.1:{PORT}" if inside else parts.netloc
-    url = f"{'http' if inside else parts.scheme}://{quote(run, safe='')}:{quote(access.credential, safe='')}@{place}"
+    address = f"127.0.0.1:{PORT}" if inside else parts.netloc
+    url = f"{'http' if inside else parts.scheme}://{quote(run, safe='')}:{quote(access.credential, safe='')}@{address}"
     names = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
     return dict.fromkeys(names, url) | {"NO_PROXY": DIRECT, "no_proxy": DIRECT, "NODE_USE_ENV_PROXY": "1"}

@@ -1,12 +1,12 @@
-"""Starts one program that outlives whoever asked for it: `python -I -S daemonize.py`, with the order as JSON on stdin.
+"""Starts one program that outlives whoever asked for it: `python -I -S daemonize.py`, with a request as JSON on stdin.
 
-An order is `{"argv", "environment", "folder", "pid_file", "log", "lock", "umask", "guard"}`. The program becomes the
-leader of a session of its own, with init as its parent. It notes its pid itself, before it executes anything, and
+A request is `{"argv", "environment", "folder", "pid_file", "log", "lock", "umask", "guard"}`. The program becomes the
+leader of a session of its own, with init as its parent. It writes its pid file itself, before it executes anything, and
 until then holds on to the inherited lock (a file descriptor) and to our stderr: whoever gets that lock afterwards finds
-either the note or no process at all, at whatever instant somebody was killed. A program that can't be executed takes
-its note back and says why: `{"lasting", "words"}`. Imports little, since every run waits for it.
+either the pid file or no process at all, at whatever instant somebody was killed. If the program can't be executed, the
+pid file goes and stderr says why: `{"permanent", "message"}`. Imports little, since every run waits for it.
 
-With a `guard` (the path of its own note; Linux alone) two subreapers stay between init and the program, the second the
+With a `guard` (a pid file of their own; Linux alone) two subreapers stay between init and the program, the second the
 child of the first (https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html). Whatever loses its parent
 is given to them, in whatever session, by whatever name, so that nothing outlives the program: once it has ended, and
 when they are told to end (SIGTERM), they kill what they have until there is none. Either one does so when the other is
@@ -24,60 +24,60 @@ from typing import Any
 # Reasons of execve(2) that pass by themselves; all others are of the program, its arguments or its environment.
 PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ETXTBSY, errno.EINTR}
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
-PAUSE = 0.001  # between two looks at children that are being killed
+PAUSE = 0.001  # seconds between two rounds over children that are being killed
 
 
 def main() -> None:
-    """Read the order, start the program and return at once."""
-    order: dict[str, Any] = json.load(sys.stdin)
+    """Read the request, start the program and return at once."""
+    request: dict[str, Any] = json.load(sys.stdin)
     if os.fork() > 0:
         return
-    os.umask(order["umask"])
-    if order["guard"]:
+    os.umask(request["umask"])
+    if request["guard"]:
         os.setsid()
-        note(order["guard"])
-        guard(order["lock"])
+        write_pid_file(request["guard"])
+        add_subreapers(request["lock"])
     os.setsid()
-    note(order["pid_file"])
-    execute(order)
+    write_pid_file(request["pid_file"])
+    execute(request)
 
 
-def note(path: str) -> None:
+def write_pid_file(path: str) -> None:
     """Write who this process is, whole or not at all."""
     with open(path + ".new", "w") as file:  # noqa: PTH123 (pathlib takes as long to import as all else here)
         json.dump({"pid": os.getpid(), "started": time.time()}, file)
     os.rename(path + ".new", path)  # noqa: PTH104
 
 
-def execute(order: dict[str, Any]) -> None:
+def execute(request: dict[str, Any]) -> None:
     """Become the program. Returns never."""
-    os.set_inheritable(order["lock"], False)  # let go of at exec
+    os.set_inheritable(request["lock"], False)  # let go of at exec
     errors = os.dup(2)  # so is this one: its end tells that the program was executed, or why not
     try:
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os.chdir(order["folder"])
+        os.chdir(request["folder"])
     except OSError as error:
-        refuse(order, errors, False, str(error))
-    program = order["argv"][0]
+        report_failure(request, errors, False, str(error))
+    program = request["argv"][0]
     try:
-        os.execvpe(program, order["argv"], order["environment"])
+        os.execvpe(program, request["argv"], request["environment"])
     except OSError as error:
-        refuse(order, errors, error.errno not in PASSING, f"{program}: {error.strerror}")
+        report_failure(request, errors, error.errno not in PASSING, f"{program}: {error.strerror}")
     except ValueError as error:  # a NUL, half a surrogate, a name without one
-        refuse(order, errors, True, f"{program}: {error}")
+        report_failure(request, errors, True, f"{program}: {error}")
 
 
-def refuse(order: dict[str, Any], errors: int, lasting: bool, words: str) -> None:
+def report_failure(request: dict[str, Any], errors: int, permanent: bool, message: str) -> None:
     """Say why the program can't be executed, and that there never was one. Ends this process."""
-    os.unlink(order["pid_file"])  # noqa: PTH108
-    os.write(errors, json.dumps({"lasting": lasting, "words": words}).encode())
+    os.unlink(request["pid_file"])  # noqa: PTH108
+    os.write(errors, json.dumps({"permanent": permanent, "message": message}).encode())
     os._exit(127)
 
 
-def guard(lock: int) -> None:
+def add_subreapers(lock: int) -> None:
     """Put two subreapers above this process. Returns in what is to become the program."""
     import ctypes  # what needs no guard need not wait for it
 
@@ -94,23 +94,23 @@ def guard(lock: int) -> None:
         child = os.fork()
         if child > 0:
             os.close(lock)
-            watch(child, above)
+            supervise(child, above)
         above = me
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def watch(child: int, above: int) -> None:
+def supervise(child: int, above: int) -> None:
     """Wait for the end of the child, or of the guard above if there is one; then kill all. Ends this process."""
 
-    def over(*_: Any) -> None:
+    def ended(*_: Any) -> None:
         raise SystemExit
 
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):  # whoever started us waits for the end of our stderr
         os.dup2(null, number)
-    signal.signal(signal.SIGTERM, over)
+    signal.signal(signal.SIGTERM, ended)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         while (not above or os.getppid() == above) and os.wait()[0] != child:

@@ -1,4 +1,4 @@
-"""Mounts of the local runtime: links in the run's folder, to folders whose real path was looked at when it started.
+"""Mounts of the local runtime: links in the run's folder, to folders whose real path was checked when the run started.
 
 A link isolates nothing: the agent is the same user as the control plane, so it reads what that user reads, and a
 read-only mount can be written. For a laptop and for tests.
@@ -41,5 +41,5 @@ def _real(mount: Mount) -> Path:
     return real
 
 
-def _fault(mount: Mount, words: str) -> PermanentFault:
-    return PermanentFault(Cause.MOUNT, f"mount {mount.name!r}: {words}")
+def _fault(mount: Mount, message: str) -> PermanentFault:
+    return PermanentFault(Cause.MOUNT, f"mount {mount.name!r}: {message}")

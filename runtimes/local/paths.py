@@ -23,7 +23,7 @@ from runtimes import names
 from runtimes.base import GroupRef, RunRef, RunSpec
 
 OWNER = "owner.json"
-ABOUT_LIMIT = 16 * 1024 * 1024  # bytes of spec.json; a profile's command and environment have 1 MiB at most
+SPEC_LIMIT = 16 * 1024 * 1024  # bytes of spec.json; a profile's command and environment have 1 MiB at most
 FOLDER = os.O_RDONLY | os.O_DIRECTORY
 RUN_NAME = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\.new|\.lock)?")
 
@@ -63,7 +63,7 @@ class RunFolder:
 
     @property
     def sockets(self) -> Path:
-        """Where a confined agent finds its way out."""
+        """Where a confined agent finds the socket of the egress proxy."""
         return self.path / "sockets"
 
     @property
@@ -77,20 +77,20 @@ class RunFolder:
 
     @property
     def egress(self) -> Path:
-        """The way out with its credential, for the courier, which takes it out of what the agent says."""
+        """The credential at the egress proxy, for the courier, which redacts it from what the agent says."""
         return self.path / "egress"
 
     @property
     def stopped(self) -> Path:
-        """Stands there once the run was told to stop; its time is when."""
+        """Exists once the run was asked to stop; its mtime is when."""
         return self.path / "stopped"
 
     def pid_file(self, name: str) -> Path:
-        """`name` is agent or courier."""
+        """The pid file of `name`: agent, courier, guard or socket_proxy."""
         return self.path / f"{name}.pid"
 
     def log(self, name: str) -> Path:
-        """What `name` (agent's wrapper or courier) itself had to complain of."""
+        """The log of `name` itself: agent (its wrapper), courier or socket_proxy."""
         return self.path / f"{name}.log"
 
     def exists(self) -> bool:
@@ -124,11 +124,11 @@ class RunFolder:
             (new.extra / name).symlink_to(target)
         if project:
             new.project.symlink_to(project)
-        about = {key: value for key, value in asdict(spec).items() if key != "token"}
+        stored = {key: value for key, value in asdict(spec).items() if key != "token"}
         # It is shown on the run's page: where secrets are is for operators.
-        about["secrets"] = {secret.name: secret.source.partition(":")[0] for secret in spec.secrets}
-        about |= {"hash": names.spec_hash(spec), "egress": spec.egress and spec.egress.proxy}
-        _write(new.path / "spec.json", json.dumps(about, indent=2).encode(), 0o600)
+        stored["secrets"] = {secret.name: secret.source.partition(":")[0] for secret in spec.secrets}
+        stored |= {"hash": names.spec_hash(spec), "egress": spec.egress and spec.egress.proxy}
+        _write(new.path / "spec.json", json.dumps(stored, indent=2).encode(), 0o600)
         new.path.rename(self.path)
 
     def renew(self, secrets: Mapping[str, bytes]) -> bool:
@@ -145,18 +145,18 @@ class RunFolder:
             changed = True
         return changed
 
-    def about(self) -> dict[str, Any] | None:
-        """What `make` wrote of the run; None if it was not made here."""
+    def read_spec(self) -> dict[str, Any] | None:
+        """The spec as `make` wrote it; None if the run was not made here."""
         try:
-            about = json.loads(read_small(self.path / "spec.json", ABOUT_LIMIT))
+            stored = json.loads(read_limited(self.path / "spec.json", SPEC_LIMIT))
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
-        return about if isinstance(about, dict) else None
+        return stored if isinstance(stored, dict) else None
 
     def ref(self) -> RunRef | None:
         """The run whose folder this is."""
         try:
-            return RunRef(**(self.about() or {})["ref"])
+            return RunRef(**(self.read_spec() or {})["ref"])
         except (KeyError, TypeError):  # somebody changed it
             return None
 
@@ -168,39 +168,39 @@ class RunFolder:
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
+class DataFolder:
     """The data folder of a local installation."""
 
-    data: Path
+    path: Path
 
     @property
     def runs(self) -> Path:
-        return self.data / "runs"
+        return self.path / "runs"
 
     def run(self, run: str) -> RunFolder:
         """The folder of the run with this id, whether it exists or not."""
         return RunFolder(self.runs / run)
 
-    def every_run(self) -> Iterator[RunFolder]:
+    def run_folders(self) -> Iterator[RunFolder]:
         """The folders of all runs that exist."""
         if self.runs.is_dir():
             complete = (each for each in sorted(self.runs.iterdir()) if not each.suffix)  # not .lock, not .new
             yield from (folder for each in complete if (folder := RunFolder(each)).exists())
 
-    def remnants(self) -> Iterator[str]:
+    def run_ids(self) -> Iterator[str]:
         """The ids of all runs of which anything is in the file system, be it half a folder or a lock."""
         if self.runs.is_dir():
             yield from sorted({match[1] for each in self.runs.iterdir() if (match := RUN_NAME.fullmatch(each.name))})
 
-    def every_group(self) -> Iterator[tuple[Path, GroupRef]]:
+    def group_folders(self) -> Iterator[tuple[Path, GroupRef]]:
         """The folders of all groups, and whose they are."""
-        groups = self.data / "groups"
+        groups = self.path / "groups"
         for folder in sorted(groups.iterdir()) if groups.is_dir() else ():
             if folder.is_dir() and not folder.is_symlink():
                 yield folder, _owner(folder) or GroupRef("", folder.name)
 
     def owner(self, ref: RunRef) -> GroupRef | None:
-        """The group that a slug's folder was made for; None if there is none, or it doesn't tell."""
+        """The group that a slug's folder was made for; None if there is none, or it names none."""
         return _owner(self._group(ref))
 
     def remove_group(self, folder: Path) -> None:
@@ -249,17 +249,17 @@ class Folders:
         """
         folders = (self.workspace(ref), self.ipc(ref), self.journal(ref), self.checkpoints(ref), self.home(ref))
         for folder in (*folders, self.state(ref, state_folder), self.runs):
-            make_inside(self.data, folder.relative_to(self.data))
+            mkdir_no_follow(self.path, folder.relative_to(self.path))
         if self.owner(ref) is None:
             new = self._group(ref) / f"{OWNER}.{ref.run}"  # whole or not at all
             _write(new, json.dumps({"group": ref.group, "slug": ref.slug}).encode(), 0o600)
             new.rename(self._group(ref) / OWNER)
 
     def _group(self, ref: RunRef) -> Path:
-        return self.data / "groups" / names.dns_label(ref.slug)
+        return self.path / "groups" / names.dns_label(ref.slug)
 
 
-def make_inside(root: Path, path: PurePath) -> None:
+def mkdir_no_follow(root: Path, path: PurePath) -> None:
     """Make the folder `path` in `root` where it is missing, and what it lies in, as far as no link is in the way."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     above = os.open(root, FOLDER)
@@ -277,7 +277,7 @@ def make_inside(root: Path, path: PurePath) -> None:
         os.close(above)
 
 
-def read_small(path: Path, limit: int = 4096) -> str:
+def read_limited(path: Path, limit: int = 4096) -> str:
     """What a file holds that an agent of the same user may have replaced: no link, no pipe, no more than `limit` bytes.
 
     Raises OSError, and ValueError for what is no such text.
@@ -294,7 +294,7 @@ def read_small(path: Path, limit: int = 4096) -> str:
 
 def _owner(folder: Path) -> GroupRef | None:
     try:
-        return GroupRef(**json.loads(read_small(folder / OWNER)))
+        return GroupRef(**json.loads(read_limited(folder / OWNER)))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
 

@@ -17,14 +17,14 @@ from pathlib import Path
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Dial = Callable[[], Awaitable[Streams]]
 CHUNK = 64 * 1024
-AT_A_TIME = 64  # connections: the proxy takes so many of a run, and has room for more only once
-APPEARS = 10.0  # seconds in which the socket outside has to be there: its relay starts beside the agent, or anew
+MAX_CONNECTIONS = 64  # at a time: the egress proxy takes so many of a run, and has room for more only once
+SOCKET_TIMEOUT = 10.0  # seconds in which the socket outside has to be there: its listener may just be starting
 PAUSE = 0.05  # seconds between two tries
 
 
 async def serve(listener: socket.socket, dial: Dial) -> None:
     """Join every connection that comes with one that is dialled for it, for ever."""
-    turns = asyncio.Semaphore(AT_A_TIME)
+    slots = asyncio.Semaphore(MAX_CONNECTIONS)
 
     async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer):
@@ -35,12 +35,12 @@ async def serve(listener: socket.socket, dial: Dial) -> None:
             with contextlib.closing(back):
                 await asyncio.gather(pump(reader, back), pump(other, writer))
 
-    async def in_turn(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with turns:
+    async def limited(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with slots:
             await join(reader, writer)
 
     start = asyncio.start_unix_server if listener.family == socket.AF_UNIX else asyncio.start_server
-    async with await start(in_turn, sock=listener) as server:
+    async with await start(limited, sock=listener) as server:
         await server.serve_forever()
 
 
@@ -57,10 +57,10 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 async def dial_socket(path: str) -> Streams:
     """Connect to a UNIX socket, which may be about to be made. Raises OSError if it isn't there in time.
 
-    An agent's first connection can be faster than the start of the relay outside, and is not to fail for it.
+    An agent's first connection can be faster than the start of the socket proxy outside, and is not to fail for it.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + APPEARS
+    deadline = loop.time() + SOCKET_TIMEOUT
     while True:
         try:
             return await asyncio.open_unix_connection(path)
@@ -100,8 +100,8 @@ def inside(path: str, port: int, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    place, name, *words = sys.argv[1:]
-    if place == "outside":
-        outside(name, words[0], int(words[1]))
+    mode, name, *arguments = sys.argv[1:]
+    if mode == "outside":
+        outside(name, arguments[0], int(arguments[1]))
     else:
-        inside(name, int(words[0]), words[2:])
+        inside(name, int(arguments[0]), arguments[2:])

@@ -14,7 +14,7 @@ from sessions.admin.bases import truncate
 from sessions.choices import EventKind, SessionState
 from sessions.models import AgentSession, Event
 from sessions.scheduling import admission
-from sessions.scheduling.plan import Place
+from sessions.scheduling.plan import Position
 from sessions.stream import serializers
 
 WAITING = (SessionState.QUEUED, SessionState.RETRYING)
@@ -28,7 +28,7 @@ class SessionChangeList(SingleCountChangeList):
         """The rows of this page, each with `reason_cell` and `last_event`."""
         super().get_results(request)
         rows: list[Any] = list(self.result_list)  # type: ignore[has-type]
-        places = admission.look().places if any(row.state in WAITING for row in rows) else {}
+        places = admission.current_plan().positions if any(row.state in WAITING for row in rows) else {}
         events = last_events(rows)
         for session in rows:
             text = reason(session, places.get(session.pk))
@@ -37,7 +37,7 @@ class SessionChangeList(SingleCountChangeList):
         self.result_list = rows
 
 
-def reason(session: AgentSession, place: Place | None) -> str:
+def reason(session: AgentSession, place: Position | None) -> str:
     """Why a session is in its state, from what was read for the whole page."""
     if place is not None:
         return serializers.reason(session, place)

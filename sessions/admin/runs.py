@@ -80,7 +80,7 @@ def describe(run: Run) -> tuple[RunDescription, str]:
         return description, ""
     ref, name = run.ref, run.runtime
     try:
-        described = run_archive.shape(
+        described = run_archive.to_json(
             within(DESCRIBE_SECONDS, lambda: runtime_factory.get(name).describe(ref), "describe")
         )
     except TimeoutError:

@@ -25,7 +25,7 @@ def check_secrets(
     looks = [(each, group) for each in queryset for group in _groups(each, request, operator)]
     for reference, group in looks[:MOST]:
         what = f"{reference.name} for {group}" if reference.kind == SecretKind.KUBERNETES else reference.name
-        if problem := secrets.check(reference, group):
+        if problem := secrets.unreadable_reason(reference, group):
             messages.error(request, f"{what}: {problem}" if operator else f"{what} can't be read. Ask an operator.")
         else:
             messages.success(request, f"{what} can be read.")

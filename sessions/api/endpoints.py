@@ -124,7 +124,7 @@ def list_events(
     if "text/event-stream" in request.headers.get("Accept", ""):
         return _sse(request, session_id, after)
     events, more = event_log.read_page(session_id, after, limit)
-    removed = event_log.removed(session_id, after, events)
+    removed = event_log.removed_through(session_id, after, events)
     last = events[-1]["seq"] if events else max(after, removed)
     if more:
         pagination.link_next(request, response, "after", last)
@@ -155,7 +155,7 @@ def _sse(request: HttpRequest, session_id: uuid.UUID, after: int) -> HttpRespons
     return response
 
 
-def _lines(found: consumers.Found) -> str:
+def _lines(found: consumers.EventRange) -> str:
     """What stands after a cursor, as server-sent events."""
     lines = "".join(f"id: {e['seq']}\nevent: {e['kind']}\ndata: {json.dumps(e)}\n\n" for e in found.events)
     if not found.removed:

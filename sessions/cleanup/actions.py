@@ -1,7 +1,7 @@
-"""What clean-up is asked for, and what it tells of each thing that it did."""
+"""The scope of a clean-up, and the actions that it reports."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -14,7 +14,7 @@ from runtimes.base import OwnedResource, RuntimeFault
 log = structlog.get_logger(__name__)
 
 
-class Action(StrEnum):
+class Outcome(StrEnum):
     """What was done, as the first word of its line."""
 
     REMOVED = "removed"  # from the runtime
@@ -25,27 +25,27 @@ class Action(StrEnum):
     FAILED = "failed"
 
 
-# These leave things as they were: looking again would tell the same.
-IDLE = frozenset({Action.KEPT, Action.FAILED})
+# These leave things as they were: a second round would report the same.
+UNCHANGED = frozenset({Outcome.KEPT, Outcome.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class CleanupAction:
     """One thing that was done, or would be in a dry run."""
 
-    action: Action
+    outcome: Outcome
     kind: str
     name: str
     reason: str
 
     def line(self, dry_run: bool = False) -> str:
-        """The deed as a line for people."""
-        verb = f"would be {self.action}" if dry_run and self.action not in IDLE else str(self.action)
+        """The action as a line for people."""
+        verb = f"would be {self.outcome}" if dry_run and self.outcome not in UNCHANGED else str(self.outcome)
         return f"{verb} {self.kind} {self.name}: {self.reason}"
 
     def as_dict(self) -> dict[str, str]:
-        """The deed for programs."""
-        return asdict(self) | {"action": str(self.action)}
+        """The action for programs."""
+        return {"action": str(self.outcome), "kind": self.kind, "name": self.name, "reason": self.reason}
 
 
 def _always() -> bool:
@@ -69,18 +69,18 @@ class Scope:
         return self.now - timedelta(days=self.days) if self.days else None
 
 
-def removed(resource: OwnedResource, reason: str, do: Callable[[], None] | None) -> Deed:
-    """Remove one thing from a runtime, with `do` (None in a dry run), and tell what came of it."""
+def remove(resource: OwnedResource, reason: str, delete: Callable[[], None] | None) -> CleanupAction:
+    """Remove a resource from a runtime, with `delete` (None in a dry run); return what came of it."""
     name = f"{resource.name} in {resource.namespace}" if resource.namespace else resource.name
     try:
-        if do:
-            do()
+        if delete:
+            delete()
     except RuntimeFault as fault:
-        return Deed(Action.FAILED, resource.kind, name, f"it could not be removed ({fault}); {reason}")
-    return Deed(Action.REMOVED, resource.kind, name, reason)
+        return CleanupAction(Outcome.FAILED, resource.kind, name, f"it could not be removed ({fault}); {reason}")
+    return CleanupAction(Outcome.REMOVED, resource.kind, name, reason)
 
 
-def tell(deed: Deed) -> None:
-    """Log a deed, for clean-up that no person looks at."""
-    level = log.warning if deed.action is Action.FAILED else log.info
-    level("clean-up", did=deed.action, kind=deed.kind, name=deed.name, reason=deed.reason)
+def log_action(action: CleanupAction) -> None:
+    """Log a action, for clean-up that no person looks at."""
+    level = log.warning if action.outcome is Outcome.FAILED else log.info
+    level("clean-up", did=action.outcome, kind=action.kind, name=action.name, reason=action.reason)

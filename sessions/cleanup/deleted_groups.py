@@ -14,7 +14,7 @@ from groups import audit, deletion
 from groups.models import AgentGroup
 from groups.permissions import Person
 from runtimes.base import OwnedResource, Runtime, RuntimeFault
-from sessions.cleanup.actions import Action, Deed, Scope, removed
+from sessions.cleanup.actions import CleanupAction, Outcome, Scope, remove
 from sessions.cleanup.orphans import runtimes_in_use
 from sessions.durations import age
 from sessions.lifecycle import intake, runtime_factory
@@ -40,7 +40,7 @@ def stop_runs(group: AgentGroup, *, actor: Person | None = None, by: str = "") -
     return sum(intake.stop(session, by=name, actor=actor) for session in sessions.select_related("group"))
 
 
-def departed(scope: Scope) -> Iterator[Deed]:
+def process_deleted_groups(scope: Scope) -> Iterator[CleanupAction]:
     """Stop what still runs in deleted groups, and remove those whose grace is over."""
     groups = AgentGroup.objects.filter(deleted_at__isnull=False).order_by("deleted_at")
     for group in groups.filter(slug=scope.group) if scope.group else groups:
@@ -52,30 +52,34 @@ def departed(scope: Scope) -> Iterator[Deed]:
         if running:
             if not scope.dry_run:
                 stop_runs(group)
-            yield Deed(Action.STOPPED, "runs", f"of group {group.slug} ({running})", ago)
+            yield CleanupAction(Outcome.STOPPED, "runs", f"of group {group.slug} ({running})", ago)
         elif until > scope.now:
-            yield Deed(Action.KEPT, "group", group.slug, f"{ago} and can be restored until {until:%Y-%m-%d %H:%M} UTC")
+            yield CleanupAction(
+                Outcome.KEPT, "group", group.slug, f"{ago} and can be restored until {until:%Y-%m-%d %H:%M} UTC"
+            )
         else:
             yield from _remove(group, scope, ago)
 
 
-def _remove(group: AgentGroup, scope: Scope, reason: str) -> Iterator[Deed]:
+def _remove(group: AgentGroup, scope: Scope, reason: str) -> Iterator[CleanupAction]:
     """Remove a group from the runtimes, then from the database. One whose resources can't be removed keeps its rows."""
     for name in runtimes_in_use():
         runtime = runtime_factory.get(name)
         try:
             resources = list(_traces(runtime, group))
         except RuntimeFault as fault:
-            yield Deed(Action.FAILED, "runtime", name, f"it can't be asked what it has of group {group.slug}: {fault}")
+            yield CleanupAction(
+                Outcome.FAILED, "runtime", name, f"it can't be asked what it has of group {group.slug}: {fault}"
+            )
             return
         for resource in resources:
             if not scope.go_on():
                 return
-            deed = removed(
+            action = remove(
                 resource, f"group {group.slug}: {reason}", None if scope.dry_run else _removal(runtime, resource)
             )
-            yield deed
-            if deed.action is Action.FAILED:
+            yield action
+            if action.outcome is Outcome.FAILED:
                 return
     yield from _rows(group, scope, reason)
 
@@ -92,23 +96,23 @@ def _removal(runtime: Runtime, resource: OwnedResource) -> Callable[[], None]:
     return lambda: runtime.remove(resource)
 
 
-def _rows(group: AgentGroup, scope: Scope, reason: str) -> Iterator[Deed]:
+def _rows(group: AgentGroup, scope: Scope, reason: str) -> Iterator[CleanupAction]:
     """Delete a group's rows: each session's events in batches, then the session with the rest, then the group."""
     reason = f"group {group.slug}: {reason}"
     for session in AgentSession.objects.filter(group=group).order_by("pk"):
         if not scope.dry_run:
             while _some_events(session):
-                yield Deed(Action.DELETED, "events", f"of session {session.pk}", reason)
+                yield CleanupAction(Outcome.DELETED, "events", f"of session {session.pk}", reason)
             with transaction.atomic():
                 AgentSession.objects.filter(pk=session.pk).delete()
-        yield Deed(Action.DELETED, "session", str(session.pk), reason)
+        yield CleanupAction(Outcome.DELETED, "session", str(session.pk), reason)
     try:
         if not scope.dry_run and not _group_row(group):
             return
     except ProtectedError as error:
-        yield Deed(Action.FAILED, "group", group.slug, f"its row is still needed ({error.args[0]})")
+        yield CleanupAction(Outcome.FAILED, "group", group.slug, f"its row is still needed ({error.args[0]})")
         return
-    yield Deed(Action.DELETED, "group", group.slug, reason)
+    yield CleanupAction(Outcome.DELETED, "group", group.slug, reason)
 
 
 @transaction.atomic

@@ -1,6 +1,6 @@
 """Clean-up: what a runtime has and the rows don't want, and the reverse; what is past its retention; deleted groups.
 
-It is a list of stages, each an iterator that does one thing, then tells of it. A kill between two, or in the middle of
+It is a list of stages, each an iterator that does one thing, then yields it. A kill between two, or in the middle of
 one, leaves rows that still say what is to be done: the next clean-up goes on. `manage.py gc` runs all stages to their
 end; the task of every day (`step`) takes a few seconds at a time and is queued again for the rest.
 """
@@ -13,8 +13,8 @@ import structlog
 from django.utils import timezone
 
 from sessions.cleanup import actions, orphans, retention
-from sessions.cleanup.actions import IDLE, Deed, Scope
-from sessions.cleanup.deleted_groups import departed
+from sessions.cleanup.actions import UNCHANGED, CleanupAction, Scope
+from sessions.cleanup.deleted_groups import process_deleted_groups
 from sessions.models import Lease
 
 log = structlog.get_logger(__name__)
@@ -22,19 +22,19 @@ EVERY = timedelta(days=1)
 NAME = "gc"  # the row that remembers when it was last begun, and as its holder, which stage is next
 SLICE = 5.0  # seconds; a worker is held for one thing longer than that
 
-STAGES: dict[str, Callable[[Scope], Iterator[Deed]]] = {
-    "rows": orphans.rows_without_things,
-    "things": orphans.things_without_rows,
-    "events": retention.past_events,
-    "runs": retention.past_runs,
-    "messages": retention.past_messages,
-    "groups": departed,
+STAGES: dict[str, Callable[[Scope], Iterator[CleanupAction]]] = {
+    "rows": orphans.rows_without_resources,
+    "things": orphans.resources_without_rows,
+    "events": retention.delete_old_events,
+    "runs": retention.delete_old_runs,
+    "messages": retention.delete_old_messages,
+    "groups": process_deleted_groups,
     "housekeeping": retention.housekeeping,
 }
 
 
-def collect(scope: Scope) -> Iterator[Deed]:
-    """Do all of it, or tell what would be done; yields each deed when it is done."""
+def collect(scope: Scope) -> Iterator[CleanupAction]:
+    """Run all stages, or report what would be done; yields each action when it is done."""
     for stage in STAGES.values():
         yield from stage(scope)
 
@@ -56,9 +56,9 @@ def step(seconds: float = SLICE) -> bool:
     if stage not in stages:
         return False
     end, done = time.monotonic() + seconds, 0
-    for deed in STAGES[stage](Scope()):
-        actions.tell(deed)
-        done += deed.action not in IDLE
+    for action in STAGES[stage](Scope()):
+        actions.log_action(action)
+        done += action.outcome not in UNCHANGED
         if done and time.monotonic() >= end:  # what was done is not found again, so each step gets further
             return True
     following = "".join(stages[stages.index(stage) + 1 :][:1])

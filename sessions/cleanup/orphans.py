@@ -1,6 +1,6 @@
-"""Things without rows, and rows without things: what a runtime has that the database doesn't want, and the reverse.
+"""Resources without rows, and rows without resources: what only a runtime has, and what only the database has.
 
-A run's row is committed before anything of the run is made. So whoever first looks at the runtime and then at the rows
+A run's row is committed before anything of the run is made. So whoever reads the runtime first and the rows afterwards
 never takes a run that just starts for an orphan.
 """
 
@@ -17,7 +17,7 @@ from runtimes.base import GroupRef, OwnedResource, Phase, RunRef, Runtime, Runti
 from runtimes.names import dns_label
 from sessions import work_queue
 from sessions.choices import RunState
-from sessions.cleanup.actions import Action, Deed, Scope, removed
+from sessions.cleanup.actions import CleanupAction, Outcome, Scope, remove
 from sessions.durations import age
 from sessions.lifecycle import reconcile, runtime_factory
 from sessions.models import Run
@@ -28,15 +28,15 @@ CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class RunTimes:
     """What the rows say of a run. Times are None while it is active."""
 
     ended_at: datetime | None = None
     removed_at: datetime | None = None
 
 
-def unwanted(run: Known | None, now: datetime) -> str:
-    """Why what stands for a run has to go; empty if it may stay."""
+def removal_reason(run: RunTimes | None, now: datetime) -> str:
+    """Why what exists for a run has to go; empty if it may stay."""
     if run is None:
         return "the database doesn't know its run"
     if run.ended_at is None or now - max(run.ended_at, run.removed_at or run.ended_at) < SETTLE:
@@ -44,27 +44,29 @@ def unwanted(run: Known | None, now: datetime) -> str:
     return f"its run ended {age(now - run.ended_at)} ago"
 
 
-def remove_orphans(runtime: Runtime, still_leading: Callable[[], bool]) -> list[Deed]:
+def remove_orphans(runtime: Runtime, still_leading: Callable[[], bool]) -> list[CleanupAction]:
     """Remove what a runtime has for runs that ended or that the database doesn't know; return what was done.
 
     `still_leading` is asked before each removal. Raises RuntimeFault if the runtime can't be asked at all.
     """
-    deeds = []
-    for deed in _without_rows(runtime, Scope(go_on=still_leading)):
-        log.warning("orphan removed", kind=deed.kind, name=deed.name, reason=deed.reason, action=str(deed.action))
-        deeds.append(deed)
-    return deeds
+    actions = []
+    for action in _run_resources_without_rows(runtime, Scope(go_on=still_leading)):
+        log.warning(
+            "orphan removed", kind=action.kind, name=action.name, reason=action.reason, action=str(action.outcome)
+        )
+        actions.append(action)
+    return actions
 
 
-def things_without_rows(scope: Scope) -> Iterator[Deed]:
-    """Clean-up's first direction, in every runtime: what stands for runs, and what lasts of groups."""
+def resources_without_rows(scope: Scope) -> Iterator[CleanupAction]:
+    """Clean-up's first direction, in every runtime: what exists for runs, and for groups."""
     for name in runtimes_in_use():
         runtime = runtime_factory.get(name)
-        for look in (_without_rows, _grounds_without_rows):
+        for stage in (_run_resources_without_rows, _group_resources_without_rows):
             try:
-                yield from look(runtime, scope)
+                yield from stage(runtime, scope)
             except RuntimeFault as fault:
-                yield Deed(Action.FAILED, "runtime", name, f"it can't be asked what it has: {fault}")
+                yield CleanupAction(Outcome.FAILED, "runtime", name, f"it can't be asked what it has: {fault}")
 
 
 def runtimes_in_use() -> list[str]:
@@ -73,7 +75,7 @@ def runtimes_in_use() -> list[str]:
     return [settings.RUNTIME, *sorted(set(used) - {settings.RUNTIME})]
 
 
-def _without_rows(runtime: Runtime, scope: Scope) -> Iterator[Deed]:
+def _run_resources_without_rows(runtime: Runtime, scope: Scope) -> Iterator[CleanupAction]:
     resources = [
         resource for resource in runtime.run_resources() if not scope.group or resource.owner.slug == scope.group
     ]
@@ -81,12 +83,14 @@ def _without_rows(runtime: Runtime, scope: Scope) -> Iterator[Deed]:
         chunk = resources[start : start + CHUNK]
         known = _known(resource.owner.run for resource in chunk if isinstance(resource.owner, RunRef))
         for resource in chunk:
-            reason = unwanted(known.get(resource.owner.run), scope.now) if isinstance(resource.owner, RunRef) else ""
+            reason = (
+                removal_reason(known.get(resource.owner.run), scope.now) if isinstance(resource.owner, RunRef) else ""
+            )
             if reason and scope.go_on():
-                yield removed(resource, reason, None if scope.dry_run else _removal(runtime, resource))
+                yield remove(resource, reason, None if scope.dry_run else _removal(runtime, resource))
 
 
-def _grounds_without_rows(runtime: Runtime, scope: Scope) -> Iterator[Deed]:
+def _group_resources_without_rows(runtime: Runtime, scope: Scope) -> Iterator[CleanupAction]:
     """A volume can't be brought back, and a database restored from a backup knows less than there was: so what lasts of
     unknown groups goes only when a person asks for it."""
     resources = [
@@ -100,19 +104,19 @@ def _grounds_without_rows(runtime: Runtime, scope: Scope) -> Iterator[Deed]:
             continue
         reason = "the database doesn't know its group"
         if not scope.by_hand:
-            yield replace(removed(resource, f"{reason}; `manage.py gc` removes it", None), action=Action.KEPT)
+            yield replace(remove(resource, f"{reason}; `manage.py gc` removes it", None), outcome=Outcome.KEPT)
         elif scope.go_on():
-            yield removed(resource, reason, None if scope.dry_run else _removal(runtime, resource))
+            yield remove(resource, reason, None if scope.dry_run else _removal(runtime, resource))
 
 
 def _removal(runtime: Runtime, resource: OwnedResource) -> Callable[[], None]:
     return lambda: runtime.remove(resource)
 
 
-def _known(runs: Iterable[str]) -> dict[str, Known]:
+def _known(runs: Iterable[str]) -> dict[str, RunTimes]:
     """What the rows say of these runs. A label may hold anything: what is no id names no run."""
     rows = Run.objects.filter(pk__in=[pk for pk in map(_id, runs) if pk])
-    return {str(pk): Known(ended, gone) for pk, ended, gone in rows.values_list("pk", "ended_at", "removed_at")}
+    return {str(pk): RunTimes(ended, gone) for pk, ended, gone in rows.values_list("pk", "ended_at", "removed_at")}
 
 
 def _id(text: str) -> uuid.UUID | None:
@@ -122,7 +126,7 @@ def _id(text: str) -> uuid.UUID | None:
         return None
 
 
-def rows_without_things(scope: Scope) -> Iterator[Deed]:
+def rows_without_resources(scope: Scope) -> Iterator[CleanupAction]:
     """Clean-up's other direction: active runs of which nothing exists are given their next step, often the verdict."""
     runs = Run.objects.active().filter(claimed_at__lt=scope.now - SETTLE).select_related("session__group")
     if scope.group:
@@ -134,9 +138,11 @@ def rows_without_things(scope: Scope) -> Iterator[Deed]:
             if runtime_factory.get(run.runtime).observe(run.ref).phase is not Phase.ABSENT or not scope.go_on():
                 continue
         except RuntimeFault as fault:
-            yield Deed(Action.FAILED, "run", name, f"its runtime can't be asked: {fault}")
+            yield CleanupAction(Outcome.FAILED, "run", name, f"its runtime can't be asked: {fault}")
             continue
-        yield Deed(Action.RECONCILED, "run", name, reason if scope.dry_run else f"{reason}; {_reconciled(run)}")
+        yield CleanupAction(
+            Outcome.RECONCILED, "run", name, reason if scope.dry_run else f"{reason}; {_reconciled(run)}"
+        )
 
 
 def _reconciled(run: Run) -> str:

@@ -18,7 +18,7 @@ from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django_q.models import Task
 
 from sessions.choices import ACTIVE, MessageState, RunState
-from sessions.cleanup.actions import Action, Deed, Scope
+from sessions.cleanup.actions import CleanupAction, Outcome, Scope
 from sessions.events import event_log, stored_bytes
 from sessions.lifecycle import idempotency
 from sessions.models import AgentSession, Event, IdempotencyKey, Message, Run
@@ -32,7 +32,7 @@ SETTLED = (MessageState.ANSWERED, MessageState.FAILED, MessageState.CANCELLED)
 Row = tuple[int, datetime, uuid.UUID | None]  # an event's number, time and run
 
 
-def old(rows: Sequence[Row], cutoff: datetime, active: set[uuid.UUID]) -> int:
+def count_old(rows: Sequence[Row], cutoff: datetime, active: set[uuid.UUID]) -> int:
     """How many of these rows, from the first on, are older than the cutoff and of no active run."""
     for count, (_, at, run) in enumerate(rows):
         if at >= cutoff or run in active:
@@ -40,7 +40,7 @@ def old(rows: Sequence[Row], cutoff: datetime, active: set[uuid.UUID]) -> int:
     return len(rows)
 
 
-def past_events(scope: Scope) -> Iterator[Deed]:
+def delete_old_events(scope: Scope) -> Iterator[CleanupAction]:
     """Delete each session's events from its start up to the first one that is younger than the cutoff."""
     cutoff, last = scope.cutoff, uuid.UUID(int=0)
     while cutoff:
@@ -53,7 +53,9 @@ def past_events(scope: Scope) -> Iterator[Deed]:
         page = list(found.values_list("pk", "pruned_seq")[:SESSIONS])
         for session, pruned in page:
             for first, through in _stretches(session, pruned, cutoff, scope.dry_run):
-                yield Deed(Action.DELETED, "events", f"{first}-{through} of session {session}", _why(scope))
+                yield CleanupAction(
+                    Outcome.DELETED, "events", f"{first}-{through} of session {session}", _retention_reason(scope)
+                )
         if len(page) < SESSIONS:
             return
         last = page[-1][0]
@@ -75,11 +77,11 @@ def _stretches(session: uuid.UUID, pruned: int, cutoff: datetime, dry_run: bool)
 @transaction.atomic
 def _batch(session: uuid.UUID, pruned: int, cutoff: datetime, dry_run: bool) -> tuple[int, bool]:
     """Delete one batch of a session's old events; the highest number that is gone, and whether more may go."""
-    locked = event_log.locked(session)
+    locked = event_log.lock_session(session)
     active = set(locked.runs.active().values_list("pk", flat=True))
     after = Event.objects.filter(session=session, seq__gt=pruned).order_by("seq")
     rows = list(after.values_list("seq", "at", "run_id")[:BATCH])
-    count = old(rows, cutoff, active)
+    count = count_old(rows, cutoff, active)
     if count:
         pruned = rows[count - 1][0]
         if not dry_run:
@@ -90,57 +92,59 @@ def _batch(session: uuid.UUID, pruned: int, cutoff: datetime, dry_run: bool) -> 
     return pruned, count == BATCH
 
 
-def past_runs(scope: Scope) -> Iterator[Deed]:
+def delete_old_runs(scope: Scope) -> Iterator[CleanupAction]:
     """Delete runs without events that ended before the cutoff. The last run of a session stays: its state shows it."""
     left = Event.objects.filter(session=OuterRef("session"), run=OuterRef("pk"))
     runs = Run.objects.filter(state=RunState.ENDED, removed_at__isnull=False, number__lt=F("session__last_run"))
     if scope.cutoff:
-        yield from _deleted(_within(runs.filter(~Exists(left), ended_at__lt=scope.cutoff), scope), "runs", scope)
+        yield from _delete_batches(
+            _of_group(runs.filter(~Exists(left), ended_at__lt=scope.cutoff), scope), "runs", scope
+        )
 
 
-def past_messages(scope: Scope) -> Iterator[Deed]:
+def delete_old_messages(scope: Scope) -> Iterator[CleanupAction]:
     """Delete settled messages that came, and were answered, before the cutoff."""
     if not scope.cutoff:
         return
     answered = Q(answered_at__isnull=True) | Q(answered_at__lt=scope.cutoff)
     messages = Message.objects.filter(answered, state__in=SETTLED, created_at__lt=scope.cutoff)
     messages = messages.exclude(run__state__in=ACTIVE)
-    yield from _deleted(_within(messages, scope), "messages", scope)
+    yield from _delete_batches(_of_group(messages, scope), "messages", scope)
 
 
-def housekeeping(scope: Scope) -> Iterator[Deed]:
+def housekeeping(scope: Scope) -> Iterator[CleanupAction]:
     """Delete the task queue's old results, and the sessions of browsers that are over."""
     if scope.group:
         return
     results = Task.objects.filter(stopped__lt=scope.now - RESULTS_KEPT)
-    yield from _deleted(results, "task results", scope, f"older than {RESULTS_KEPT.days} days")
+    yield from _delete_batches(results, "task results", scope, f"older than {RESULTS_KEPT.days} days")
     keys = IdempotencyKey.objects.filter(created_at__lt=scope.now - idempotency.KEPT)
-    yield from _deleted(keys, "idempotency keys", scope, f"older than {idempotency.KEPT.days} days")
+    yield from _delete_batches(keys, "idempotency keys", scope, f"older than {idempotency.KEPT.days} days")
     over = Session.objects.filter(expire_date__lt=scope.now).count()
     if over:
         if not scope.dry_run:
             import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()
-        yield Deed(Action.DELETED, "browser sessions", str(over), "expired")
+        yield CleanupAction(Outcome.DELETED, "browser sessions", str(over), "expired")
 
 
-def _within(rows: Any, scope: Scope) -> Any:
+def _of_group(rows: Any, scope: Scope) -> Any:
     """The rows of the scope's group, if there is one."""
     return rows.filter(session__group__slug=scope.group) if scope.group else rows
 
 
-def _why(scope: Scope) -> str:
+def _retention_reason(scope: Scope) -> str:
     return f"older than {scope.days} days"
 
 
-def _deleted(rows: Any, kind: str, scope: Scope, reason: str = "") -> Iterator[Deed]:
+def _delete_batches(rows: Any, kind: str, scope: Scope, reason: str = "") -> Iterator[CleanupAction]:
     """Delete the rows of a queryset, batch by batch."""
-    reason = reason or _why(scope)
+    reason = reason or _retention_reason(scope)
     if scope.dry_run:
         count = rows.count()
         if count:
-            yield Deed(Action.DELETED, kind, str(count), reason)
+            yield CleanupAction(Outcome.DELETED, kind, str(count), reason)
         return
     while keys := list(rows.order_by("pk").values_list("pk", flat=True)[:BATCH]):
         with transaction.atomic():
             rows.model.objects.filter(pk__in=keys).delete()
-        yield Deed(Action.DELETED, kind, str(len(keys)), reason)
+        yield CleanupAction(Outcome.DELETED, kind, str(len(keys)), reason)

@@ -25,24 +25,24 @@ def short(session: AgentSession) -> str:
     return str(session.pk)[:SHORT]
 
 
-def told(session: AgentSession) -> dict[str, Any]:
+def session_json(session: AgentSession) -> dict[str, Any]:
     """A session for programs, without its runs: as the API tells it."""
     return serializers.of_session(session)
 
 
-def all_told(session: AgentSession) -> dict[str, Any]:
+def session_detail_json(session: AgentSession) -> dict[str, Any]:
     """A session for programs, with its runs and messages."""
     runs = [serializers.of_run(run) | {"attempt": run.attempt} for run in session.runs.order_by("number")]
     fields = ("number", "state", "reason", "text", "sender__username", "attempts", "created_at", "answered_at")
     rows = session.messages.order_by("number").values_list(*fields)
     names = [field.replace("sender__username", "sender") for field in fields]
     messages = [dict(zip(names, row, strict=True)) for row in rows]
-    return told(session) | {"runs": runs, "messages": messages}
+    return session_json(session) | {"runs": runs, "messages": messages}
 
 
 def table(sessions: Sequence[AgentSession], paint: Paint, width: int | None) -> Iterator[str]:
     """The list, a line a session. Reasons are cut at `width` columns, if there is one."""
-    now, places = timezone.now(), admission.look().places
+    now, places = timezone.now(), admission.current_plan().positions
     rows = []
     for session in sessions:
         reason = one_line(serializers.reason(session, places.get(session.pk)))
@@ -63,7 +63,7 @@ def table(sessions: Sequence[AgentSession], paint: Paint, width: int | None) -> 
             yield line[:start] + paint(state, _style(row[3])) + line[start + widths[3] :]
 
 
-def sheet(session: AgentSession, paint: Paint) -> Iterator[str]:
+def detail(session: AgentSession, paint: Paint) -> Iterator[str]:
     """All about one session: itself, its runs with their verdicts, its messages."""
     now = timezone.now()
     state = paint(session.get_state_display(), STYLES[SessionState(session.state).colour])
@@ -98,12 +98,12 @@ def _run(run: Run, now: datetime, paint: Paint) -> Iterator[str]:
         good = run.verdict in ("completed", "idle", "closed", "preempted", "stopped")
         how = paint(verdict, "green" if good else "bold red")
         lasted = f"{age(run.ended_at - run.claimed_at)} long, ended {age(now - run.ended_at)} ago"
-        words = run.verdict_words
+        message = run.verdict_words
     else:
         how = paint(str(run.get_state_display()), "cyan")
-        lasted, words = f"for {age(now - run.claimed_at)}", run.waits_for or run.warning
+        lasted, message = f"for {age(now - run.claimed_at)}", run.waits_for or run.warning
     yield f"  {run.number:>3}  {how}  {_time(run.claimed_at)}, {lasted}{tries}"
-    for line in (*_lines(words), *(f"│ {line}" for line in _lines(run.last_lines)[-10:])):
+    for line in (*_lines(message), *(f"│ {line}" for line in _lines(run.last_lines)[-10:])):
         yield f"       {paint(line, 'dim')}"
 
 
@@ -128,7 +128,7 @@ def _lines(text: str) -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """A text's words in one line, fit for a terminal."""
+    """A text's message in one line, fit for a terminal."""
     return " ".join(clean(text).split())
 
 

@@ -16,7 +16,7 @@ from sessions.events import event_log
 from sessions.models import AgentSession, Message
 from sessions.stream.markdown import visible
 
-LOOK_SECONDS = 0.2  # between two looks for news
+POLL_SECONDS = 0.2  # between two looks for news
 MARGIN = 10  # columns for who speaks
 LABELS = {
     "text": "agent", "result": "agent", "tool": "tool", "error": "error", "gap": "gap", "task": "task",
@@ -95,9 +95,9 @@ class Transcript:
         text = clean(text)
         if kind == "text":
             self.written += _squeezed(text)
-        return self._unsaid(text, data) if kind == "result" else text
+        return self._unprinted(text, data) if kind == "result" else text
 
-    def _unsaid(self, text: str, data: dict[str, Any]) -> str:
+    def _unprinted(self, text: str, data: dict[str, Any]) -> str:
         """An answer, or nothing if it was read while it was written. A long one comes in parts."""
         part, parts = (value if type(value := data.get(name)) is int else 1 for name in ("part", "parts"))
         self.answer = text if part == 1 else self.answer + text
@@ -165,7 +165,7 @@ def pages(session_id: uuid.UUID, after: int = 0, *, until_idle: bool = False) ->
     `until_idle` when the agent has nothing to do, and all that it said was yielded.
     """
     while True:
-        idle = until_idle and at_rest(session_id)  # looked at first: what led to it is stored by then
+        idle = until_idle and is_at_rest(session_id)  # looked at first: what led to it is stored by then
         last = AgentSession.objects.filter(pk=session_id).values_list("last_seq", flat=True).first()
         if last is None:
             return
@@ -175,15 +175,15 @@ def pages(session_id: uuid.UUID, after: int = 0, *, until_idle: bool = False) ->
         if idle:
             return
         yield []
-        pause()
+        wait()
 
 
-def pause() -> None:
+def wait() -> None:
     """Wait until the next look."""
-    time.sleep(LOOK_SECONDS)
+    time.sleep(POLL_SECONDS)
 
 
-def at_rest(session_id: uuid.UUID) -> bool:
+def is_at_rest(session_id: uuid.UUID) -> bool:
     """Whether nothing happens until a person acts: all is answered or given up."""
     state = AgentSession.objects.filter(pk=session_id).values_list("state", flat=True).first()
     if state not in (SessionState.IDLE, SessionState.WAITING):

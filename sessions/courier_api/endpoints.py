@@ -84,7 +84,7 @@ async def _throttle(run_id: uuid.UUID, size: int) -> None:
             ingest.record(session, [(EventKind.STATE, words, {"limited": True})])
             return session
 
-        await notify.announce(await in_thread(record_notice), notify.EVENTS)
+        await notify.apublish(await in_thread(record_notice), notify.EVENTS)
     seconds = math.ceil(wait)
     raise ApiError(429, f"the run says too much at once: come again in {seconds} s", retry_after=seconds)
 
@@ -110,7 +110,7 @@ async def _hello(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
     def start() -> CallingRun:
         caller = _calling_run(run_id)
         with transaction.atomic():
-            session = event_log.locked(caller.session)
+            session = event_log.lock_session(caller.session)
             runs = Run.objects.filter(pk=run_id, started_at=None)
             if runs.update(started_at=timezone.now(), waits_for="", waits_cause=""):
                 Run.objects.filter(pk=run_id, state=RunState.CLAIMED).move(RunState.STARTING)
@@ -118,7 +118,7 @@ async def _hello(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
         return caller
 
     caller = await in_thread(start)
-    await notify.announce(caller.session, notify.EVENTS)
+    await notify.apublish(caller.session, notify.EVENTS)
     log.info("courier says hello", session=str(caller.session), run=str(run_id), stored=caller.stored)
     return {"run": str(run_id), "session": str(caller.session), "stored": caller.stored}
 
@@ -148,7 +148,7 @@ async def _events(run_id: uuid.UUID, request: Request) -> dict[str, Any]:
         raise ApiError(409, str(error), stored=error.stored) from error
     except (ValueError, Run.DoesNotExist) as error:
         raise ApiError(404, "no such run") from error
-    notify.hub().announce_soon(session)
+    notify.hub().publish_events_soon(session)
     return {"stored": stored}
 
 

@@ -18,7 +18,7 @@ from redaction.pattern_search import may_contain_key, redact_keys
 from sessions import signals
 from sessions.choices import COURIERS, OUTPUT, EventKind, RunState
 from sessions.events import event_log, notify, stored_bytes
-from sessions.events.event_log import Heard, NewEvent
+from sessions.events.event_log import NewEvent, RunProgress
 from sessions.lifecycle import messages, redact, run_tokens, transitions
 from sessions.machine_api import InvalidPayload
 from sessions.models import AgentSession, Event, Run
@@ -101,10 +101,10 @@ def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent], late: bool = False) -> 
                 raise MissingEvents(run.last_number)
         if not fresh:
             return run.last_number, run.session_id
-        kept = stored_bytes.keep(fresh, stored_bytes.room(run.group_id, run.event_bytes, run.left_out_bytes))
+        kept = stored_bytes.apply_limits(fresh, stored_bytes.usage(run.group_id, run.event_bytes, run.left_out_bytes))
         first_output = next((e.at for e in fresh if e.kind in OUTPUT), None)
-        heard = Heard(run_id, run.last_number + len(fresh), first_output, kept.left_out)
-        event_log.store(run.session_id, run.last_seq, kept.events, run_id, kept.size, heard)
+        heard = RunProgress(run_id, run.last_number + len(fresh), first_output, kept.left_out)
+        event_log.insert(run.session_id, run.last_seq, kept.events, run_id, kept.size, heard)
         meaningful = [event for event in fresh if event.kind in MEANINGFUL]
         if meaningful or run.state == RunState.ENDED:
             _apply(AgentSession.objects.get(pk=run.session_id), Run.objects.get(pk=run_id), meaningful)
@@ -112,7 +112,7 @@ def ingest(run_id: uuid.UUID, batch: Sequence[NewEvent], late: bool = False) -> 
 
 
 def _redacted(run_id: uuid.UUID, event: NewEvent) -> NewEvent:
-    text, data = redact.of_run(run_id, event.text, event.data)
+    text, data = redact.redact_event(run_id, event.text, event.data)
     return replace(event, text=text, data=data)
 
 
@@ -151,7 +151,7 @@ def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
     for event in meaningful:
         if event.kind == EventKind.DELIVERED:
             number = event.data.get("number")
-            messages.delivered(session, run, number if type(number) is int else 0, event.at)
+            messages.mark_delivered(session, run, number if type(number) is int else 0, event.at)
         elif event.kind == EventKind.SESSION:
             _record_session_id(session, run, str(event.data.get("id", ""))[:200])
         elif event.kind == EventKind.TASK:
@@ -162,7 +162,7 @@ def _apply(session: AgentSession, run: Run, meaningful: list[NewEvent]) -> None:
             _record_turn(session, run, event)
     if run.state == RunState.ENDED:
         messages.settle_late(session, run)
-        transitions.nothing_left(session)
+        transitions.drop_needless_start(session)
     transitions.refresh(session)
 
 
@@ -190,8 +190,8 @@ def _record_turn(session: AgentSession, run: Run, event: NewEvent) -> None:
         since = min(event.at or now, now)  # the courier's clock may be ahead
         runs.move(RunState.WAITING, waiting_since=since)
         runs.filter(state=RunState.ENDING).update(waiting_since=since)  # it was its last turn: what is left is to end
-        if messages.answered(run, event.at):
-            transitions.answered(session)
+        if messages.mark_answered(run, event.at):
+            transitions.reset_attempts(session)
     elif event.data.get("state") == "working":
         runs.move(RunState.WORKING, waiting_since=None)
         runs.filter(state=RunState.ENDING).update(waiting_since=None)
@@ -200,6 +200,6 @@ def _record_turn(session: AgentSession, run: Run, event: NewEvent) -> None:
 def record(session_id: uuid.UUID, events: Sequence[tuple[str, str, dict[str, Any]]]) -> int:
     """Append events of Berth's own, `(kind, text, data)` each; return the last number."""
     with transaction.atomic():
-        last = event_log.append(event_log.locked(session_id), [NewEvent(*each) for each in events])
-        notify.ring_on_commit(session_id, notify.EVENTS)
+        last = event_log.append(event_log.lock_session(session_id), [NewEvent(*each) for each in events])
+        notify.publish_on_commit(session_id, notify.EVENTS)
     return last

@@ -26,7 +26,7 @@ PAGE_EVENTS = 500  # at most, and no more than fit (`sessions.pagination`)
 
 @dataclass(slots=True)
 class NewEvent:
-    """An event before it has its place in the session."""
+    """An event before it is numbered."""
 
     kind: str
     text: str = ""
@@ -35,7 +35,7 @@ class NewEvent:
     number: int | None = None
 
 
-def locked(session_id: uuid.UUID) -> AgentSession:
+def lock_session(session_id: uuid.UUID) -> AgentSession:
     """The session's row, locked until the transaction ends. Whoever locks more than one row locks this one first."""
     return AgentSession.objects.select_for_update().get(pk=session_id)
 
@@ -43,16 +43,16 @@ def locked(session_id: uuid.UUID) -> AgentSession:
 def append(session: AgentSession, events: Iterable[NewEvent], run: Run | None = None) -> int:
     """Give `events` the next numbers of a session whose row is locked, insert them, and return the last number.
 
-    Saves `session.last_seq` and `updated_at`. The doorbell is the caller's to ring, after the commit.
+    Saves `session.last_seq` and `updated_at`. The caller publishes it (`notify`), after the commit.
     """
-    said = list(events)
-    session.last_seq = store(session.pk, session.last_seq, said, run.pk if run else None, sum(map(size, said)))
+    new = list(events)
+    session.last_seq = insert(session.pk, session.last_seq, new, run.pk if run else None, sum(map(size, new)))
     return session.last_seq
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What a courier's batch says of its run, to be saved with it; `left_out` are bytes that are not stored."""
+class RunProgress:
+    """What a courier's batch changes of its run's row; `left_out` are bytes that are not stored."""
 
     run_id: uuid.UUID
     last_number: int
@@ -70,35 +70,35 @@ def size(event: NewEvent) -> int:
     return ROW + text + (len(ENCODER.encode(event.data).encode()) if event.data else 0)
 
 
-def store(
+def insert(
     session_id: uuid.UUID,
     last_seq: int,
     events: list[NewEvent],
     run_id: uuid.UUID | None,
     taken: int,
-    heard: Heard | None = None,
+    progress: RunProgress | None = None,
 ) -> int:
     """Insert `events` after `last_seq` of a session whose row is locked, save the counters, return the last number.
 
     `taken` are the bytes that they take, see `size`.
     """
-    if not events and not heard:
+    if not events and not progress:
         return last_seq
     now = timezone.now()
     rows = [(last_seq + i, run_id, e.number, str(e.kind), e.text, e.data, e.at or now) for i, e in enumerate(events, 1)]
     last_seq += len(rows)
-    put = _store_in_one if connection.vendor == "postgresql" and rows else _store
-    put(session_id, last_seq, rows, taken, now, heard)
+    insert_rows = _insert_postgresql if connection.vendor == "postgresql" and rows else _insert_portable
+    insert_rows(session_id, last_seq, rows, taken, now, progress)
     return last_seq
 
 
-def _store(
+def _insert_portable(
     session_id: uuid.UUID,
     last_seq: int,
     rows: list[tuple[Any, ...]],
     taken: int,
     now: datetime,
-    heard: Heard | None,
+    progress: RunProgress | None,
 ) -> None:
     """On any database."""
     fields = ("seq", "run_id", "number", "kind", "text", "data", "at")
@@ -106,15 +106,15 @@ def _store(
     Event.objects.bulk_create(made, batch_size=500)
     counted = F("event_bytes") + taken
     AgentSession.objects.filter(pk=session_id).update(last_seq=last_seq, updated_at=now, event_bytes=counted)
-    if heard:
-        first = Coalesce("first_output_at", Value(heard.first_output_at, DateTimeField()))
-        Run.objects.filter(pk=heard.run_id).update(
-            last_number=heard.last_number,
+    if progress:
+        first = Coalesce("first_output_at", Value(progress.first_output_at, DateTimeField()))
+        Run.objects.filter(pk=progress.run_id).update(
+            last_number=progress.last_number,
             seen_at=now,
             heard_at=now,
             first_output_at=first,
             event_bytes=counted,
-            left_out_bytes=F("left_out_bytes") + heard.left_out,
+            left_out_bytes=F("left_out_bytes") + progress.left_out,
         )
 
 
@@ -123,38 +123,48 @@ INSERT = (
     " SELECT %s, u.* FROM unnest(%s::bigint[], %s::uuid[], %s::bigint[], %s::text[], %s::text[], %s::jsonb[],"
     " %s::timestamptz[]) AS u)"
 )
-COUNT = (
+UPDATE_SESSION = (
     f"UPDATE {AgentSession._meta.db_table} SET last_seq = %s, updated_at = %s, event_bytes = event_bytes + %s"
     " WHERE id = %s"
 )
-HEAR = (
+UPDATE_RUN = (
     f"UPDATE {Run._meta.db_table} SET last_number = %s, seen_at = %s, heard_at = %s,"
     " first_output_at = coalesce(first_output_at, %s), event_bytes = event_bytes + %s,"
     " left_out_bytes = left_out_bytes + %s WHERE id = %s"
 )
 
 
-def _store_in_one(
+def _insert_postgresql(
     session_id: uuid.UUID,
     last_seq: int,
     rows: list[tuple[Any, ...]],
     taken: int,
     now: datetime,
-    heard: Heard | None,
+    progress: RunProgress | None,
 ) -> None:
     """On PostgreSQL: one statement, with one array a column. A relay of 20 agents does this some 200 times a second."""
     columns = [list(column) for column in zip(*rows, strict=True)]
     columns[5] = [json.dumps(data) if data else "{}" for data in columns[5]]
     count: list[Any] = [last_seq, now, taken, session_id]
     with connection.cursor() as cursor:
-        if heard:
-            hear: list[Any] = [heard.last_number, now, now, heard.first_output_at, taken, heard.left_out, heard.run_id]
-            cursor.execute(f"{INSERT}, counted AS ({COUNT}) {HEAR}", [session_id, *columns, *count, *hear])
+        if progress:
+            of_run: list[Any] = [
+                progress.last_number,
+                now,
+                now,
+                progress.first_output_at,
+                taken,
+                progress.left_out,
+                progress.run_id,
+            ]
+            cursor.execute(
+                f"{INSERT}, counted AS ({UPDATE_SESSION}) {UPDATE_RUN}", [session_id, *columns, *count, *of_run]
+            )
         else:
-            cursor.execute(f"{INSERT} {COUNT}", [session_id, *columns, *count])
+            cursor.execute(f"{INSERT} {UPDATE_SESSION}", [session_id, *columns, *count])
 
 
-def say(
+def append_event(
     session: AgentSession, kind: EventKind, text: str = "", data: dict[str, Any] | None = None, run: Run | None = None
 ) -> int:
     """Append one event of Berth's own to a session whose row is locked."""
@@ -163,13 +173,13 @@ def say(
 
 def tail(run: Run, lines: int = 12, characters: int = 2000) -> str:
     """The last lines of what a run's agent printed and said: what people look at first when it failed."""
-    said = Event.objects.filter(run=run, number__isnull=False, kind__in=OUTPUT).order_by("-number")
-    ends = said.annotate(end=Right("text", characters)).values_list("end", flat=True)[:TAIL_EVENTS]
+    printed = Event.objects.filter(run=run, number__isnull=False, kind__in=OUTPUT).order_by("-number")
+    ends = printed.annotate(end=Right("text", characters)).values_list("end", flat=True)[:TAIL_EVENTS]
     text = "".join(reversed(ends))
     return "\n".join(text[-characters:].splitlines()[-lines:])
 
 
-def instant(at: datetime) -> str:
+def rfc3339(at: datetime) -> str:
     """A time as pages and programs get it: RFC 3339 in UTC, with milliseconds."""
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -183,13 +193,13 @@ def read_page(session_id: uuid.UUID, after: int, limit: int = PAGE_EVENTS) -> tu
     """As `read`, and whether there may be more behind the page."""
     rows = Event.objects.filter(session_id=session_id, seq__gt=after).order_by("seq")
     count, more = pagination.page_size(rows, limit, "text", "data")
-    # One look at the table: what retention takes meanwhile is missing before the page, never within it.
+    # One query: what retention takes meanwhile is missing before the page, never within it.
     found = rows.values_list("seq", "kind", "text", "data", "run__number", "at")[:count]
     fields = ("seq", "kind", "text", "data", "run", "at")
-    return [dict(zip(fields, (*rest, instant(at)), strict=True)) for *rest, at in (found if count else [])], more
+    return [dict(zip(fields, (*rest, rfc3339(at)), strict=True)) for *rest, at in (found if count else [])], more
 
 
-def removed(session_id: uuid.UUID, after: int, found: list[dict[str, Any]]) -> int:
+def removed_through(session_id: uuid.UUID, after: int, found: list[dict[str, Any]]) -> int:
     """Up to which number retention has removed what came after a cursor; 0 if nothing of it is missing.
 
     `found` is the page that was read there before this is asked.

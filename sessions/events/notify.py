@@ -1,7 +1,8 @@
-"""The doorbell: tells the `web` processes that a session has something new. It carries no data.
+"""Notifications: tell the `web` processes that a session has something new. They carry no data.
 
-Every `web` process listens on one group of the channel layer and wakes its own waiters; whoever wakes reads the table
-after its cursor. A lost ring costs a tick, never an event. Bells: `events` for pages, `inbox` for couriers.
+Every `web` process listens on one group of the channel layer and wakes its own subscribers; whoever wakes reads the
+table after its cursor. A lost notification costs a tick, never an event. Topics: `events` for pages, `inbox` for
+couriers.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from django.db import transaction
 
 log = structlog.get_logger(__name__)
 GROUP = "berth.doorbell"
-PROCESS = uuid.uuid4().hex  # what this process rang comes back to it through the layer, and was heard already
+PROCESS = uuid.uuid4().hex  # what this process sent comes back to it through the layer, and was handled already
 EVENTS, INBOX = "events", "inbox"
 # Pages are woken at most this often for one session, and more rarely the more of them there are, so that a chatty agent
 # with many watchers costs bigger frames and not more of them.
@@ -29,60 +30,60 @@ OTHERS_SECONDS = 0.02
 REJOIN_SECONDS = 20.0  # well below what a group remembers (`group_expiry` in CHANNEL_LAYERS)
 
 
-def ring_on_commit(session_id: Any, *bells: str) -> None:
-    """Ring once the transaction is committed: a bell before that would show nothing."""
-    transaction.on_commit(partial(ring, session_id, *bells))
+def publish_on_commit(session_id: Any, *topics: str) -> None:
+    """Publish once the transaction is committed: whoever reads before that finds nothing."""
+    transaction.on_commit(partial(publish, session_id, *topics))
 
 
-def ring(session_id: Any, *bells: str) -> None:
-    """Ring from synchronous code. A broken channel layer is logged, not raised: the tick makes up for it."""
-    async_to_sync(announce)(session_id, *bells)
+def publish(session_id: Any, *topics: str) -> None:
+    """Publish from synchronous code. A broken channel layer is logged, not raised: the tick makes up for it."""
+    async_to_sync(apublish)(session_id, *topics)
 
 
-async def announce(session_id: Any, *bells: str) -> None:
-    """Ring from asynchronous code: first those in this process, then the others."""
-    rings = {str(session_id): list(bells or (EVENTS, INBOX))}
-    for found in _own_hub():
-        found.ring(rings)
-    await _tell_others(rings)
+async def apublish(session_id: Any, *topics: str) -> None:
+    """Publish from asynchronous code: first to this process, then to the others."""
+    topics_of = {str(session_id): list(topics or (EVENTS, INBOX))}
+    for hub_here in _own_hub():
+        hub_here.wake(topics_of)
+    await _send_to_others(topics_of)
 
 
-async def _tell_others(rings: dict[str, list[str]]) -> None:
-    """Send rings, by session, to the other processes."""
+async def _send_to_others(topics_of: dict[str, list[str]]) -> None:
+    """Send topics, by session, to the other processes."""
     layer = get_channel_layer()
     try:
         if layer is not None:
-            await layer.group_send(GROUP, {"type": "doorbell", "rings": rings, "by": PROCESS})
+            await layer.group_send(GROUP, {"type": "doorbell", "rings": topics_of, "by": PROCESS})
     except Exception as error:
-        log.warning("doorbell not rung", sessions=list(rings), error=repr(error))
+        log.warning("doorbell not rung", sessions=list(topics_of), error=repr(error))
 
 
-async def rung(bell: asyncio.Event, seconds: float) -> bool:
-    """Wait for a bell; False after so many seconds."""
+async def wait(notified: asyncio.Event, seconds: float) -> bool:
+    """Wait for a notification; False after so many seconds."""
     try:
-        await asyncio.wait_for(bell.wait(), seconds)
+        await asyncio.wait_for(notified.wait(), seconds)
     except TimeoutError:
         return False
     return True
 
 
 class Hub:
-    """The waiters of one process (one event loop)."""
+    """The subscribers of one process (one event loop)."""
 
     def __init__(self) -> None:
         self._waiters: dict[tuple[str, str], set[asyncio.Event]] = defaultdict(set)
-        self._rung: dict[str, float] = {}
-        self._later: dict[str, asyncio.TimerHandle] = {}
+        self._woken_at: dict[str, float] = {}
+        self._delayed: dict[str, asyncio.TimerHandle] = {}
         self._listener: asyncio.Task[None] | None = None
-        self._unsaid: dict[str, list[str]] = {}
-        self._saying: set[asyncio.Task[None]] = set()
+        self._unsent: dict[str, list[str]] = {}
+        self._sending: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
-    async def listen(self, session_id: Any, bell: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever the bell rings. Clear it before reading, so that no ring falls in between."""
+    async def subscribe(self, session_id: Any, topic: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set at every notification. Clear it before reading, so that none falls in between."""
         if self._listener is None or self._listener.done():
             self._listener = asyncio.ensure_future(self._receive())
-        key, waiter = (str(session_id), bell), asyncio.Event()
+        key, waiter = (str(session_id), topic), asyncio.Event()
         self._waiters[key].add(waiter)
         try:
             yield waiter
@@ -90,51 +91,51 @@ class Hub:
             self._waiters[key].discard(waiter)
             if not self._waiters[key]:
                 del self._waiters[key]
-                self._rung.pop(key[0], None)
+                self._woken_at.pop(key[0], None)
 
-    def announce_soon(self, session_id: Any) -> None:
-        """There are new events: wake this process' pages, and tell the other processes within `OTHERS_SECONDS`.
+    def publish_events_soon(self, session_id: Any) -> None:
+        """There are new events: wake this process' pages, and notify the other processes within `OTHERS_SECONDS`.
 
-        Said many times a second for each session, so what is said meanwhile goes to the others in one message.
+        Called many times a second for each session, so what comes meanwhile goes to the others in one message.
         """
-        self.ring({str(session_id): [EVENTS]})
-        if not self._unsaid:
-            asyncio.get_running_loop().call_later(OTHERS_SECONDS, self._say)
-        self._unsaid[str(session_id)] = [EVENTS]
+        self.wake({str(session_id): [EVENTS]})
+        if not self._unsent:
+            asyncio.get_running_loop().call_later(OTHERS_SECONDS, self._flush)
+        self._unsent[str(session_id)] = [EVENTS]
 
-    def _say(self) -> None:
-        rings, self._unsaid = self._unsaid, {}
-        task = asyncio.ensure_future(_tell_others(rings))
-        self._saying.add(task)
-        task.add_done_callback(self._saying.discard)
+    def _flush(self) -> None:
+        topics_of, self._unsent = self._unsent, {}
+        task = asyncio.ensure_future(_send_to_others(topics_of))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
-    def ring(self, rings: dict[str, list[str]]) -> None:
-        """Wake this process' waiters: couriers at once, pages with a bounded rate."""
-        for session, bells in rings.items():
-            if INBOX in bells:
+    def wake(self, topics_of: dict[str, list[str]]) -> None:
+        """Wake this process' subscribers: couriers at once, pages at a bounded rate."""
+        for session, topics in topics_of.items():
+            if INBOX in topics:
                 self._wake(session, INBOX)
-            if EVENTS in bells and session not in self._later and (session, EVENTS) in self._waiters:
-                self._ring_pages(session)
+            if EVENTS in topics and session not in self._delayed and (session, EVENTS) in self._waiters:
+                self._wake_pages_later(session)
 
-    def _ring_pages(self, session: str) -> None:
+    def _wake_pages_later(self, session: str) -> None:
         gap = GAP_SECONDS + GAP_PER_WAITER * len(self._waiters[session, EVENTS])
-        wait = self._rung.get(session, 0.0) + gap - time.monotonic()
+        wait = self._woken_at.get(session, 0.0) + gap - time.monotonic()
         if wait <= 0:
             self._wake_pages(session)
         else:
-            self._later[session] = asyncio.get_running_loop().call_later(wait, self._wake_pages, session)
+            self._delayed[session] = asyncio.get_running_loop().call_later(wait, self._wake_pages, session)
 
     def _wake_pages(self, session: str) -> None:
-        self._later.pop(session, None)
-        self._rung[session] = time.monotonic()
+        self._delayed.pop(session, None)
+        self._woken_at[session] = time.monotonic()
         self._wake(session, EVENTS)
 
-    def _wake(self, session: str, bell: str) -> None:
-        for waiter in self._waiters.get((session, bell), ()):
+    def _wake(self, session: str, topic: str) -> None:
+        for waiter in self._waiters.get((session, topic), ()):
             waiter.set()
 
     async def _receive(self) -> None:
-        """Pass on what other processes ring, for as long as the layer is there; then join it anew."""
+        """Pass on what other processes publish, for as long as the layer is there; then join it anew."""
         pause = 0.1
         while (layer := get_channel_layer()) is not None:
             channel = ""
@@ -147,12 +148,12 @@ class Hub:
                         with contextlib.suppress(asyncio.TimeoutError):
                             message = await asyncio.wait_for(layer.receive(channel), left)
                             if message["by"] != PROCESS:
-                                self.ring(message["rings"])
+                                self.wake(message["rings"])
             except Exception as error:
                 log.warning("doorbell: channel layer away", error=repr(error), retry_in=pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
-            finally:  # else the others would go on ringing where nobody reads
+            finally:  # else the others would go on sending where nobody reads
                 with contextlib.suppress(Exception):
                     await layer.group_discard(GROUP, channel)
 

@@ -29,7 +29,7 @@ _sums: dict[uuid.UUID, tuple[float, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Usage:
     """What is stored and left out of a run, and what is stored of its group, in bytes, with their limits."""
 
     run: int
@@ -40,7 +40,7 @@ class Room:
 
 
 @dataclass(slots=True)
-class Kept:
+class Batch:
     """What of a batch is to be stored, its size, and how much is left out, in bytes."""
 
     events: list[NewEvent]
@@ -48,45 +48,45 @@ class Kept:
     left_out: int = 0
 
 
-def keep(batch: Sequence[NewEvent], room: Room) -> Kept:
-    """Leave out what there is no room for; a gap stands where that begins, and one before the exit sums it up."""
-    kept = Kept([])
+def apply_limits(batch: Sequence[NewEvent], usage: Usage) -> Batch:
+    """Leave out what is beyond the limits; a gap stands where that begins, and one before the exit sums it up."""
+    stored = Batch([])
     for event in batch:
         more = size(event)
-        taken = room.run + kept.size + more
-        full = max(taken / room.run_limit, room.group / room.group_limit)
+        taken = usage.run + stored.size + more
+        full = max(taken / usage.run_limit, usage.group / usage.group_limit)
         if (full > 1 and event.kind in BULK) or (full > 2 and event.kind not in VITAL):
-            if not room.left_out + kept.left_out:
-                kept.events.append(_gap(room, taken > room.run_limit, event))
-            kept.left_out += more
+            if not usage.left_out + stored.left_out:
+                stored.events.append(_gap(usage, taken > usage.run_limit, event))
+            stored.left_out += more
             continue
-        if event.kind == EventKind.EXIT and (left_out := room.left_out + kept.left_out):
-            words = f"In all, about {left_out / MIB:,.1f} MiB of this run's output were not stored."
-            kept.events.append(NewEvent(EventKind.GAP, words, {"bytes": left_out}, event.at))
-        kept.events.append(event)
-        kept.size += more
-    return kept
+        if event.kind == EventKind.EXIT and (left_out := usage.left_out + stored.left_out):
+            message = f"In all, about {left_out / MIB:,.1f} MiB of this run's output were not stored."
+            stored.events.append(NewEvent(EventKind.GAP, message, {"bytes": left_out}, event.at))
+        stored.events.append(event)
+        stored.size += more
+    return stored
 
 
-def _gap(room: Room, own: bool, event: NewEvent) -> NewEvent:
+def _gap(usage: Usage, own: bool, event: NewEvent) -> NewEvent:
     still = "Results, usage and changes of state still are, up to twice as much."
     if own:
-        words = f"This run's output beyond {room.run_limit / MIB:,.0f} MiB is not stored (RUN_EVENTS_MIB). {still}"
+        message = f"This run's output beyond {usage.run_limit / MIB:,.0f} MiB is not stored (RUN_EVENTS_MIB). {still}"
     else:
-        words = (
-            f"The group's sessions hold {room.group / MIB:,.0f} MiB of events, which is its limit (GROUP_EVENTS_MIB): "
+        message = (
+            f"The group's sessions hold {usage.group / MIB:,.0f} MiB of events, which is its limit (GROUP_EVENTS_MIB): "
             f"this run's output is not stored until older events go after their retention. {still}"
         )
-    return NewEvent(EventKind.GAP, words, {"limit": "run" if own else "group"}, event.at)
+    return NewEvent(EventKind.GAP, message, {"limit": "run" if own else "group"}, event.at)
 
 
-def room(group: uuid.UUID, run_bytes: int, left_out: int) -> Room:
+def usage(group: uuid.UUID, run_bytes: int, left_out: int) -> Usage:
     """What a run may still store, as the settings are now."""
     limits = settings.RUN_EVENTS_MIB * MIB, settings.GROUP_EVENTS_MIB * MIB
-    return Room(run_bytes, limits[0], held_by(group), limits[1], left_out)
+    return Usage(run_bytes, limits[0], group_bytes(group), limits[1], left_out)
 
 
-def held_by(group: uuid.UUID, now: float | None = None) -> int:
+def group_bytes(group: uuid.UUID, now: float | None = None) -> int:
     """Bytes that a group's sessions hold, as of some seconds ago."""
     now = time.monotonic() if now is None else now
     until, known = _sums.get(group, (0.0, 0))

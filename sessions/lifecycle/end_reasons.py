@@ -8,9 +8,9 @@ from sessions.choices import GRACEFUL, EndReason, Intent
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What an end reason means to people, and to the next try. `words` may hold {detail}, {code}, {by}."""
+    """What an end reason means to people, and to the next try. `message` may hold {detail}, {code}, {by}."""
 
-    words: str
+    message: str
     next: str
     retry_safe: bool  # nothing can have been done by half: the same again does no harm
     failure: bool  # the work is not done
@@ -113,7 +113,7 @@ class Verdict:
     """Why a run ended, in words for people."""
 
     reason: EndReason
-    words: str
+    message: str
     exit_code: int | None = None
     last_lines: str = ""
 
@@ -226,7 +226,7 @@ def _detail(
     if reason is EndReason.AGENT_ERROR and code == 0 and report.ignored:
         return "it ended before it took a message"
     if reason is EndReason.AGENT_ERROR and observed.message == f"the agent ended with exit code {code}":
-        return ""  # the words say so already
+        return ""  # the message says so already
     return observed.message
 
 
@@ -239,7 +239,7 @@ def describe(
 ) -> Verdict:
     """Put an end reason into words, with what to do about it."""
     advice = ADVICE[reason]
-    words = advice.words.format(
+    message = advice.message.format(
         detail=": " + detail.rstrip(".") if detail else "", code=code, by=f" by {by}" if by else ""
     )
-    return Verdict(reason, f"{words} {advice.next}", code, last_lines)
+    return Verdict(reason, f"{message} {advice.next}", code, last_lines)

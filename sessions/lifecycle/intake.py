@@ -25,8 +25,8 @@ SCHEDULED = "schedule:"  # how the keys of messages begin that a scheduled task 
 class InvalidRequest(Exception):
     """What was asked can't be: `field` names the input, `str()` says what to do instead."""
 
-    def __init__(self, field: str, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
         self.field = field
 
 
@@ -63,7 +63,7 @@ def post_message(session: AgentSession, text: str, *, sender: Person | None, key
         raise InvalidRequest("text", f"A message holds at most {settings.MESSAGE_MAX_KIB} KiB. Put more into a file.")
     _runnable(session.group, session.profile)
     with transaction.atomic():
-        locked = event_log.locked(session.pk)
+        locked = event_log.lock_session(session.pk)
         if key and (earlier := Message.objects.filter(session=locked, idempotency_key=key).first()):
             return earlier
         locked.last_message += 1
@@ -78,12 +78,12 @@ def post_message(session: AgentSession, text: str, *, sender: Person | None, key
         if getattr(sender, "via", ""):
             audit.record("message.send", actor=sender, target=session.pk, group=session.group, number=message.number)
         name = sender.get_username() if sender else by or "Berth"
-        event_log.say(locked, EventKind.MESSAGE, text, {"number": message.number, "sender": name})
+        event_log.append_event(locked, EventKind.MESSAGE, text, {"number": message.number, "sender": name})
         if locked.queued_at is None and not locked.runs.active().exists():
-            transitions.begin_anew(locked)
+            transitions.enqueue_first_try(locked)
             work_queue.request(RECONCILE, session.pk, priority=FIRST)
         transitions.refresh(locked)
-        notify.ring_on_commit(session.pk)
+        notify.publish_on_commit(session.pk)
     return message
 
 
@@ -103,7 +103,7 @@ def stop(session: AgentSession, *, by: str, actor: Person | None = None) -> bool
     True if there was something to stop.
     """
     with transaction.atomic():
-        locked = event_log.locked(session.pk)
+        locked = event_log.lock_session(session.pk)
         run = locked.runs.active().first()
         if run:
             return _ask(locked, run, Intent.STOP, by, actor)
@@ -111,7 +111,7 @@ def stop(session: AgentSession, *, by: str, actor: Person | None = None) -> bool
         count = waiting.move(MessageState.CANCELLED, reason=f"Stopped by {by}.")
         if not count:
             return False
-        transitions.leave_queue(locked)
+        transitions.dequeue(locked)
         _say(locked, f"Stopped by {by}: {count} waiting message(s) cancelled.", "session.stop", by, actor)
     return True
 
@@ -122,7 +122,7 @@ def close(session: AgentSession, *, by: str, actor: Person | None = None) -> boo
     True if there was something to close.
     """
     with transaction.atomic():
-        locked = event_log.locked(session.pk)
+        locked = event_log.lock_session(session.pk)
         run = locked.runs.active().first()
         return run is not None and _ask(locked, run, Intent.CLOSE, by, actor)
 
@@ -134,7 +134,7 @@ def retry(session: AgentSession, *, by: str, actor: Person | None = None) -> int
     Raises InvalidRequest.
     """
     with transaction.atomic():
-        locked = event_log.locked(session.pk)
+        locked = event_log.lock_session(session.pk)
         _runnable(locked.group, locked.profile)
         if locked.runs.active().exists():
             raise InvalidRequest("session", "It has a run already. Wait for its end, or stop it.")
@@ -145,9 +145,11 @@ def retry(session: AgentSession, *, by: str, actor: Person | None = None) -> int
         )
         if not locked.messages.filter(state=MessageState.QUEUED).exists():
             failed = locked.messages.filter(state=MessageState.FAILED).exists()
-            words = "a later message was answered since; send it anew" if failed else "nothing failed and nothing waits"
-            raise InvalidRequest("session", f"There is nothing to retry: {words}.")
-        transitions.begin_anew(locked)
+            message = (
+                "a later message was answered since; send it anew" if failed else "nothing failed and nothing waits"
+            )
+            raise InvalidRequest("session", f"There is nothing to retry: {message}.")
+        transitions.enqueue_first_try(locked)
         work_queue.request(RECONCILE, session.pk, priority=FIRST)
         _say(locked, f"Retry asked by {by}.", "session.retry", by, actor)
     return count
@@ -156,7 +158,7 @@ def retry(session: AgentSession, *, by: str, actor: Person | None = None) -> int
 def cancel(session: AgentSession, number: int, *, by: str, actor: Person | None = None) -> Message:
     """Take back a message that no agent has yet, or discard one that failed. Raises InvalidRequest."""
     with transaction.atomic():
-        locked = event_log.locked(session.pk)
+        locked = event_log.lock_session(session.pk)
         message = Message.objects.filter(session=locked, number=number).first()
         if message is None:
             raise InvalidRequest("number", f"There is no message {number} in this session.")
@@ -164,7 +166,7 @@ def cancel(session: AgentSession, number: int, *, by: str, actor: Person | None 
         one = Message.objects.filter(pk=message.pk, state__in=[MessageState.QUEUED, MessageState.FAILED])
         if not one.move(MessageState.CANCELLED, reason=f"It was {verb} by {by}."):
             raise InvalidRequest("number", f"Message {number} is {message.get_state_display().lower()} already.")
-        transitions.nothing_left(locked)
+        transitions.drop_needless_start(locked)
         _say(locked, f"Message {number} was {verb} by {by}.", "message.cancel", by, actor, number=number)
     message.refresh_from_db()
     return message
@@ -172,7 +174,7 @@ def cancel(session: AgentSession, number: int, *, by: str, actor: Person | None 
 
 def _ask(session: AgentSession, run: Run, intent: Intent, by: str, actor: Person | None) -> bool:
     """Ask a run to end and say so in the transcript. The session's row is locked."""
-    if not transitions.ask(run.pk, intent, by):
+    if not transitions.request_end(run.pk, intent, by):
         return False
     work_queue.request(RECONCILE, session.pk, priority=FIRST)
     word = "Stop" if intent is Intent.STOP else "Close"
@@ -182,7 +184,7 @@ def _ask(session: AgentSession, run: Run, intent: Intent, by: str, actor: Person
 
 def _say(
     session: AgentSession,
-    words: str,
+    message: str,
     action: str,
     by: str,
     actor: Person | None,
@@ -191,7 +193,7 @@ def _say(
 ) -> None:
     """Tell what somebody did: in the transcript, in the audit log, on the pages."""
     data = {"state": RunState.ENDING} if of else {}
-    event_log.say(session, EventKind.STATE, words, data, of)
+    event_log.append_event(session, EventKind.STATE, message, data, of)
     audit.record(action, actor=actor, by=by, target=session.pk, group=session.group, **more)
     transitions.refresh(session)
-    notify.ring_on_commit(session.pk)
+    notify.publish_on_commit(session.pk)

@@ -30,7 +30,7 @@ def unanswered(run: Run) -> MessageQuerySet:
     return Message.objects.filter(run=run, state=MessageState.DELIVERED)
 
 
-def delivered(session: AgentSession, run: Run, number: int, at: datetime | None) -> None:
+def mark_delivered(session: AgentSession, run: Run, number: int, at: datetime | None) -> None:
     """A run was handed a message. One that was taken back on its way stays so, with the run that may answer it."""
     one = Message.objects.filter(session=session, number=number)
     handed: dict[str, Any] = {"run": run, "delivered_at": at, "attempts": F("attempts") + 1}
@@ -38,13 +38,13 @@ def delivered(session: AgentSession, run: Run, number: int, at: datetime | None)
         one.filter(state=MessageState.CANCELLED).update(**handed)
 
 
-def answered(run: Run, at: datetime | None) -> int:
+def mark_answered(run: Run, at: datetime | None) -> int:
     """A run's turn ended; return how many messages that answered. It may be heard after they were given up."""
     return Message.objects.filter(run=run).move(MessageState.ANSWERED, answered_at=at, reason="")
 
 
-def ignored(run: Run) -> bool:
-    """Whether a run took none of the messages that wait for it: the next one would not either.
+def none_taken(run: Run) -> bool:
+    """Whether a run took none of the messages that wait for it: the next run would not either.
 
     With the contract `plain` a run is one message's, and exit 0 is success, whether the program has read it or not.
     """
@@ -60,20 +60,22 @@ def settle(session: AgentSession, run: Run, verdict: Verdict, *, again: bool) ->
     handed = unanswered(run)
     if not verdict.failure and run.intent not in (Intent.STOP, Intent.SHUTDOWN):
         if verdict.reason is EndReason.COMPLETED and run.contract == Contract.PLAIN:
-            _take_unread(run)
+            _deliver_unread(run)
         handed.move(MessageState.ANSWERED, answered_at=timezone.now(), reason="")
-    _answered_by_result(run)
+    _mark_answered_by_result(run)
     if again or run.intent == Intent.SHUTDOWN:
-        handed.move(MessageState.QUEUED, reason=verdict.words)  # keeps its run, whose journal may yet tell of an answer
+        handed.move(
+            MessageState.QUEUED, reason=verdict.message
+        )  # keeps its run, whose journal may yet tell of an answer
     else:
-        handed.move(MessageState.FAILED, reason=verdict.words)
+        handed.move(MessageState.FAILED, reason=verdict.message)
     left = Message.objects.filter(session=session, state=MessageState.QUEUED)
     if run.intent == Intent.STOP and run.intent_at:
-        left.filter(created_at__lte=run.intent_at).move(MessageState.CANCELLED, reason=verdict.words)
+        left.filter(created_at__lte=run.intent_at).move(MessageState.CANCELLED, reason=verdict.message)
     return left.order_by("number").values_list("created_at", flat=True).first()
 
 
-def _take_unread(run: Run) -> None:
+def _deliver_unread(run: Run) -> None:
     """The message of a `plain` run whose program ended well before it was handed over: it was for this run."""
     if not Message.objects.filter(run=run).exists():
         waiting = Message.objects.filter(session=run.session_id, state=MessageState.QUEUED)
@@ -84,11 +86,11 @@ def _take_unread(run: Run) -> None:
 
 def settle_late(session: AgentSession, run: Run) -> None:
     """A journal that was found after its run had ended told of messages: whoever has no answer there waits again."""
-    _answered_by_result(run)
+    _mark_answered_by_result(run)
     unanswered(run).move(MessageState.QUEUED)
 
 
-def _answered_by_result(run: Run) -> None:
+def _mark_answered_by_result(run: Run) -> None:
     """An answer that was stored has reached its reader, though the turn's end may be missing.
 
     Several messages may have been handed over at once: each answer is that of the oldest one that has none.
@@ -96,10 +98,10 @@ def _answered_by_result(run: Run) -> None:
     open_still = Message.objects.filter(run=run, state__in=UNANSWERED)
     if not open_still.exists():
         return
-    told = Event.objects.filter(run=run, kind__in=[EventKind.DELIVERED, EventKind.TURN, EventKind.RESULT])
+    events = Event.objects.filter(run=run, kind__in=[EventKind.DELIVERED, EventKind.TURN, EventKind.RESULT])
     handed: list[Any] = []
     answers: list[int] = []
-    for kind, data in told.order_by("seq").values_list("kind", "data"):
+    for kind, data in events.order_by("seq").values_list("kind", "data"):
         if kind == EventKind.DELIVERED:
             handed.append(data.get("number"))
         elif kind == EventKind.TURN and data.get("state") == "idle":

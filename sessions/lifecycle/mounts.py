@@ -1,4 +1,4 @@
-"""What a run mounts: the approved mounts of its group, judged anew at every start."""
+"""What a run mounts: the approved mounts of its group, checked anew at every start."""
 
 from groups import mounts
 from groups.choices import MountKind, MountState
@@ -17,11 +17,11 @@ def of_run(run: Run) -> tuple[Mount, ...]:
 
 
 def _mount(mount: GroupMount, runtime: str) -> Mount:
-    # A cluster's paths can't be seen from here; there a container looks at them before the agent starts.
+    # A cluster's paths can't be seen from here; there a container checks them before the agent starts.
     verdict = mount.evaluate(runtime=runtime)
     if not verdict.ok:
         raise PermanentFault(Cause.MOUNT, f"mount {mount.name!r}: {verdict.reason}")
-    _must_be_firm(mount, verdict.path)
+    _check_not_writable(mount, verdict.path)
     rule = mount.root.rule
     base = "/".join(mounts.parts_of(rule.base or "."))
     return Mount(
@@ -34,17 +34,17 @@ def _mount(mount: GroupMount, runtime: str) -> Mount:
     )
 
 
-def _must_be_firm(mount: GroupMount, path: str) -> None:
+def _check_not_writable(mount: GroupMount, path: str) -> None:
     """Refuse what lies in a folder that agents may write to: they could put a link to another tenant's in its place."""
     whole = _place(mount, path)
     writable = GroupMount.objects.filter(state=MountState.APPROVED, read_write=True, root__read_write=True)
     for other in writable.filter(root__kind=mount.root.kind).select_related("root").exclude(pk=mount.pk):
         above = _place(other, "/".join(mounts.parts_of(other.path)))
         if mounts.is_inside(mount.root.rule.kind, whole, above):
-            words = (
+            message = (
                 f"it lies in {other.path!r} of {other.root.name!r}, which agents may write to. Mount that as a whole"
             )
-            raise PermanentFault(Cause.MOUNT, f"mount {mount.name!r}: {words}")
+            raise PermanentFault(Cause.MOUNT, f"mount {mount.name!r}: {message}")
 
 
 def _place(mount: GroupMount, path: str) -> str:

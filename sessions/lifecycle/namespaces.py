@@ -30,10 +30,10 @@ def quota(group: AgentGroup) -> Quota:
     )
 
 
-def keep(group_id: uuid.UUID) -> bool:
-    """Look at a group's berth, and put right what is not as it should be; whether it is now.
+def sync(group_id: uuid.UUID) -> bool:
+    """Sync a group's namespace, which repairs what is not as it should be; whether it is in order now.
 
-    A group without runs has nothing to hold, and may just be removed: its berth must not come back.
+    A group without runs has nothing to hold, and may just be removed: its namespace must not come back.
     """
     group = AgentGroup.objects.filter(pk=group_id).first()
     if group is None or not _started().filter(session__group=group).exists():
@@ -51,21 +51,21 @@ def _started() -> RunQuerySet:
     return Run.objects.active().filter(runtime="kubernetes").exclude(state=RunState.CLAIMED)
 
 
-class Rounds:
-    """Asks for a look at each group that has something running, every 30 s."""
+class SyncSchedule:
+    """Requests a sync of each group that has something running, every 30 s."""
 
     def __init__(self) -> None:
-        self._looked: dict[uuid.UUID, float] = {}  # group → when (monotonic)
+        self._requested_at: dict[uuid.UUID, float] = {}  # group → when (monotonic)
 
     def step(self) -> None:
-        """Queue the looks that are due. Where nothing can be changed from outside, there is nothing to look at."""
+        """Queue the syncs that are due. The local runtime has nothing that could be changed from outside."""
         if settings.RUNTIME != "kubernetes":
             return
         now = time.monotonic()
         groups = set(_started().order_by().values_list("session__group", flat=True).distinct())
-        self._looked = {group: at for group, at in self._looked.items() if group in groups}
+        self._requested_at = {group: at for group, at in self._requested_at.items() if group in groups}
         for group in groups:
-            # The start has just looked.
-            if now - self._looked.setdefault(group, now) >= EVERY:
-                self._looked[group] = now
-                work_queue.request(work_queue.KEEP, group)
+            # The start has just synced it.
+            if now - self._requested_at.setdefault(group, now) >= EVERY:
+                self._requested_at[group] = now
+                work_queue.request(work_queue.SYNC_NAMESPACE, group)

@@ -28,7 +28,7 @@ def pack(run: uuid.UUID, observed: Observed | None) -> str:
     """As text; empty if it is nothing that a worker may go by."""
     if observed is None or observed.phase not in (Phase.PENDING, Phase.RUNNING):
         return ""
-    told = {
+    payload = {
         "run": str(run),
         "at": timezone.now().isoformat(),
         "phase": observed.phase,
@@ -36,16 +36,16 @@ def pack(run: uuid.UUID, observed: Observed | None) -> str:
         "words": observed.message[:WORDS].replace("\0", "\ufffd"),
         "courier_alive": observed.courier_alive,
     }
-    return json.dumps(told)
+    return json.dumps(payload)
 
 
 def unpack(text: str) -> Observation | None:
     """What was packed; None if it is nothing, or too old."""
     if not text:
         return None
-    told = json.loads(text)
-    if timezone.now() - datetime.fromisoformat(told["at"]) > LASTS:
+    payload = json.loads(text)
+    if timezone.now() - datetime.fromisoformat(payload["at"]) > LASTS:
         return None
-    cause = Cause(told["cause"]) if told["cause"] else None
-    observed = Observed(Phase(told["phase"]), cause, told["words"], courier_alive=told["courier_alive"])
-    return Observation(uuid.UUID(told["run"]), observed)
+    cause = Cause(payload["cause"]) if payload["cause"] else None
+    observed = Observed(Phase(payload["phase"]), cause, payload["words"], courier_alive=payload["courier_alive"])
+    return Observation(uuid.UUID(payload["run"]), observed)

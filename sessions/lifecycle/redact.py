@@ -1,4 +1,4 @@
-"""Taking out of texts about a run, before they are stored, what is known here to be secret.
+"""Redacting from texts about a run, before they are stored, what is known here to be secret.
 
 That is keys of well-known kinds, and what was made for the run itself: its token, its credential at the egress proxy,
 its stand-in for models' keys. The values of its secrets are known to its courier alone.
@@ -17,12 +17,12 @@ from sessions.lifecycle import run_tokens
 SHORTEST = 64  # characters of what is made for a run: hex digits of SHA-256
 
 
-def clean(run_id: uuid.UUID, text: str) -> str:
+def redact_text(run_id: uuid.UUID, text: str) -> str:
     """The text without them."""
     return redact_keys(_without(run_tokens.secrets_of(run_id), text)) if text else text
 
 
-def of_run(run_id: uuid.UUID, text: str, data: Any) -> tuple[str, Any]:
+def redact_event(run_id: uuid.UUID, text: str, data: Any) -> tuple[str, Any]:
     """An event's text and data without them; the same objects if there is nothing."""
     made = run_tokens.secrets_of(run_id)
     texts = [text, *json_strings(data)]

@@ -1,4 +1,4 @@
-"""Keeping what the runtime knows of a run: the runtime forgets it once the run's traces are removed."""
+"""The archive of runs: what the runtime knows of a run is stored before the runtime forgets it."""
 
 import json
 from datetime import datetime
@@ -19,14 +19,14 @@ NOTICE_LENGTH = 2000  # characters
 MANIFEST_BYTES = 256 * 1024
 
 
-def keep(run: Run, runtime: Runtime) -> None:
+def archive(run: Run, runtime: Runtime) -> None:
     """Store what the runtime knows of `run`. Best effort: what goes wrong is logged, and nothing is raised.
 
     It may be called again, and for a run of which the runtime has forgotten some: what was kept stays.
     """
     try:
-        told = redact.of_run(run.pk, "", shape(runtime.describe(run.ref)))[1]
-        changes = {name: value for name, value in told.items() if value}
+        payload = redact.redact_event(run.pk, "", to_json(runtime.describe(run.ref)))[1]
+        changes = {name: value for name, value in payload.items() if value}
         with transaction.atomic():
             if changes and Run.objects.select_for_update().filter(pk=run.pk).exists():  # not cleaned up meanwhile
                 RunRecord.objects.update_or_create(run=run, defaults=changes | {"at": timezone.now()})
@@ -34,7 +34,7 @@ def keep(run: Run, runtime: Runtime) -> None:
         log.warning("no record of a run", session=str(run.session_id), run=str(run.pk), words=str(error))
 
 
-def shape(description: Description) -> dict[str, Any]:
+def to_json(description: Description) -> dict[str, Any]:
     """`steps`, `notices` and `manifest` as a RunRecord holds them: JSON of bounded size."""
     return {
         "steps": {name: at.isoformat() for name, at in description.steps.items()},

@@ -1,7 +1,7 @@
 """From rows to the plain RunSpec that a runtime is handed, and what a run was started with.
 
-A living run is judged by the spec it was started with. So that is kept on its row, without anything secret, before the
-runtime is asked for the first time; what an operator changes afterwards counts from the next run on.
+A living run is judged by the spec it was started with. So it is stored on its row, without secrets, before the runtime
+is asked for the first time; what an operator changes afterwards counts from the next run on.
 """
 
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -19,8 +19,8 @@ from sessions.models import Run
 log = structlog.get_logger(__name__)
 LIMITS = ("start_seconds", "idle_seconds", "turn_seconds")  # of a profile; the deadline is part of the spec
 # What of a spec is not its profile's: whose it is. What a group may use together may change at any time.
-OTHERS = {"mounts": "mounts", "project": "mounts", "secrets": "secrets", "main": "group", "storage_gib": "group"}
-OURS = ("ref", "number", "token", "courier_url", "resume", "egress", "quota", "stop_grace_seconds")
+OWNERS = {"mounts": "mounts", "project": "mounts", "secrets": "secrets", "main": "group", "storage_gib": "group"}
+PER_RUN = ("ref", "number", "token", "courier_url", "resume", "egress", "quota", "stop_grace_seconds")
 
 
 def build(run: Run) -> RunSpec:
@@ -47,47 +47,47 @@ def build(run: Run) -> RunSpec:
         main=session.group.is_main,
         mounts=mounts.of_run(run),
         project=project(run) if session.group.is_main else None,
-        egress=egress_access.access(run),
+        egress=egress_access.of_run(run),
         pod=pod(profile),
         quota=namespaces.quota(session.group),
     )
 
 
 def of_run(run: Run) -> RunSpec:
-    """What a run was started with, or what it is started with now, which is kept then.
+    """What a run was started with, or what it is started with now, which is stored then.
 
     Until the runtime has all of it, what it may have is judged at each try. Raises as `build` does, and if a mount or
     secret is another one by now.
     """
-    kept = _kept(run)
-    if kept is not None and run.made_at is not None:
-        return kept
-    made = build(run)
-    if kept is not None:
-        if (kept.mounts, kept.secrets) != (made.mounts, made.secrets):
+    stored = _stored_spec(run)
+    if stored is not None and run.made_at is not None:
+        return stored
+    built = build(run)
+    if stored is not None:
+        if (stored.mounts, stored.secrets) != (built.mounts, built.secrets):
             raise PermanentFault(Cause.MOUNT, "what it may mount or read was changed while it was being started")
-        _keep_limits(run)
-        return kept
+        _update_limits(run)
+        return stored
     if run.spec is None and run.made_at is None:
-        told = _told(made) | {name: limit(run, name) for name in LIMITS}
-        if not Run.objects.filter(pk=run.pk, spec__isnull=True).update(spec=told):  # another process was first
+        values = _as_json(built) | {name: limit(run, name) for name in LIMITS}
+        if not Run.objects.filter(pk=run.pk, spec__isnull=True).update(spec=values):  # another process was first
             run.refresh_from_db(fields=["spec"])
-            return _kept(run) or made
-        run.spec = told
-    return made
+            return _stored_spec(run) or built
+        run.spec = values
+    return built
 
 
-def _keep_limits(run: Run) -> None:
+def _update_limits(run: Run) -> None:
     """Until the runtime has all of a run, its limits are its profile's: a start may wait for long."""
-    told = (run.spec or {}) | {name: limit(run, name) for name in LIMITS}
-    if told != run.spec:
-        run.spec = told
-        Run.objects.filter(pk=run.pk, made_at=None).update(spec=told)
+    values = (run.spec or {}) | {name: limit(run, name) for name in LIMITS}
+    if values != run.spec:
+        run.spec = values
+        Run.objects.filter(pk=run.pk, made_at=None).update(spec=values)
 
 
-def changed(run: Run) -> str:
+def changes_since_start(run: Run) -> str:
     """What was changed since a run was started, as a sentence for people; empty if nothing was."""
-    before = _kept(run)
+    before = _stored_spec(run)
     if before is None:
         return ""
     try:
@@ -95,7 +95,7 @@ def changed(run: Run) -> str:
     except PermanentFault as fault:
         return f"What it may have has changed since this run started ({fault}): it counts from the next run on."
     were, are = _comparable(before), _comparable(now)
-    whose = {OTHERS.get(name, "profile") for name in were if were[name] != are[name]}
+    whose = {OWNERS.get(name, "profile") for name in were if were[name] != are[name]}
     if any(limit(run, name) != _limit_now(run, name) for name in LIMITS):
         whose.add("profile")
     if not whose:
@@ -131,8 +131,8 @@ def deadline(run: Run) -> int:
 
 def limit(run: Run, name: str) -> int:
     """A limit of the run, in seconds, as it was when the run was started; as it is now while the runtime lacks it."""
-    kept = run.spec.get(name) if run.made_at is not None and isinstance(run.spec, dict) else None
-    return kept if isinstance(kept, int) else _limit_now(run, name)
+    stored = run.spec.get(name) if run.made_at is not None and isinstance(run.spec, dict) else None
+    return stored if isinstance(stored, int) else _limit_now(run, name)
 
 
 def _limit_now(run: Run, name: str) -> int:
@@ -141,24 +141,24 @@ def _limit_now(run: Run, name: str) -> int:
     return own or default
 
 
-def _told(spec: RunSpec) -> dict[str, Any]:
-    """A spec as JSON, without the credentials that are made for its run: those are made again when they are needed."""
-    told = asdict(spec)
-    del told["token"], told["quota"]
-    told["egress"] = spec.egress and {"proxy": spec.egress.proxy}
-    told["secrets"] = [{"name": secret.name, "source": secret.source} for secret in spec.secrets]
-    return told
+def _as_json(spec: RunSpec) -> dict[str, Any]:
+    """A spec as JSON, without the run's credentials: those are derived again when they are needed."""
+    values = asdict(spec)
+    del values["token"], values["quota"]
+    values["egress"] = spec.egress and {"proxy": spec.egress.proxy}
+    values["secrets"] = [{"name": secret.name, "source": secret.source} for secret in spec.secrets]
+    return values
 
 
-def _kept(run: Run) -> RunSpec | None:
-    """The spec that is kept of a run; None if there is none, or one that this version can't read."""
+def _stored_spec(run: Run) -> RunSpec | None:
+    """The spec that is stored of a run; None if there is none, or one that this version can't read."""
     if not run.spec:
         return None
     try:
-        told = run.spec | {"token": run_tokens.mint(run.pk)}
-        told["egress"] = told["egress"] and told["egress"] | {"credential": run_tokens.mint_egress(run.pk)}
-        told["secrets"] = [each | {"value": secrets.made(run, each["source"])} for each in told["secrets"]]
-        spec: RunSpec = _read(RunSpec, told)
+        values = run.spec | {"token": run_tokens.mint(run.pk)}
+        values["egress"] = values["egress"] and values["egress"] | {"credential": run_tokens.mint_egress(run.pk)}
+        values["secrets"] = [each | {"value": secrets.stand_in(run, each["source"])} for each in values["secrets"]]
+        spec: RunSpec = _read(RunSpec, values)
     except (AttributeError, KeyError, TypeError, ValueError):
         log.warning("a run's spec can't be read", session=str(run.session_id), run=str(run.pk))
         return None
@@ -181,6 +181,6 @@ def _read(kind: Any, value: Any) -> Any:
 
 def _comparable(spec: RunSpec) -> dict[str, Any]:
     """What of a spec people change; what the control plane makes of it for each run is left out."""
-    told = _told(spec)
-    told["environment"] = secrets.without_broker(spec.environment)
-    return {name: value for name, value in told.items() if name not in OURS}
+    values = _as_json(spec)
+    values["environment"] = secrets.without_broker(spec.environment)
+    return {name: value for name, value in values.items() if name not in PER_RUN}

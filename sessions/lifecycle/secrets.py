@@ -21,8 +21,8 @@ from sessions.models import Run
 
 log = structlog.get_logger(__name__)
 BROKER = "broker:"  # how the source of a stand-in for a provider's key begins
-RENEW_EVERY = 15.0  # seconds between two looks of a process at what a run's sources hold now
-_looked: dict[uuid.UUID, float] = {}  # run → when (monotonic) this process last looked
+RENEW_EVERY = 15.0  # seconds between two reads of a run's sources by one process
+_renewed_at: dict[uuid.UUID, float] = {}  # run → when (monotonic) this process last renewed
 
 
 def of_run(run: Run) -> tuple[SecretFile, ...]:
@@ -40,11 +40,11 @@ def of_run(run: Run) -> tuple[SecretFile, ...]:
             raise PermanentFault(Cause.MOUNT, refusal)
         files.append(SecretFile(file, known[name].source))
     sources = {key.file_name: BROKER + provider for provider, key in brokered(run).items()}
-    files += [SecretFile(file, source, made(run, source)) for file, source in sources.items()]
+    files += [SecretFile(file, source, stand_in(run, source)) for file, source in sources.items()]
     return tuple(sorted(files, key=lambda file: file.name))
 
 
-def made(run: Run, source: str) -> str:
+def stand_in(run: Run, source: str) -> str:
     """The value that the control plane makes for a run; empty for a source that the runtime reads."""
     return run_tokens.mint_broker(run.pk) if source.startswith(BROKER) else ""
 
@@ -77,7 +77,7 @@ def brokered(run: Run) -> dict[str, BrokeredKey]:
     }
 
 
-def used(run: Run) -> None:
+def record_use(run: Run) -> None:
     """Note that a run got its secrets."""
     names = [source.removeprefix("ref:") for source in run.session.profile.secrets.values()]
     for reference in SecretReference.objects.filter(name__in=names):
@@ -92,11 +92,11 @@ def renew(run: Run, runtime: Runtime) -> None:
     What can't be read now, or is no longer granted, stays as it is: the agent has read it already.
     """
     now = time.monotonic()
-    if now - _looked.get(run.pk, -RENEW_EVERY) < RENEW_EVERY:
+    if now - _renewed_at.get(run.pk, -RENEW_EVERY) < RENEW_EVERY:
         return
-    if len(_looked) > 10_000:  # runs that are over
-        _looked.clear()
-    _looked[run.pk] = now
+    if len(_renewed_at) > 10_000:  # runs that are over
+        _renewed_at.clear()
+    _renewed_at[run.pk] = now
     try:
         files = of_run(run)
         if files and runtime.renew(run.ref, files):
@@ -105,7 +105,7 @@ def renew(run: Run, runtime: Runtime) -> None:
         log.warning("secrets not renewed", session=str(run.session_id), run=str(run.pk), words=str(fault))
 
 
-def check(reference: SecretReference, group: AgentGroup) -> str:
+def unreadable_reason(reference: SecretReference, group: AgentGroup) -> str:
     """Why a secret can't be read for agents of a group now, in words without its value; empty if it can."""
     try:
         read(reference, group, settings.RUNTIME)

@@ -18,7 +18,7 @@ from sessions.leases import QUEUE
 from sessions.lifecycle import transitions
 from sessions.models import AgentSession, Lease, Message, Run, RunQuerySet
 from sessions.scheduling import plan
-from sessions.scheduling.plan import Holder, Place, Plan, Share, Waiter
+from sessions.scheduling.plan import Holder, Plan, Position, Share, Waiter
 
 HISTORY = 50  # runs from which the length of the next ones is guessed
 AT_ONCE = 16  # starts in one transaction
@@ -36,14 +36,14 @@ def admit() -> list[uuid.UUID]:
     Lease.objects.get_or_create(name=QUEUE)
     with transaction.atomic():
         Lease.objects.select_for_update().get(name=QUEUE)
-        decision = look()
+        decision = current_plan()
         started = [session for session in decision.start[:AT_ONCE] if transitions.claim(session, settings.RUNTIME)]
-    for run in decision.give_way:
-        transitions.ask(run, Intent.PREEMPT, only_idle=True)
+    for run in decision.preempt:
+        transitions.request_end(run, Intent.PREEMPT, only_idle=True)
     return started
 
 
-def waits(session: uuid.UUID) -> bool:
+def is_waiting(session: uuid.UUID) -> bool:
     """Whether a session waits for a slot that it may have now."""
     return _waiting(timezone.now()).filter(pk=session).exists()
 
@@ -53,7 +53,7 @@ def _waiting(now: datetime) -> QuerySet[AgentSession]:
     return AgentSession.objects.filter(due, queued_at__isnull=False)
 
 
-def look() -> Plan:
+def current_plan() -> Plan:
     """The plan for the rows as they are now, without doing anything."""
     now = timezone.now()
     waiting = _waiting(now)
@@ -85,22 +85,22 @@ def _holders() -> list[Holder]:
 def _shares(limits: Limits) -> dict[uuid.UUID, Share]:
     """What each group may have, and why nothing of it may start if that is so."""
     fields = ("pk", "max_runs", "weight", "hold", "hold_reason", "deleted_at")
-    everything = held_words("everything", limits.hold, limits.hold_reason)
+    everything = hold_message("everything", limits.hold, limits.hold_reason)
     shares = {}
     for pk, max_runs, weight, hold, reason, deleted_at in AgentGroup.objects.values_list(*fields):
-        own = "the group was deleted" if deleted_at else held_words("the group", hold, reason)
+        own = "the group was deleted" if deleted_at else hold_message("the group", hold, reason)
         shares[pk] = Share(max_runs or limits.runs_per_group, weight, everything or own)
     return shares
 
 
-def held_words(what: str, hold: str, reason: str) -> str:
+def hold_message(what: str, hold: str, reason: str) -> str:
     """Why nothing may start, in words; empty if it may."""
     if not hold:
         return ""
     return f"{what} is {HOLD_WORDS[Hold(hold)]} by an operator" + (f" ({reason})" if reason else "")
 
 
-def to_drain() -> RunQuerySet:
+def runs_to_drain() -> RunQuerySet:
     """The runs of groups that are being drained, as far as they were not asked to close yet."""
     runs = Run.objects.active().filter(intent="")
     return runs if Limits.current().hold == Hold.DRAINING else runs.filter(session__group__hold=Hold.DRAINING)
@@ -108,21 +108,21 @@ def to_drain() -> RunQuerySet:
 
 def drain() -> None:
     """Ask runs of groups that are being drained to close when their turn ends."""
-    for run in to_drain().values_list("pk", flat=True):
-        transitions.ask(run, Intent.CLOSE, "an operator, who drains the group")
+    for run in runs_to_drain().values_list("pk", flat=True):
+        transitions.request_end(run, Intent.CLOSE, "an operator, who drains the group")
 
 
-def place(session: AgentSession) -> Place | None:
+def position(session: AgentSession) -> Position | None:
     """Where a queued session stands; None if it doesn't wait for a slot."""
-    return look().places.get(session.pk) if session.queued_at else None
+    return current_plan().positions.get(session.pk) if session.queued_at else None
 
 
-def estimate(place: Place) -> timedelta | None:
-    """How long it may take until a session at this place starts, by the length of recent runs and the age of those that
-    hold the slots; None if nobody can tell.
+def estimated_wait(position: Position) -> timedelta | None:
+    """How long it may take until a session at this position starts, by the length of recent runs and the age of those
+    that hold the slots; None if nobody can tell.
     """
     typical = cache.get_or_set("berth.typical_seconds", _typical_seconds, 15)
-    seconds = plan.wait(place.ahead, place.ages, typical) if typical else None
+    seconds = plan.estimate_wait(position.ahead, position.ages, typical) if typical else None
     return None if seconds is None else timedelta(seconds=seconds)
 
 

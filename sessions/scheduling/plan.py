@@ -1,4 +1,4 @@
-"""Who starts now, which idle run gives way, who waits at which place: pure decisions over plain data.
+"""Who starts now, which idle run gives way, who waits at which position: pure decisions over plain data.
 
 A slot is a run. Order: priority, then the group that holds the fewest slots for its weight, then first come. Priority
 grows with the wait (`AGE`), so that whoever waits is first one day, whatever the others send.
@@ -45,14 +45,14 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a group may have. `held` says why nothing of it may start now, in words; empty if it may."""
+    """What a group may have. `hold` says why nothing of it may start now, in words; empty if it may."""
 
     slots: int
     weight: int = 1
-    held: str = ""
+    hold: str = ""
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where a session stands in the queue: `number` of `of`, and what it waits for.
 
     `ahead` runs have to end before it starts, as far as one can tell, of the `slots` that it may use. `ages` are the
@@ -61,7 +61,7 @@ class Place(NamedTuple):
 
     number: int
     of: int
-    words: str
+    message: str
     ahead: int = 0
     slots: int = 1
     ages: tuple[float, ...] = ()
@@ -72,8 +72,8 @@ class Plan:
     """The decision."""
 
     start: tuple[UUID, ...]  # sessions
-    give_way: tuple[UUID, ...]  # runs, to be closed gracefully
-    places: dict[UUID, Place]  # of the sessions that stay waiting
+    preempt: tuple[UUID, ...]  # runs, to be closed gracefully
+    positions: dict[UUID, Position]  # of the sessions that stay waiting
 
 
 def plan(
@@ -90,18 +90,18 @@ def plan(
     waiting: list[Waiter] = []
     levels = _levels(waiters, now)
     for level in levels:
-        for waiter in _in_turn(level, held, shares):
-            if free > 0 and not (share := shares[waiter.group]).held and held[waiter.group] < share.slots:
+        for waiter in _fair_order(level, held, shares):
+            if free > 0 and not (share := shares[waiter.group]).hold and held[waiter.group] < share.slots:
                 held[waiter.group] += 1
                 free -= 1
                 start.append(waiter.session)
             else:
                 waiting.append(waiter)
-    give_way = _give_way(waiting, holders, held, shares, free)
-    return Plan(tuple(start), give_way, _places(waiting, held, shares, slots, _ages(holders, held, now)))
+    preempt = _preempted(waiting, holders, held, shares, free)
+    return Plan(tuple(start), preempt, _positions(waiting, held, shares, slots, _ages(holders, held, now)))
 
 
-def wait(ahead: int, ages: Sequence[float], typical: float) -> float | None:
+def estimate_wait(ahead: int, ages: Sequence[float], typical: float) -> float | None:
     """Seconds until the last of `ahead` slots is free, if every run lasts `typical` seconds; None if nobody can tell.
 
     A run that has lasted longer than that says nothing of its end, so it counts as one that stays.
@@ -138,10 +138,10 @@ def _levels(waiters: Sequence[Waiter], now: datetime) -> list[list[Waiter]]:
     return [levels[priority] for priority in sorted(levels, reverse=True)]
 
 
-def _in_turn(level: list[Waiter], held: Counter[UUID], shares: dict[UUID, Share]) -> Iterator[Waiter]:
+def _fair_order(level: list[Waiter], held: Counter[UUID], shares: dict[UUID, Share]) -> Iterator[Waiter]:
     """The waiters of one level in the order in which slots should go to them.
 
-    Whoever is passed over counts as served here, so that the order is also that of the places in the queue.
+    Whoever is passed over counts as served here, so that the order is also that of the positions in the queue.
     """
     groups: dict[UUID, list[Waiter]] = defaultdict(list)
     for waiter in reversed(level):
@@ -161,7 +161,7 @@ def _in_turn(level: list[Waiter], held: Counter[UUID], shares: dict[UUID, Share]
             heapq.heappop(heap)
 
 
-def _give_way(
+def _preempted(
     waiting: list[Waiter], holders: Sequence[Holder], held: Counter[UUID], shares: dict[UUID, Share], free: int
 ) -> tuple[UUID, ...]:
     """The idle runs that have to close so that the waiting may start."""
@@ -172,7 +172,7 @@ def _give_way(
     hopeless: set[UUID] = set()
     for waiter in waiting:
         share = shares[waiter.group]
-        if share.held or waiter.group in hopeless:
+        if share.hold or waiter.group in hopeless:
             continue
         full = held[waiter.group] >= share.slots
         if not full and free > 0:
@@ -195,36 +195,36 @@ def _first(holders: list[Holder], group: UUID | None) -> Holder | None:
     return next((h for h in holders if group is None or h.group == group), None)
 
 
-def _places(
+def _positions(
     waiting: list[Waiter],
     held: Counter[UUID],
     shares: dict[UUID, Share],
     slots: int,
     ages: dict[UUID, list[float]],
-) -> dict[UUID, Place]:
-    """Each waiting session's place, in words that name the limit it waits for."""
+) -> dict[UUID, Position]:
+    """Each waiting session's position, in words that name the limit it waits for."""
     all_used, of = f"all {slots} slots in use", len(waiting)
     all_ages = tuple(age for of_group in ages.values() for age in of_group)
-    limits: dict[UUID, list[Any]] = {}  # of each group: the words, its slots, their ages, how many of it stand before
-    places = {}
+    limits: dict[UUID, list[Any]] = {}  # of each group: the message, its slots, their ages, how many of it stand before
+    positions = {}
     for number, waiter in enumerate(waiting, 1):
         limit = limits.get(waiter.group)
         if limit is None:
-            words, own = _limit(shares[waiter.group], held[waiter.group])
-            limit = limits[waiter.group] = [words, own, tuple(ages.get(waiter.group, ())), 0]
-        words, own, of_own, before = limit
-        if not words:
-            places[waiter.session] = Place(number, of, all_used, number, slots, all_ages)
+            message, own = _limit(shares[waiter.group], held[waiter.group])
+            limit = limits[waiter.group] = [message, own, tuple(ages.get(waiter.group, ())), 0]
+        message, own, of_own, before = limit
+        if not message:
+            positions[waiter.session] = Position(number, of, all_used, number, slots, all_ages)
         elif own:
             limit[3] = before + 1
-            places[waiter.session] = Place(number, of, words, before + 1, own, of_own)
+            positions[waiter.session] = Position(number, of, message, before + 1, own, of_own)
         else:
-            places[waiter.session] = Place(number, of, words)
-    return places
+            positions[waiter.session] = Position(number, of, message)
+    return positions
 
 
 def _limit(share: Share, held: int) -> tuple[str, int]:
     """What of its own a group waits for, in words, and how many slots it has; ("", 0) if it is only the others."""
-    if share.held:
-        return share.held, 0
+    if share.hold:
+        return share.hold, 0
     return (f"group at its limit of {share.slots}", share.slots) if held >= share.slots else ("", 0)

@@ -1,4 +1,4 @@
-"""Events on their way to pages and programs: read after a cursor, whenever the doorbell rings or a tick passes.
+"""Events on their way to pages and programs: read after a cursor, whenever a notification comes or a tick passes.
 
 Connecting, living on and reconnecting are the same thing: the table is read after the reader's cursor, or from the
 oldest event that retention has left. Readers of one session that stand at the same place share one query. How many
@@ -34,9 +34,9 @@ NOT_YOURS, NO_LOGIN = 4404, 4401
 TOO_MANY = 4429  # the page comes again after a longer while; the reason says why, in at most 123 bytes
 FAILED = 1011  # RFC 6455, section 7.4.1: an unexpected condition; the page comes again
 UNACKNOWLEDGED = 2  # pages
-LOOK_EVERY = 5.0  # seconds between two looks at the rights of a stream that nothing woke
-LOGIN_EVERY = 5.0  # seconds between two looks whether the login still stands
-SUMMARY_EVERY = 5.0  # seconds, when no event says that it changed
+RECHECK_SECONDS = 5.0  # seconds between two looks at the rights of a stream that nothing woke
+RECHECK_LOGIN_SECONDS = 5.0  # seconds between two looks whether the login still stands
+HEADER_SECONDS = 5.0  # seconds, when no event says that it changed
 MOVES = frozenset({EventKind.STATE, EventKind.TURN, EventKind.MESSAGE, EventKind.DELIVERED, EventKind.EXIT})
 RENDERED = frozenset({EventKind.RESULT, EventKind.MESSAGE})
 _flights = SingleFlight()
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class EventRange:
     """What stands after a cursor."""
 
     events: list[dict[str, Any]]
@@ -64,16 +64,16 @@ class Page:
     full: bool  # whether there may be more behind it
 
 
-def _read(session_id: uuid.UUID, after: int) -> Found | None:
+def _read(session_id: uuid.UUID, after: int) -> EventRange | None:
     """The next events after a cursor; None if nothing is new."""
     found, full = event_log.read_page(session_id, after)
-    removed = event_log.removed(session_id, after, found)
+    removed = event_log.removed_through(session_id, after, found)
     if not found and not removed:
         return None
-    return Found(found, full, removed, found[-1]["seq"] if found else removed)
+    return EventRange(found, full, removed, found[-1]["seq"] if found else removed)
 
 
-def _rendered(found: Found) -> Page:
+def _rendered(found: EventRange) -> Page:
     """Events as a frame. It is work for the CPU: called on the thread that does that."""
     for event in found.events:
         if event["kind"] in RENDERED:
@@ -83,15 +83,15 @@ def _rendered(found: Found) -> Page:
     return Page(json.dumps(frame, ensure_ascii=False), found.last_seq, moves, found.full)
 
 
-async def _next_page(who: Hashable, session_id: uuid.UUID, after: int, tell: Callable[[Found], T]) -> T | None:
-    """What `tell` makes of the next events, when it is the turn of `who`: one page at a time is read for each reader,
+async def _next_page(who: Hashable, session_id: uuid.UUID, after: int, write: Callable[[EventRange], T]) -> T | None:
+    """What `write` makes of the next events, when it is the turn of `who`: one page at a time is read for each reader,
     however many streams they have, so that others' pages need not queue behind all of these."""
     async with throttle.concurrency.limit(("stream", who), 1):
         found = await on(STREAMS, _read, session_id, after)
-        return await on(RENDERING, tell, found) if found else None
+        return await on(RENDERING, write, found) if found else None
 
 
-def access(user_id: Any, session_id: uuid.UUID) -> str:
+def permission(user_id: Any, session_id: uuid.UUID) -> str:
     """What a person may do with a session now: `write`, `read`, or nothing (the empty string)."""
     user = get_user_model().objects.only("is_active", "is_superuser").filter(pk=user_id).first()
     if user is None:
@@ -109,9 +109,9 @@ def logged_in(user_id: Any, key: str, stamp: str) -> bool:
     return user is not None and user.get_session_auth_hash() == stamp and bool(store().exists(key))
 
 
-async def look(user_id: Any, session_id: uuid.UUID, after: int) -> tuple[str, Page | None]:
+async def read_for(user_id: Any, session_id: uuid.UUID, after: int) -> tuple[str, Page | None]:
     """What a person may do with a session, and what is new to them there. The rights are asked on every read."""
-    may = await _flights.share(("access", user_id, session_id), lambda: on(STREAMS, access, user_id, session_id))
+    may = await _flights.share(("access", user_id, session_id), lambda: on(STREAMS, permission, user_id, session_id))
     if not may:
         return may, None
     return may, await _flights.share(
@@ -119,46 +119,48 @@ async def look(user_id: Any, session_id: uuid.UUID, after: int) -> tuple[str, Pa
     )
 
 
-async def summary_of(session_id: uuid.UUID) -> dict[str, Any]:
+async def header_of(session_id: uuid.UUID) -> dict[str, Any]:
     """The session's header."""
 
-    def ask() -> dict[str, Any]:
+    def read() -> dict[str, Any]:
         return serializers.for_page(AgentSession.objects.select_related("group", "profile").get(pk=session_id))
 
-    return await _flights.share(("summary", session_id), lambda: on(STREAMS, ask))
+    return await _flights.share(("summary", session_id), lambda: on(STREAMS, read))
 
 
 async def follow(
-    who: Hashable, may_see: Callable[[], bool], session_id: uuid.UUID, after: int, tell: Callable[[Found], str]
+    who: Hashable, may_see: Callable[[], bool], session_id: uuid.UUID, after: int, write: Callable[[EventRange], str]
 ) -> AsyncIterator[str | None]:
     """For programs: the events after a cursor, page by page, for ever; None when a while passed with nothing new.
 
-    `tell` writes a page, once for all readers at the same place. Ends when `may_see`, which is asked in a thread before
-    every read, says no; readers that are the same `who` share its answer.
+    `write` formats a page, once for all readers at the same place. Ends when `may_see`, which is called in a thread
+    before every read, is False; readers that are the same `who` share its answer.
     """
 
-    def page(found: Found) -> tuple[int, str]:
-        return found.last_seq, tell(found)
+    def page(found: EventRange) -> tuple[int, str]:
+        return found.last_seq, write(found)
 
-    async with ticks.listen(session_id) as bell:
+    async with poller.subscribe(session_id) as notified:
         quiet = time.monotonic()
         while await _flights.share(("may see", who, session_id), partial(on, STREAMS, may_see)):
-            bell.clear()
-            told = await _flights.share(("told", session_id, after), partial(_next_page, who, session_id, after, page))
-            if told:
-                after, quiet = told[0], time.monotonic()
-                yield told[1]
+            notified.clear()
+            frame = await _flights.share(
+                ("page_text", session_id, after), partial(_next_page, who, session_id, after, page)
+            )
+            if frame:
+                after, quiet = frame[0], time.monotonic()
+                yield frame[1]
                 continue
             if time.monotonic() - quiet > 10:
                 quiet = time.monotonic()
                 yield None
-            await notify.rung(bell, LOOK_EVERY)
+            await notify.wait(notified, RECHECK_SECONDS)
 
 
-class Ticks:
-    """Rings for what no doorbell told: one question a tick for all streams of this process, however many they are.
+class Poller:
+    """Notifies of what no notification came for: one query a tick for all streams of this process.
 
-    With the in-memory channel layer that is all that other processes write; with Redis, what a lost ring left out.
+    With the in-memory channel layer that is all that other processes write; with Redis, what was lost on the way.
     """
 
     def __init__(self) -> None:
@@ -167,14 +169,14 @@ class Ticks:
         self._task: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
-    async def listen(self, session_id: uuid.UUID) -> AsyncIterator[asyncio.Event]:
-        """As the doorbell's `listen`, for events."""
-        async with notify.hub().listen(session_id, notify.EVENTS) as bell:
+    async def subscribe(self, session_id: uuid.UUID) -> AsyncIterator[asyncio.Event]:
+        """As `notify.Hub.subscribe`, for events."""
+        async with notify.hub().subscribe(session_id, notify.EVENTS) as notified:
             self._streams[session_id] += 1
             if self._task is None or self._task.done() or self._task.get_loop() is not asyncio.get_running_loop():
                 self._task = asyncio.ensure_future(self._run())
             try:
-                yield bell
+                yield notified
             finally:
                 self._streams[session_id] -= 1
                 if self._streams[session_id] <= 0:
@@ -189,14 +191,14 @@ class Ticks:
             except Exception as error:
                 log.warning("streams: the database is away", error=repr(error))
                 continue
-            notify.hub().ring({str(pk): [notify.EVENTS] for pk, seq in now if self._seen.get(pk) != seq})
+            notify.hub().wake({str(pk): [notify.EVENTS] for pk, seq in now if self._seen.get(pk) != seq})
             self._seen.update((pk, seq) for pk, seq in now if pk in self._streams)
 
     def _now(self, sessions: list[uuid.UUID]) -> list[tuple[uuid.UUID, int]]:
         return list(AgentSession.objects.filter(pk__in=sessions).values_list("pk", "last_seq"))
 
 
-ticks = Ticks()
+poller = Poller()
 
 
 def acknowledged(text: str | None) -> int:
@@ -213,7 +215,7 @@ def acknowledged(text: str | None) -> int:
 class SessionConsumer(AsyncWebsocketConsumer):
     """One page that shows one session. Frames are described in docs/architecture.md."""
 
-    # No channel layer of its own: the process' doorbell wakes it, and a layer that is away cuts no page off.
+    # No channel layer of its own: the process' hub wakes it, and a layer that is away cuts no page off.
     channel_layer_alias = "none"
 
     async def dispatch(self, message: dict[str, Any]) -> None:
@@ -255,11 +257,11 @@ class SessionConsumer(AsyncWebsocketConsumer):
             self.pump.cancel()
 
     async def _pump(self) -> None:
-        """Send what is new for as long as the person may see it; a page whose pump fails is told to come again."""
+        """Send what is new for as long as the person may see it; a page whose pump fails is closed, and comes again."""
         try:
             with throttle.streams.admit(self.user_id, self.address):
-                async with ticks.listen(self.session_id) as bell:
-                    await self._follow(bell)
+                async with poller.subscribe(self.session_id) as notified:
+                    await self._follow(notified)
             await self.close(NOT_YOURS)
         except throttle.Throttled as error:
             await self.close(TOO_MANY, str(error))
@@ -267,17 +269,17 @@ class SessionConsumer(AsyncWebsocketConsumer):
             log.warning("a page was cut off", session=str(self.session_id), error=repr(error))
             await self.close(FAILED)
 
-    async def _follow(self, bell: asyncio.Event) -> None:
+    async def _follow(self, notified: asyncio.Event) -> None:
         """Until the person may no longer see the session."""
-        shown, told_at, sure_at = "", 0.0, 0.0
+        shown, header_at, login_checked_at = "", 0.0, 0.0
         while True:
-            await self._room()
-            bell.clear()
-            if time.monotonic() - sure_at > LOGIN_EVERY:
+            await self._wait_for_acks()
+            notified.clear()
+            if time.monotonic() - login_checked_at > RECHECK_LOGIN_SECONDS:
                 if not await on(STREAMS, logged_in, self.user_id, *self.login):
                     return
-                sure_at = time.monotonic()
-            may, page = await look(self.user_id, self.session_id, self.cursor)
+                login_checked_at = time.monotonic()
+            may, page = await read_for(self.user_id, self.session_id, self.cursor)
             if not may:
                 return
             if page:
@@ -286,16 +288,16 @@ class SessionConsumer(AsyncWebsocketConsumer):
                 await self.send(page.text)
                 if page.full:
                     continue
-            if (page and page.moves) or time.monotonic() - told_at > SUMMARY_EVERY:
-                told_at = time.monotonic()
-                header = await summary_of(self.session_id) | {"can_write": may == "write"}
+            if (page and page.moves) or time.monotonic() - header_at > HEADER_SECONDS:
+                header_at = time.monotonic()
+                header = await header_of(self.session_id) | {"can_write": may == "write"}
                 text = json.dumps({"type": "session", "session": header}, cls=DjangoJSONEncoder)
                 if text != shown:
                     shown = text
                     await self.send(text)
-            await notify.rung(bell, LOOK_EVERY)
+            await notify.wait(notified, RECHECK_SECONDS)
 
-    async def _room(self) -> None:
+    async def _wait_for_acks(self) -> None:
         """Wait until the page has shown enough of what it was sent."""
         while len(self.unacknowledged) >= UNACKNOWLEDGED:
             self.room.clear()

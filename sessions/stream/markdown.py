@@ -25,7 +25,7 @@ MAX_MARKDOWN = 64 * 1024  # characters
 MAX_HTML = 1024 * 1024  # characters: a reference in [brackets] may stand for an address of any length
 MAX_DEPTH = 100  # elements within each other; people and models write some five
 MAX_BARS = 1000  # `|` in one line: a table's time grows with the square of its columns
-KEPT_BYTES = 32 * 1024 * 1024  # of rendered texts in one process: one session may have hundreds of watchers
+CACHE_BYTES = 32 * 1024 * 1024  # of rendered texts in one process: one session may have hundreds of watchers
 TAGS = {
     "a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s",
     "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
@@ -56,10 +56,10 @@ def html_of(kind: str, text: str) -> str | None:
     if kind not in RENDERED:
         return None
     key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    html = _kept.get(key)
+    html = _cache.get(key)
     if html is None:
-        html = fresh(text)
-        _kept.put(key, html)
+        html = render(text)
+        _cache.put(key, html)
     return html
 
 
@@ -74,19 +74,19 @@ def _show(match: re.Match[str]) -> str:
     return chr(0x2400 + code) if code < 0x20 else f"⟦U+{code:04X}⟧"
 
 
-def fresh(text: str) -> str:
+def render(text: str) -> str:
     """The text rendered, or as it stands with the reason; nothing is looked up or kept."""
     shown = visible(text)
     try:
         return _rendered(shown)
     except TooMuch as reason:
-        words = str(reason)
+        message = str(reason)
     except BaseException as error:  # a panic in Rust arrives as a BaseException of its own
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         log.warning("a text was not rendered", error=repr(error))
-        words = "it could not be read"
-    return f"<p><em>Shown as plain text: {words}.</em></p><pre>{escape(shown)}</pre>"
+        message = "it could not be read"
+    return f"<p><em>Shown as plain text: {message}.</em></p><pre>{escape(shown)}</pre>"
 
 
 def _rendered(text: str) -> str:
@@ -131,7 +131,7 @@ def _links(html: str) -> str:
     return ANCHOR.sub(replace, html)
 
 
-class Kept:
+class Cache:
     """What was rendered, up to so many bytes; what was not asked for the longest goes first. For any thread."""
 
     def __init__(self, most: int) -> None:
@@ -168,4 +168,4 @@ def _options() -> tuple[comrak.ExtensionOptions, comrak.RenderOptions]:
 
 
 EXTENSIONS, RENDERING = _options()
-_kept = Kept(KEPT_BYTES)
+_cache = Cache(CACHE_BYTES)

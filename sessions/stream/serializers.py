@@ -10,29 +10,33 @@ from sessions.choices import MessageState, RunState, SessionState
 from sessions.lifecycle import run_spec
 from sessions.models import AgentSession, Run
 from sessions.scheduling import admission
-from sessions.scheduling.plan import Place
+from sessions.scheduling.plan import Position
 
 CHANGED_EVERY = 5  # seconds between two looks at what was changed beside a run
-SHOWN_MESSAGES = 50  # how many messages a page is told the states of
+SHOWN_MESSAGES = 50  # how many messages a page gets the states of
 
 
-def reason(session: AgentSession, place: Place | None = None) -> str:
-    """Why the session is in its state; for a queued one, its place and what it waits for.
+def reason(session: AgentSession, position: Position | None = None) -> str:
+    """Why the session is in its state; for a queued one, its position and what it waits for.
 
-    A list of many looks at the queue once (`admission.look`) and gives each session its `place`.
+    A list of many looks at the queue once (`admission.current_plan`) and gives each session its `position`.
     """
     if session.state not in (SessionState.QUEUED, SessionState.RETRYING):
         return session.reason
     if session.retry_at and session.retry_at > timezone.now():
         return session.reason
-    place = place or admission.place(session)
-    if place is None:
+    position = position or admission.position(session)
+    if position is None:
         return "A slot is free: it starts at once."
-    words = f"{ordinal(place.number)} of {place.of} in the queue: {place.words}."
-    return f"{words} About {spell(wait)}, by the last runs." if (wait := admission.estimate(place)) else words
+    text = f"{ordinal(position.number)} of {position.of} in the queue: {position.message}."
+    return (
+        f"{text} About {duration_words(wait)}, by the last runs."
+        if (wait := admission.estimated_wait(position))
+        else text
+    )
 
 
-def spell(time: timedelta) -> str:
+def duration_words(time: timedelta) -> str:
     """A time to wait, in words that promise no more than is known: "10 s", "4 min", "3 h"."""
     seconds = time.total_seconds()
     if seconds < 90:
@@ -79,7 +83,7 @@ def warning(run: Run) -> str:
     """What people should know of a run that goes on; empty if there is nothing, or it is over."""
     if run.state == RunState.ENDED:
         return ""
-    changed = cache.get_or_set(f"berth.changed.{run.pk}", lambda: run_spec.changed(run), CHANGED_EVERY)
+    changed = cache.get_or_set(f"berth.changed.{run.pk}", lambda: run_spec.changes_since_start(run), CHANGED_EVERY)
     return " ".join(filter(None, (run.warning, changed)))
 
 
@@ -91,9 +95,9 @@ def for_page(session: AgentSession) -> dict[str, Any]:
     messages = {number: [state, attempts, why] for number, state, attempts, why in recent}
     queued = session.messages.filter(state=MessageState.QUEUED).count()
     broken = session.state in (SessionState.FAILED, SessionState.RETRYING)
-    told = of_session(session)
-    del told["created_at"], told["updated_at"]
-    return told | {
+    values = of_session(session)
+    del values["created_at"], values["updated_at"]
+    return values | {
         "state_label": session.get_state_display(),
         "colour": SessionState(session.state).colour,
         "run": {key: of_run(run)[key] for key in ("number", "state", "verdict", "verdict_words")} if run else None,

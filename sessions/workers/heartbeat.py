@@ -1,4 +1,4 @@
-"""The sign of life of `web`: while couriers find nobody at their door, none of them is blamed for being silent."""
+"""The heartbeat of `web`: while it is away, no courier is blamed for being silent."""
 
 import threading
 
@@ -12,15 +12,15 @@ EVERY = 3.0  # seconds; a lease is stale after 10
 
 
 def start() -> None:
-    """Beat from a thread of this process until it ends."""
-    threading.Thread(target=_beat, name="beat", daemon=True).start()
+    """Write the heartbeat from a thread of this process until it ends."""
+    threading.Thread(target=_run, name="heartbeat", daemon=True).start()
 
 
-def _beat() -> None:
+def _run() -> None:
     pause = threading.Event()
     while not pause.wait(EVERY):
         try:
             close_old_connections()
-            leases.beat(leases.WEB)
+            leases.heartbeat(leases.WEB)
         except Exception as error:
             log.warning("no sign of life written", error=repr(error))

@@ -18,8 +18,8 @@ from sessions import work_queue
 from sessions.models import WorkItem
 
 
-class Keyed(Broker):
-    """Takes keys. What they ask for is done by `workqueue.do`."""
+class WorkQueueBroker(Broker):
+    """Takes keys. The tasks are done by `work_queue.do`."""
 
     def enqueue(self, task: str) -> str:
         """Ask for a task that was handed to `async_task`: by its name, with one short argument at most."""
@@ -39,13 +39,13 @@ class Keyed(Broker):
         return [(key, _order(key, token)) for key, token in taken] or None
 
     def acknowledge(self, task_id: str) -> None:
-        """`workqueue.do` has seen to it."""
+        """Nothing to do: `work_queue.do` has settled it."""
 
     def fail(self, task_id: str) -> None:
-        """As `acknowledge`."""
+        """Nothing to do, as for `acknowledge`."""
 
     def delete(self, task_id: str) -> None:
-        """As `acknowledge`."""
+        """Nothing to do, as for `acknowledge`."""
 
     def queue_size(self) -> int:
         """How much waits."""
@@ -60,7 +60,7 @@ class Keyed(Broker):
         return WorkItem.objects.all().delete()[0]
 
     def ping(self) -> bool:
-        """Every call tells by itself."""
+        """True: every call raises by itself if the database is away."""
         return True
 
     def info(self) -> str:

@@ -1,4 +1,4 @@
-"""Watching the runtime and sweeping what is due.
+"""The watcher: follows the runtime, and sweeps what is due.
 
 1. Hold the lease, so that one watcher works at a time; without it, wait. One that lost it and comes back starts anew.
 2. A thread follows `runtime.watch()`: when what is seen of a run has changed, it asks for a reconcile and hands over
@@ -29,17 +29,17 @@ from sessions import leases, signals, work_queue
 from sessions.choices import BEFORE_START, RunState
 from sessions.cleanup import engine
 from sessions.lifecycle import namespaces, observation, reconcile
-from sessions.lifecycle.reconcile import PASSING, Do
+from sessions.lifecycle.reconcile import PASSING, Step
 from sessions.models import AgentSession, Run
 from sessions.scheduling import admission
-from sessions.work_queue import ADMIT, DRAIN, FIRST, GC, LOOK, ORPHANS, RECONCILE
+from sessions.work_queue import ADMIT, DRAIN, FIRST, GC, LOW, ORPHANS, RECONCILE
 
 log = structlog.get_logger(__name__)
 SILENCE = 60.0  # seconds; `Runtime.watch` promises a sign of life every 5
-STEPS = timedelta(seconds=1)  # for which the steps of a start are gathered
+START_STEPS = timedelta(seconds=1)  # for which the steps of a start are gathered
 SETTLE = timedelta(seconds=3)  # a step that is only this old is probably under way
 DECIDE = 5.0  # seconds between two rounds of `decide` over all runs
-LOOK_AGAIN = 15.0  # seconds between two looks at a run that nothing else calls for
+POLL_SECONDS = 15.0  # seconds between two looks at a run that nothing else calls for
 ADMISSION = 2.0  # seconds between two admissions while somebody waits
 DRAINING = 5.0  # seconds between two looks whether a run is to be drained
 ORPHANS_EVERY = 60.0  # seconds between two looks for what the database no longer wants
@@ -58,21 +58,21 @@ class Watcher:
     def __init__(self, runtime: Runtime, holder: str) -> None:
         self.runtime, self.holder = runtime, holder
         self.until = threading.Event()
-        self.heard = time.monotonic()
+        self.last_event_at = time.monotonic()
         self.thread: threading.Thread | None = None
         self.epoch: int | None = None
-        self.berths = namespaces.Rounds()
+        self.namespaces = namespaces.SyncSchedule()
         self.seen: dict[uuid.UUID, Observed] = {}  # run → what is seen of it; of runs that exist in the runtime
-        self.asked: dict[uuid.UUID, float] = {}  # session → when it was last asked for (monotonic)
+        self.requested_at: dict[uuid.UUID, float] = {}  # session → when it was last asked for (monotonic)
         self.failures: Counter[str] = Counter()  # of the sweep's parts, in a row
         self._due: dict[str, float] = {}  # part of the sweep → when it is next (monotonic)
         self._parts: dict[str, Part] = {
-            "steps left undone": (1.0, self._undone),
+            "steps left undone": (1.0, self._lost_steps),
             "decisions": (DECIDE, self._decide),
             "admission": (ADMISSION, self._admit),
             "draining": (DRAINING, self._drain),
-            "other apps": (1.0, self._others),
-            "berths": (1.0, lambda _: self.berths.step()),
+            "other apps": (1.0, self._send_swept),
+            "namespaces": (1.0, lambda _: self.namespaces.step()),
             "orphans": (ORPHANS_EVERY, lambda _: work_queue.request(ORPHANS)),
             "clean-up": (GC_EVERY, lambda _: work_queue.request(GC) if engine.due() else None),
         }
@@ -87,12 +87,12 @@ class Watcher:
             return False
         self.epoch = epoch
         if self.thread is None:
-            self.heard = time.monotonic()
+            self.last_event_at = time.monotonic()
             self.thread = threading.Thread(target=self._follow, name="follow", daemon=True)
             self.thread.start()
         if not self.thread.is_alive() and not self.until.is_set():
             raise RuntimeError("the watch of the runtime ended")
-        if time.monotonic() - self.heard > SILENCE:
+        if time.monotonic() - self.last_event_at > SILENCE:
             raise RuntimeError(f"the watch of the runtime was silent for {SILENCE:.0f} s")
         self.sweep()
         return True
@@ -124,49 +124,49 @@ class Watcher:
 
     # --- the parts of the sweep -------------------------------------------------------------------------------------
 
-    def _undone(self, clock: float) -> None:
+    def _lost_steps(self, clock: float) -> None:
         """Steps whose worker was lost: starts and ends that are under way for too long, traces of runs that ended."""
         now = timezone.now()
         left_alone = Q(not_before__gt=now)
         due = Q(state=RunState.CLAIMED, claimed_at__lt=now - SETTLE) & ~left_alone
         due |= Q(state=RunState.ENDING, intent_at__lt=now - SETTLE)
-        self._ask(Run.objects.active().filter(due).values_list("session_id", flat=True), clock, 5.0, FIRST)
+        self._request(Run.objects.active().filter(due).values_list("session_id", flat=True), clock, 5.0, FIRST)
         left = Run.objects.filter(state=RunState.ENDED, removed_at=None, ended_at__lt=now - SETTLE)
-        self._ask(left.values_list("session_id", flat=True)[:100], clock, 10.0)
+        self._request(left.values_list("session_id", flat=True)[:100], clock, 10.0)
 
     def _decide(self, clock: float) -> None:
         """Ask a worker for the runs of which `decide` says that there is something to do, by what is seen of them."""
         known = list(self.seen)  # before the rows are read: what is seen meanwhile may be of a run that is newer
-        now, door_since = timezone.now(), leases.alive_since(leases.WEB)
+        now, web_since = timezone.now(), leases.alive_since(leases.WEB)
         steps, looks, passing = list[uuid.UUID](), dict[uuid.UUID, str](), list[uuid.UUID]()
         active = set()
         for run in Run.objects.active().for_decision().iterator(AT_ONCE):
             active.add(run.pk)
             observed = self.seen.get(run.pk)
             if observed is None:  # nobody has seen it, so the worker looks
-                if clock - self.asked.setdefault(run.session_id, clock) >= LOOK_AGAIN:
+                if clock - self.requested_at.setdefault(run.session_id, clock) >= POLL_SECONDS:
                     looks[run.session_id] = ""
                 continue
             try:
-                action = reconcile.decide(reconcile.wanted_of(run, door_since), observed, now)
+                action = reconcile.decide(reconcile.wanted_state(run, web_since), observed, now)
             except Exception:
                 log.exception("a run can't be decided about", session=str(run.session_id), run=str(run.pk))
                 continue
-            if action.do is not Do.NOTHING:
+            if action.step is not Step.NOTHING:
                 steps.append(run.session_id)
             elif observed.phase is Phase.RUNNING and (run.session.profile.secrets or run.warning):
                 # It may be time to renew them, or what was refused is refused no more.
                 looks[run.session_id] = observation.pack(run.pk, observed)
             if observed.cause in PASSING and run.state in BEFORE_START:
                 passing.append(run.pk)
-        self._ask(steps, clock, DECIDE, FIRST)
-        self._ask(looks, clock, LOOK_AGAIN, LOOK, looks)
+        self._request(steps, clock, DECIDE, FIRST)
+        self._request(looks, clock, POLL_SECONDS, LOW, looks)
         for start in range(0, len(passing), AT_ONCE):  # what passes by itself counts for no limit
             some = Run.objects.filter(pk__in=passing[start : start + AT_ONCE], started_at=None, state__in=BEFORE_START)
-            some.filter(counted_from__lt=now - timedelta(seconds=LOOK_AGAIN)).update(counted_from=now)
+            some.filter(counted_from__lt=now - timedelta(seconds=POLL_SECONDS)).update(counted_from=now)
         for gone in (run for run in known if run not in active):
             self.seen.pop(gone, None)
-        self.asked = {key: at for key, at in list(self.asked.items()) if clock - at < 2 * LOOK_AGAIN}
+        self.requested_at = {key: at for key, at in list(self.requested_at.items()) if clock - at < 2 * POLL_SECONDS}
 
     def _admit(self, clock: float) -> None:
         now = timezone.now()
@@ -175,26 +175,26 @@ class Watcher:
             work_queue.request(ADMIT, priority=FIRST)
 
     def _drain(self, clock: float) -> None:
-        if admission.to_drain().exists():
+        if admission.runs_to_drain().exists():
             work_queue.request(DRAIN)
 
-    def _others(self, clock: float) -> None:
+    def _send_swept(self, clock: float) -> None:
         """Let other apps ask for what they have to do. Each has its own wall."""
         for receiver, answer in signals.swept.send_robust(type(self)):
             if isinstance(answer, Exception):
                 log.error("a receiver of the sweep failed", receiver=str(receiver), exc_info=answer)
 
-    def _ask(
+    def _request(
         self,
         sessions: Iterable[uuid.UUID],
         clock: float,
         every: float,
-        priority: int = LOOK,
+        priority: int = LOW,
         observed: dict[uuid.UUID, str] | None = None,
     ) -> None:
         """Ask for a reconcile of each session, unless it was asked for within `every` seconds."""
-        due = [key for key in dict.fromkeys(sessions) if clock - self.asked.get(key, -every) >= every]
-        self.asked |= dict.fromkeys(due, clock)
+        due = [key for key in dict.fromkeys(sessions) if clock - self.requested_at.get(key, -every) >= every]
+        self.requested_at |= dict.fromkeys(due, clock)
         work_queue.request_all(RECONCILE, {str(key): (observed or {}).get(key, "") for key in due}, priority=priority)
 
     # --- the thread -------------------------------------------------------------------------------------------------
@@ -203,20 +203,20 @@ class Watcher:
         """The thread: from what the runtime tells to work."""
         try:
             for event in self.runtime.watch(self.until):
-                self.heard = time.monotonic()
+                self.last_event_at = time.monotonic()
                 if event is None:
                     continue
                 close_old_connections()
                 try:
-                    self._take(event)
+                    self._handle(event)
                 except Exception:
-                    log.exception("what the runtime told of a run was not taken up", run=event.ref.run[:64])
+                    log.exception("what the runtime payload of a run was not taken up", run=event.ref.run[:64])
         except Exception:
             log.exception("the watch of the runtime failed")
         finally:
             close_old_connections()
 
-    def _take(self, event: WatchEvent) -> None:
+    def _handle(self, event: WatchEvent) -> None:
         """Keep what is seen of a run, and let a worker know. What it missed for a fault is found by the sweep."""
         try:
             run = uuid.UUID(event.ref.run)
@@ -230,12 +230,12 @@ class Watcher:
         session = reconcile.session_of(event.ref)
         if session is None:
             return
-        self.asked[session] = time.monotonic()
-        if told := observation.pack(run, observed):
+        self.requested_at[session] = time.monotonic()
+        if payload := observation.pack(run, observed):
             # A start goes through several steps within a second, of which people need to hear the last.
             passing = observed and observed.phase is Phase.PENDING and observed.cause is None
-            due_at = timezone.now() + STEPS if passing else None
-            work_queue.request(RECONCILE, session, priority=LOOK, observed=told, due_at=due_at)
+            due_at = timezone.now() + START_STEPS if passing else None
+            work_queue.request(RECONCILE, session, priority=LOW, observed=payload, due_at=due_at)
         else:
             work_queue.request(RECONCILE, session, priority=FIRST)
 

@@ -101,7 +101,7 @@ def database(server: Server, django_db_blocker: Any, monkeypatch: pytest.MonkeyP
     # Playwright's synchronous API keeps an event loop in this thread, which Django would take for asynchronous code.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     # The in-memory layer would not carry the bell to the server anyway; its tick finds what is written here.
-    monkeypatch.setattr(notify, "ring", lambda *_: None)
+    monkeypatch.setattr(notify, "publish", lambda *_: None)
     connection = connections["default"]
     with django_db_blocker.unblock():
         connection.close()

@@ -389,7 +389,7 @@ def test_what_failed_for_good_is_retried_from_the_page(browse: Opener, talk: Tal
     page = live(browse())
     expect(page.locator("[data-part=retry]")).to_be_hidden()
     talk.says(("delivered", "", {"number": 1}))
-    AgentSession.objects.filter(pk=talk.session.pk).update(attempts=transitions.tries())
+    AgentSession.objects.filter(pk=talk.session.pk).update(attempts=transitions.max_attempts())
     transitions.end(Run.objects.get(session=talk.session), Observed(Phase.FINISHED, Cause.AGENT_ERROR, exit_code=3))
     delivery = page.locator(".entry.message .delivery").first
     expect(delivery).to_contain_text("failed")

@@ -19,7 +19,7 @@ from k8s_adapter.runtime import KubernetesRuntime
 from runtimes.base import Resources, RunRef, RunSpec, Runtime
 from runtimes.local import processes
 from runtimes.local.runtime import LocalRuntime
-from runtimes.secret_sources import Reach
+from runtimes.secret_sources import AllowedSources
 from tests.runtime.home import Home, Line
 
 IMAGE = "registry.local/python:3.13"
@@ -103,7 +103,7 @@ class LocalPlace(Place):
         self.runtime = self.other_process()
 
     def other_process(self) -> Runtime:
-        return LocalRuntime(self.data, "test", secrets=Reach(folder=str(self.data)))
+        return LocalRuntime(self.data, "test", secrets=AllowedSources(folder=str(self.data)))
 
     def crash_after(self, step: int) -> Any:
         real = processes.start
@@ -117,7 +117,7 @@ class LocalPlace(Place):
     def leftovers(self, ref: RunRef) -> list[str]:
         run = self.data / "runs" / ref.run
         files = [str(each) for each in run.parent.glob(f"{ref.run}*")]
-        return files + [str(process) for process, _ in processes.marked(str(run))]
+        return files + [str(process) for process, _ in processes.iter_marked(str(run))]
 
     def clean(self) -> None:
         for ref in self.runtime.runs():

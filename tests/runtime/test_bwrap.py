@@ -16,7 +16,7 @@ from runtimes.base import Cause, EgressAccess, FolderSource, Mount, Observed, Pe
 from runtimes.local import bwrap, processes
 from runtimes.local.programs import Confinement
 from runtimes.local.runtime import LocalRuntime
-from runtimes.secret_sources import Reach
+from runtimes.secret_sources import AllowedSources
 from testbed.stack import free_port
 from testbed.waiting import wait_for
 from tests.runtime.home import Home, Line
@@ -29,7 +29,7 @@ class ConfinedPlace(LocalPlace):
     """Local processes in sandboxes."""
 
     def other_process(self) -> LocalRuntime:
-        reach, confinement = Reach(folder=str(self.data)), Confinement(as_root=os.geteuid() == 0)
+        reach, confinement = AllowedSources(folder=str(self.data)), Confinement(as_root=os.geteuid() == 0)
         return LocalRuntime(self.data, "test", secrets=reach, confinement=confinement)
 
 
@@ -261,7 +261,7 @@ def test_a_relay_that_died_is_started_anew(place: ConfinedPlace, proxy: int) -> 
     wait_for(lambda: place.runtime.observe(spec.ref).phase is Phase.RUNNING, SECONDS, "the agent")
     place.runtime.ensure(spec)
     assert note.read_text() == first
-    for process, _ in list(processes.marked(str(place.data / "runs" / spec.ref.run))):
+    for process, _ in list(processes.iter_marked(str(place.data / "runs" / spec.ref.run))):
         if "socket_proxy.py" in " ".join(process.cmdline()) and "outside" in process.cmdline():
             process.kill()
             process.wait(5)
@@ -279,9 +279,9 @@ def test_without_bubblewrap_the_start_is_refused(place: ConfinedPlace, monkeypat
 def test_root_is_refused_unless_an_operator_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bwrap, "PROGRAM", "sh")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert "runs as root" in bwrap.problem(as_root=False) and bwrap.problem(as_root=True) == ""
+    assert "runs as root" in bwrap.unusable_reason(as_root=False) and bwrap.unusable_reason(as_root=True) == ""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert bwrap.problem(as_root=False) == ""
+    assert bwrap.unusable_reason(as_root=False) == ""
 
 
 @pytest.mark.bwrap
@@ -322,7 +322,7 @@ def test_a_connection_may_come_before_the_relay_outside_listens(tmp_path: Path, 
         "    print('connected', flush=True)\n"
         "    print(proxy.recv(100))"
     )
-    relay = [sys.executable, "-I", "-S", str(bwrap.RELAY)]
+    relay = [sys.executable, "-I", "-S", str(bwrap.SOCKET_PROXY)]
     inner = [*relay, "inside", "way", str(port := free_port()), "--", sys.executable, "-c", code, str(port)]
     with subprocess.Popen(inner, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as agent:
         assert agent.stdout

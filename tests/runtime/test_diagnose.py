@@ -19,7 +19,7 @@ def recorded(name: str) -> dict[str, Any]:
     return objects
 
 
-def judged(name: str) -> Observed:
+def diagnosed(name: str) -> Observed:
     return diagnose(**recorded(name))
 
 
@@ -65,7 +65,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "phase", "cause", "words", "code"), CASES, ids=[case[0] for case in CASES])
 def test_a_recorded_run(name: str, phase: Phase, cause: Cause | None, words: str, code: int | None) -> None:
-    seen = judged(name)
+    seen = diagnosed(name)
     assert (seen.phase, seen.cause) == (phase, cause)
     assert words in seen.message
     if code is not None:
@@ -127,7 +127,7 @@ def test_nothing_there_is_absent() -> None:
 
 
 def test_an_end_has_its_times() -> None:
-    seen = judged("completed")
+    seen = diagnosed("completed")
     assert seen.started_at
     assert seen.started_at.tzinfo is not None
 

@@ -16,8 +16,8 @@ import pytest
 
 from runtimes.base import Cause, Observed, PermanentFault, Phase, RunRef, SecretFile, TransientFault
 from runtimes.local import processes
-from runtimes.local.processes import Note
-from runtimes.local.runtime import LocalRuntime, Look, judge
+from runtimes.local.processes import ProcessRecord
+from runtimes.local.runtime import LocalRuntime, ProcessStatus, diagnose
 from testbed.waiting import wait_for
 from tests.runtime.places import Crash, LocalPlace
 
@@ -36,7 +36,7 @@ class Daemon:
         return [each for each in found if each.info["cmdline"] == ["sleep", self.seconds]]
 
 
-NOTE = Note(1, 1000.0)
+NOTE = ProcessRecord(1, 1000.0)
 AT_1000 = datetime.fromtimestamp(1000, UTC)
 
 
@@ -59,25 +59,28 @@ def agents(ref: RunRef) -> list[psutil.Process]:
 
 
 JUDGED = [
-    (Look(None, False, False, None, False), Observed(Phase.PENDING, message="being started", courier_alive=False)),
-    (Look(None, False, False, None, True), Observed(Phase.FINISHED, Cause.STOPPED, courier_alive=False)),
-    (Look(NOTE, True, True, None, False), Observed(Phase.RUNNING, started_at=AT_1000)),
-    (Look(NOTE, True, False, None, False), Observed(Phase.RUNNING, courier_alive=False, started_at=AT_1000)),
-    (Look(NOTE, False, True, 0, False), Observed(Phase.RUNNING, started_at=AT_1000)),
     (
-        Look(NOTE, False, False, 0, False),
+        ProcessStatus(None, False, False, None, False),
+        Observed(Phase.PENDING, message="being started", courier_alive=False),
+    ),
+    (ProcessStatus(None, False, False, None, True), Observed(Phase.FINISHED, Cause.STOPPED, courier_alive=False)),
+    (ProcessStatus(NOTE, True, True, None, False), Observed(Phase.RUNNING, started_at=AT_1000)),
+    (ProcessStatus(NOTE, True, False, None, False), Observed(Phase.RUNNING, courier_alive=False, started_at=AT_1000)),
+    (ProcessStatus(NOTE, False, True, 0, False), Observed(Phase.RUNNING, started_at=AT_1000)),
+    (
+        ProcessStatus(NOTE, False, False, 0, False),
         Observed(Phase.FINISHED, Cause.COMPLETED, "", 0, "", False, AT_1000),
     ),
     (
-        Look(NOTE, False, False, 137, False),
+        ProcessStatus(NOTE, False, False, 137, False),
         Observed(Phase.FINISHED, Cause.AGENT_ERROR, "the agent ended with exit code 137", 137, "", False, AT_1000),
     ),
     (
-        Look(NOTE, False, False, 143, True),
+        ProcessStatus(NOTE, False, False, 143, True),
         Observed(Phase.FINISHED, Cause.STOPPED, "", 143, "", False, AT_1000),
     ),
     (
-        Look(NOTE, False, False, None, False),
+        ProcessStatus(NOTE, False, False, None, False),
         Observed(
             Phase.FINISHED,
             Cause.VANISHED,
@@ -90,8 +93,8 @@ JUDGED = [
 
 
 @pytest.mark.parametrize(("look", "observed"), JUDGED)
-def test_a_look_is_judged(look: Look, observed: Observed) -> None:
-    assert judge(look) == observed
+def test_a_look_is_judged(look: ProcessStatus, observed: Observed) -> None:
+    assert diagnose(look) == observed
 
 
 def test_a_program_that_does_not_exist_is_refused(local: LocalPlace) -> None:
@@ -133,7 +136,7 @@ def test_processes_outlive_their_maker_and_are_nobodys_children(local: LocalPlac
         os._exit(0)
     os.waitpid(maker, 0)
     assert local.runtime.observe(spec.ref).phase is Phase.RUNNING
-    wrapper = processes.read_note(local.data / "runs" / spec.ref.run / "agent.pid")
+    wrapper = processes.read_pid_file(local.data / "runs" / spec.ref.run / "agent.pid")
     assert wrapper is not None
     assert wrapper.pid not in {child.pid for child in psutil.Process().children(recursive=True)}
     assert os.getsid(wrapper.pid) == wrapper.pid
@@ -163,7 +166,7 @@ def test_an_agent_whose_wrapper_was_killed_has_vanished_and_leaves_nothing(local
     spec, line = local.spec("echo started; sleep 60")
     local.runtime.ensure(spec)
     wait_for(lambda: "started" in line.output(), SECONDS)
-    note = processes.read_note(local.data / "runs" / spec.ref.run / "agent.pid")
+    note = processes.read_pid_file(local.data / "runs" / spec.ref.run / "agent.pid")
     assert note is not None
     os.kill(note.pid, signal.SIGKILL)
     assert finished(local, spec.ref).cause is Cause.VANISHED
@@ -180,7 +183,7 @@ def daemon() -> Iterator[Daemon]:
 
 def guards(ref: RunRef) -> list[psutil.Process]:
     """The outer guard of a run and the inner one."""
-    every = processes.marked("")
+    every = processes.iter_marked("")
     found = [each for each, bears in every if bears.get("BERTH_RUN") == ref.run and processes.GUARD in bears]
     return sorted(found, key=lambda each: each.pid)
 
@@ -209,7 +212,7 @@ class TestNothingIsLeft:
         if how == "destroy without its folder":
             folder.rename(local.data / "elsewhere")
         if how == "vanish":
-            note = processes.read_note(folder / "agent.pid")
+            note = processes.read_pid_file(folder / "agent.pid")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(note.pid if note else 0, signal.SIGKILL)
             finished(local, spec.ref)
@@ -253,10 +256,10 @@ def test_what_the_system_will_never_execute_is_refused_in_its_words(
 
 
 def test_a_pid_that_was_given_to_another_process_is_not_taken_for_the_run(local: LocalPlace) -> None:
-    ours = Note(os.getpid(), psutil.Process().create_time())
-    assert processes.living(ours, "/any") is not None  # unmarked: the start time decides
-    assert processes.living(Note(os.getpid(), ours.started - 60), "/any") is None
-    assert processes.living(None, "/any") is None
+    ours = ProcessRecord(os.getpid(), psutil.Process().create_time())
+    assert processes.find(ours, "/any") is not None  # unmarked: the start time decides
+    assert processes.find(ProcessRecord(os.getpid(), ours.started - 60), "/any") is None
+    assert processes.find(None, "/any") is None
 
 
 def test_a_run_whose_folder_was_deleted_is_still_found_and_destroyed(local: LocalPlace) -> None:

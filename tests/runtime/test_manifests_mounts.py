@@ -137,16 +137,16 @@ def tree(root: Path) -> Path:
     ],
 )
 def test_the_real_path_decides(tmp_path: Path, subpath: str, words: str) -> None:
-    found = check_mounts.judge(str(tree(tmp_path)), subpath, (".ssh",))
+    found = check_mounts.refusal(str(tree(tmp_path)), subpath, (".ssh",))
     assert words in found
     assert bool(found) == bool(words)
 
 
 def test_the_real_path_stays_under_the_base(tmp_path: Path) -> None:
     volume = str(tree(tmp_path))
-    assert check_mounts.judge(volume, "data/inner", base="data") == ""
-    assert check_mounts.judge(volume, "latest", base="data") == ""
-    assert check_mounts.judge(volume, "latest", base="data/other") == "latest leads out of data/other"
+    assert check_mounts.refusal(volume, "data/inner", base="data") == ""
+    assert check_mounts.refusal(volume, "latest", base="data") == ""
+    assert check_mounts.refusal(volume, "latest", base="data/other") == "latest leads out of data/other"
 
 
 def test_the_look_is_a_program_of_its_own(tmp_path: Path) -> None:

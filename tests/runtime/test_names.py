@@ -7,7 +7,7 @@ import pytest
 
 from k8s_adapter import names
 from runtimes.base import EgressAccess, Resources, RunRef, RunSpec, SecretFile
-from runtimes.names import fits, spec_hash
+from runtimes.names import matches_hash, spec_hash
 
 REF = RunRef("0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a01", "0b5e2f1c-0f4e-4f3c-9d0a-6f6f1d1f6a02", "7", "blue-team")
 SPEC = RunSpec(REF, 1, "image", ("run",), "plain", "http://home", "token")
@@ -67,7 +67,7 @@ def test_any_change_changes_the_hash(change: dict[str, object]) -> None:
 
 def test_fields_at_their_default_do_not_count() -> None:
     """So that a later version of Berth, whose specs have more fields, still knows the runs of an earlier one."""
-    assert fits(SPEC, "50c2d10cb93a8745c5f83cb18ac737d7")
+    assert matches_hash(SPEC, "50c2d10cb93a8745c5f83cb18ac737d7")
 
 
 def test_credentials_do_not_count_but_what_they_are_for_does() -> None:
@@ -80,6 +80,6 @@ def test_credentials_do_not_count_but_what_they_are_for_does() -> None:
         egress=replace(made[0], credential="other"),
         secrets=(replace(made[1][0], value="other"),),
     )
-    assert fits(other, spec_hash(first))
-    assert not fits(replace(other, egress=replace(made[0], proxy="http://else:3128")), spec_hash(first))
-    assert not fits(replace(other, secrets=(SecretFile("key", "broker:openai"),)), spec_hash(first))
+    assert matches_hash(other, spec_hash(first))
+    assert not matches_hash(replace(other, egress=replace(made[0], proxy="http://else:3128")), spec_hash(first))
+    assert not matches_hash(replace(other, secrets=(SecretFile("key", "broker:openai"),)), spec_hash(first))

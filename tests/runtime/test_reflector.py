@@ -81,19 +81,19 @@ class Script:
         return answer
 
 
-def follow(script: Script, enough: Callable[[list[RunRef | None]], bool], patience: float = 60) -> list[RunRef | None]:
+def follow(script: Script, enough: Callable[[list[RunRef | None]], bool], timeout: float = 60) -> list[RunRef | None]:
     """Watch until what was told is enough."""
-    return [each and each.ref for each in sightings(script, lambda told: enough([t and t.ref for t in told]), patience)]
+    return [each and each.ref for each in sightings(script, lambda told: enough([t and t.ref for t in told]), timeout)]
 
 
 def sightings(
-    script: Script, enough: Callable[[list[WatchEvent | None]], bool], patience: float = 60, path: str = JOBS
+    script: Script, enough: Callable[[list[WatchEvent | None]], bool], timeout: float = 60, path: str = JOBS
 ) -> list[WatchEvent | None]:
     """As `follow`, with what was seen of each run."""
     until = threading.Event()
     told: list[WatchEvent | None] = []
     try:
-        for each in reflector.Watcher(script, [path], "selector", patience).run(until):  # type: ignore[arg-type]
+        for each in reflector.Reflector(script, [path], "selector", timeout).run(until):  # type: ignore[arg-type]
             told.append(each)
             if enough(told):
                 until.set()
@@ -131,7 +131,7 @@ def test_an_api_server_that_stays_away_ends_the_watch_with_a_fault() -> None:
             raise AWAY
 
     with pytest.raises(TransientFault, match="connection refused"):
-        follow(Away(), lambda told: False, patience=0.5)
+        follow(Away(), lambda told: False, timeout=0.5)
 
 
 def test_only_an_unbroken_row_of_failures_counts_against_patience() -> None:
@@ -144,11 +144,11 @@ def test_only_an_unbroken_row_of_failures_counts_against_patience() -> None:
             raise AWAY
 
     script = Long([job(1)], [job(1)], [job(1), job(2)])
-    assert ref(2) in follow(script, lambda told: ref(2) in told, patience=0.3)
+    assert ref(2) in follow(script, lambda told: ref(2) in told, timeout=0.3)
 
 
 def test_without_news_there_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector, "SIGN_OF_LIFE_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "HEARTBEAT_SECONDS", 0.1)
     assert follow(Script([]), lambda told: len(told) == 2) == [None, None]
 
 
@@ -160,7 +160,7 @@ def test_what_did_not_change_is_not_told_again() -> None:
 
 
 def test_what_holds_a_run_up_is_read_from_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "EVENTS_AFTER_SECONDS", 0.1)
     monkeypatch.setattr(reflector, "EVENTS_PER_SECOND", 50.0)
     script = Script([job(1), job(2, over=True)], events=[{"reason": "FailedCreate", "message": "exceeded quota: x"}])
     told = sightings(script, lambda told: len(told) == 3)
@@ -169,7 +169,7 @@ def test_what_holds_a_run_up_is_read_from_its_events(monkeypatch: pytest.MonkeyP
 
 
 def test_other_words_for_the_same_quota_are_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "EVENTS_AFTER_SECONDS", 0.1)
     monkeypatch.setattr(reflector, "EVENTS_EVERY", (0.0, 0.0))
     monkeypatch.setattr(reflector, "EVENTS_PER_SECOND", 50.0)
 
@@ -178,14 +178,14 @@ def test_other_words_for_the_same_quota_are_no_news(monkeypatch: pytest.MonkeyPa
             self.events = [{"reason": "FailedCreate", "message": f"exceeded quota: used {self.asked_events}"}]
             return super().get(path, **query)
 
-    monkeypatch.setattr(reflector, "SIGN_OF_LIFE_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "HEARTBEAT_SECONDS", 0.1)
     script = Counting([job(1)])
     told = sightings(script, lambda told: script.asked_events > 5)
     assert [each.observed.cause for each in told if each and each.observed] == [None, Cause.QUOTA]
 
 
 def test_events_are_listed_at_a_bounded_rate_however_many_runs_are_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(reflector, "EVENTS_AFTER_SECONDS", 0.0)
     monkeypatch.setattr(reflector, "EVENTS_AT_ONCE", 4.0)
     monkeypatch.setattr(reflector, "EVENTS_PER_SECOND", 20.0)
     script = Script([job(number) for number in range(300)])
@@ -218,11 +218,11 @@ def _phase(event: WatchEvent | None) -> str:
     ],
 )  # fmt: skip
 def test_an_object_that_is_nobodys_is_set_aside(odd: Any, caplog: pytest.LogCaptureFixture) -> None:
-    before = reflector.set_aside["jobs"]
+    before = reflector.skipped["jobs"]
     change = {"type": "ADDED", "object": odd}
     script = Script([odd, job(1), odd], [change, change, {"type": "ADDED", "object": job(2)}])
     assert follow(script, lambda told: ref(2) in told) == [ref(1), ref(2)]
-    assert reflector.set_aside["jobs"] == before + 4
+    assert reflector.skipped["jobs"] == before + 4
     assert caplog.text.count("is set aside") == 1
 
 
@@ -285,7 +285,7 @@ def test_a_watch_that_is_cut_at_once_is_not_tried_in_a_hot_loop(cut: Any) -> Non
                 raise cut
 
     script, until = Cut(), threading.Event()
-    watcher = reflector.Watcher(script, [JOBS], "selector", 60)  # type: ignore[arg-type]
+    watcher = reflector.Reflector(script, [JOBS], "selector", 60)  # type: ignore[arg-type]
     thread = threading.Thread(target=lambda: list(watcher.run(until)))
     begun = time.monotonic()
     thread.start()
@@ -303,13 +303,13 @@ def test_a_watch_that_fails_again_and_again_ends_with_its_fault(cut: Exception) 
             raise cut
 
     with pytest.raises(type(cut)):
-        follow(Cut(), lambda told: False, patience=0.5)
+        follow(Cut(), lambda told: False, timeout=0.5)
 
 
 def test_it_ends_when_told_to() -> None:
     until = threading.Event()
     script = Script([job(1)])
-    watcher = reflector.Watcher(script, [JOBS], "selector", 60)  # type: ignore[arg-type]
+    watcher = reflector.Reflector(script, [JOBS], "selector", 60)  # type: ignore[arg-type]
     thread = threading.Thread(target=lambda: list(watcher.run(until)))
     thread.start()
     wait_for(lambda: script.lists == 1)

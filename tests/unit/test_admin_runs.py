@@ -71,7 +71,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
 
 
 def test_a_run_that_is_over_tells_how_it_went(operator: Client, run: Run) -> None:
-    record = run_archive.shape(describe(**json.loads((RECORDED / "oom.json").read_text())))
+    record = run_archive.to_json(describe(**json.loads((RECORDED / "oom.json").read_text())))
     RunRecord.objects.create(run=run, **record)
     ended(run, exit_code=137, last_lines="MemoryError\nat line 3", intent="stop", intent_by="ada")
     told = page(operator, run)
@@ -152,7 +152,7 @@ def test_an_outsider_finds_neither_run_nor_message(people: dict[str, Any], run: 
 
 
 def handed(run: Run, number: int) -> None:
-    event_log.say(event_log.locked(run.session_id), "delivered", "", {"number": number}, run)
+    event_log.append_event(event_log.lock_session(run.session_id), "delivered", "", {"number": number}, run)
 
 
 def fail_message(session: AgentSession) -> Message:

@@ -12,7 +12,7 @@ from runtimes.local.runtime import LocalRuntime
 from sessions.choices import RunState
 from sessions.cleanup import engine as cleaning
 from sessions.cleanup import orphans
-from sessions.cleanup.orphans import Known, unwanted
+from sessions.cleanup.orphans import RunTimes, removal_reason
 from sessions.models import AgentSession, Lease
 from tests.unit.things import DAY, HOUR, gc, gc_json, make, run_of, say, stranger
 from tests.unit.things import runtime as runtime
@@ -24,15 +24,15 @@ NOW = timezone.now()
     ("run", "reason"),
     [
         (None, "the database doesn't know its run"),
-        (Known(), ""),
-        (Known(ended_at=NOW - timedelta(seconds=30)), ""),
-        (Known(ended_at=NOW - 3 * HOUR), "its run ended 3 h ago"),
-        (Known(NOW - 3 * HOUR, removed_at=NOW - timedelta(seconds=5)), ""),  # what it asked for is under way
-        (Known(NOW - 2 * DAY, removed_at=NOW - DAY), "its run ended 2 d ago"),
+        (RunTimes(), ""),
+        (RunTimes(ended_at=NOW - timedelta(seconds=30)), ""),
+        (RunTimes(ended_at=NOW - 3 * HOUR), "its run ended 3 h ago"),
+        (RunTimes(NOW - 3 * HOUR, removed_at=NOW - timedelta(seconds=5)), ""),  # what it asked for is under way
+        (RunTimes(NOW - 2 * DAY, removed_at=NOW - DAY), "its run ended 2 d ago"),
     ],
 )
-def test_what_stands_for_a_run_is_unwanted_when_the_run_is_over_or_unknown(run: Known | None, reason: str) -> None:
-    assert unwanted(run, NOW) == reason
+def test_what_stands_for_a_run_is_unwanted_when_the_run_is_over_or_unknown(run: RunTimes | None, reason: str) -> None:
+    assert removal_reason(run, NOW) == reason
 
 
 def test_what_no_row_knows_is_removed_and_the_rest_stays(session: AgentSession, runtime: LocalRuntime) -> None:
@@ -66,7 +66,7 @@ def test_the_folder_of_an_unknown_group_is_removed_by_hand_only(db: None, runtim
     ref = stranger()
     make(runtime, ref)
     runtime.destroy(ref)
-    folder = runtime._folders.workspace(ref).parent
+    folder = runtime._data.workspace(ref).parent
     finish()
     assert folder.exists()
     _code, out = gc()
@@ -100,12 +100,12 @@ def test_a_dry_run_tells_the_same_and_does_nothing(session: AgentSession, runtim
     assert told["dry_run"] and told["counts"] == {"removed": 2}
     told = gc_json()
     assert not folder.exists()
-    assert {deed["kind"] for deed in told["done"]} == {"run folder", "group folder"}
+    assert {action["kind"] for action in told["done"]} == {"run folder", "group folder"}
 
 
 def test_json_tells_each_thing(db: None, runtime: LocalRuntime) -> None:
     folder = make(runtime, stranger())
-    group = runtime._folders.data / "groups" / "strangers"
+    group = runtime._data.path / "groups" / "strangers"
     assert gc_json() == {
         "dry_run": False,
         "done": [
@@ -163,7 +163,7 @@ def test_the_watcher_removes_orphans_only_while_it_leads(session: AgentSession, 
     deeds = orphans.remove_orphans(runtime, lambda: next(answers))
     assert len(deeds) == 1
     assert sum(folder.exists() for folder in folders) == 2
-    group = runtime._folders.data / "groups" / "strangers"
+    group = runtime._data.path / "groups" / "strangers"
     orphans.remove_orphans(runtime, lambda: True)
     assert (sum(folder.exists() for folder in folders), group.exists()) == (0, True)
 

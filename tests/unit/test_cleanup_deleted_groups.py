@@ -65,8 +65,8 @@ def test_after_the_grace_all_of_it_goes(
     deleted(group, 8 * DAY)
     code, out = gc()
     assert code == 0
-    assert not list((runtime._folders.data / "groups").iterdir())
-    assert not list((runtime._folders.data / "runs").iterdir())
+    assert not list((runtime._data.path / "groups").iterdir())
+    assert not list((runtime._data.path / "runs").iterdir())
     for model in (AgentGroup, AgentSession, Run, Message, Event, Membership):
         assert not model.objects.exists(), model
     assert "removed group folder" in out
@@ -87,7 +87,7 @@ def test_other_groups_keep_what_they_have(
     gc()
     assert list(AgentGroup.objects.all()) == [other]
     assert (run.exists(), theirs.messages.count()) == (True, 1)
-    assert [each.name for each in (runtime._folders.data / "groups").iterdir()] == ["other"]
+    assert [each.name for each in (runtime._data.path / "groups").iterdir()] == ["other"]
 
 
 def test_a_run_that_still_is_there_is_stopped_first(
@@ -120,7 +120,7 @@ def test_a_dry_run_removes_nothing(session: AgentSession, group: AgentGroup, run
     folder = make(runtime, run_of(session, ended=8 * DAY, removed=8 * DAY).ref)
     deleted(group, 8 * DAY)
     told = gc_json("--dry-run")
-    kinds = {deed["kind"] for deed in told["done"]}
+    kinds = {action["kind"] for action in told["done"]}
     assert kinds == {"run folder", "group folder", "session", "group"}
     assert (folder.exists(), session.events.exists()) == (True, True)
 
@@ -145,4 +145,4 @@ def test_a_group_made_anew_does_not_get_the_old_ones_folder(
     with pytest.raises(PermanentFault, match=r"of a group that is gone; `manage.py gc` removes it"):
         runtime.ensure(run_spec.build(run))
     assert gc("--group", "harbour")[0] == 0
-    assert not (runtime._folders.data / "groups" / "harbour").exists()
+    assert not (runtime._data.path / "groups" / "harbour").exists()

@@ -14,7 +14,7 @@ from django_q.models import Task
 
 from sessions.choices import MessageState
 from sessions.cleanup import retention
-from sessions.cleanup.retention import old
+from sessions.cleanup.retention import count_old
 from sessions.events import event_log
 from sessions.models import AgentSession, Event, Message, Run
 from tests.unit.things import DAY, deleted, gc, gc_json, run_of, say
@@ -52,7 +52,7 @@ def seqs(session: AgentSession) -> list[int]:
 )
 def test_old_events_are_those_before_the_first_that_stays(ages: list[int], runs: list[Any], count: int) -> None:
     rows = [(seq, NOW - age * DAY, run) for seq, (age, run) in enumerate(zip(ages, runs, strict=True), 1)]
-    assert old(rows, NOW - 90 * DAY, {RUN}) == count
+    assert count_old(rows, NOW - 90 * DAY, {RUN}) == count
 
 
 def test_events_past_retention_go_and_readers_can_tell(aged: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +152,8 @@ def test_a_dry_run_counts_and_deletes_nothing(aged: AgentSession, monkeypatch: p
     monkeypatch.setattr(retention, "BATCH", 3)
     last = say(aged, 10, 100 * DAY)
     told = gc_json("--dry-run")
-    named = [deed for deed in told["done"] if deed["kind"] == "events"]
-    assert [deed["name"] for deed in named] == [f"1-{last} of session {aged.pk}"]
+    named = [action for action in told["done"] if action["kind"] == "events"]
+    assert [action["name"] for action in named] == [f"1-{last} of session {aged.pk}"]
     assert aged.events.count() == last
     assert f"would be deleted events 1-{last}" in gc("--dry-run")[1]
 

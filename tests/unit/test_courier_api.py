@@ -59,7 +59,7 @@ def test_hello_starts_the_run(run: Run) -> None:
 def test_a_run_that_waited_for_the_quota_and_starts_gives_its_slot_to_nobody(run: Run) -> None:
     Run.objects.update(state=RunState.STARTING, waits_cause=Cause.QUOTA, waits_for="exceeded quota")
     ask(run, "POST", "hello", {"version": 1})
-    assert not transitions.ask(run.pk, Intent.PREEMPT, only_idle=True)
+    assert not transitions.request_end(run.pk, Intent.PREEMPT, only_idle=True)
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", f"{uuid.uuid4()}.{'0' * 64}"])
@@ -136,7 +136,7 @@ def test_a_long_poll_wakes_for_a_message(run: Run, session: AgentSession) -> Non
     ("intent", "command"), [(Intent.CLOSE, "close"), (Intent.IDLE, "close"), (Intent.STOP, "stop")]
 )
 def test_a_command_is_told_once_and_ends_the_messages(run: Run, intent: Intent, command: str) -> None:
-    transitions.ask(run.pk, intent)
+    transitions.request_end(run.pk, intent)
     assert ask(run, "GET", "inbox?after=0&wait=20")[1] == {"messages": [], "command": command}
     assert ask(run, "GET", f"inbox?after=0&wait=0&command={command}")[1]["command"] == command
 

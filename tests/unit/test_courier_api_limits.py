@@ -120,7 +120,7 @@ def test_a_courier_cannot_speak_for_people_or_for_berth(run: Run, kind: Any) -> 
 
 
 def test_a_token_dies_with_its_run(run: Run) -> None:
-    transitions.ask(run.pk, Intent.STOP)
+    transitions.request_end(run.pk, Intent.STOP)
     Run.objects.filter(pk=run.pk).update(state=RunState.ENDED, verdict="completed", ended_at=run.claimed_at)
     for method, path in [("POST", "hello"), ("GET", "inbox"), ("POST", "events")]:
         assert ask(run, method, path, {"events": [event(1)]} if path == "events" else {})[0] == 410

@@ -114,7 +114,7 @@ def test_nothing_that_an_agent_wrote_is_more_than_text(session: AgentSession, ru
 def test_a_refusal_is_asked_for_once_however_many_ask(session: AgentSession, run: Run, people: dict[str, Any]) -> None:
     report(denials=[denial(run)])
     other = intake.open_session(group=session.group, profile=session.profile, text="Hi", sender=people["member"])
-    transitions.queue(other)
+    transitions.enqueue(other)
     second = transitions.claim(other.pk, "local")
     assert second
     report(denials=[denial(second, count=4), denial(second, port=8443)])

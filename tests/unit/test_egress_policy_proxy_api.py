@@ -105,7 +105,7 @@ def test_rules_count_for_everybody_a_group_a_profile_a_run(run: Run, group: Agen
 def test_a_rule_of_a_run_ends_with_it(run: Run, session: AgentSession) -> None:
     allow("once.test", run=run, group=session.group)
     end(run)
-    transitions.queue(session)
+    transitions.enqueue(session)
     second = transitions.claim(session.pk, "local")
     assert second and not decided(second, "once.test")["allowed"]
 
@@ -177,9 +177,9 @@ def test_a_refusal_says_how_far_the_request_came(run: Run, people: dict[str, Any
 
 
 def test_a_run_is_given_its_way_out(settings: Any, run: Run) -> None:
-    assert egress_access.access(run) is None
+    assert egress_access.of_run(run) is None
     settings.EGRESS_PROXY_URL = "http://proxy.test:3128"
-    access = egress_access.access(run)
+    access = egress_access.of_run(run)
     assert access and access.proxy == "http://proxy.test:3128" and access.credential not in repr(access)
     assert ask("POST", "decide", question(run, credential=access.credential))[0] == 200
 

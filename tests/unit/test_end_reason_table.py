@@ -135,9 +135,9 @@ def seen(name: str) -> Observed:
 def test_a_verdict(name: str, intent: Intent, report: Report, reason: End, words: str, safe: bool) -> None:
     found = verdict(intent, seen(name), report, by="ada")
     assert (found.reason, found.retry_safe) == (reason, safe)
-    assert words in found.words
-    assert found.words.endswith(ADVICE[reason].next)
-    assert ".." not in found.words and " ." not in found.words
+    assert words in found.message
+    assert found.message.endswith(ADVICE[reason].next)
+    assert ".." not in found.message and " ." not in found.message
 
 
 def test_every_recording_has_a_verdict() -> None:

@@ -68,22 +68,22 @@ def test_whatever_a_runtime_sees_is_an_end_reason() -> None:
 
 def test_a_start_that_times_out_says_what_it_waited_for() -> None:
     quiet = verdict(Intent.NONE, Observed(Phase.RUNNING), start_seconds=300)
-    assert quiet.words.startswith("It did not start in time: waited 300 s.")
+    assert quiet.message.startswith("It did not start in time: waited 300 s.")
     held_up = Observed(Phase.PENDING, Cause.UNSCHEDULABLE, "0/3 nodes are available")
-    assert verdict(Intent.NONE, held_up).words.startswith("No node can take it: 0/3 nodes are available.")
+    assert verdict(Intent.NONE, held_up).message.startswith("No node can take it: 0/3 nodes are available.")
 
 
 def test_every_reason_has_words_and_advice() -> None:
     assert set(ADVICE) == set(EndReason)
     for reason in EndReason:
-        words = describe(reason, detail="because", code=1, by="ada").words
+        words = describe(reason, detail="because", code=1, by="ada").message
         assert "{" not in words and words.endswith(".")
 
 
 def test_words_name_the_exit_code_the_person_and_the_detail() -> None:
-    assert verdict(Intent.NONE, over(code=3)).words.startswith("The agent ended with exit code 3.")
-    assert verdict(Intent.STOP, over(), by="ada").words.startswith("Stopped by ada.")
-    pulled = describe(EndReason.IMAGE_PULL, detail="not found").words
+    assert verdict(Intent.NONE, over(code=3)).message.startswith("The agent ended with exit code 3.")
+    assert verdict(Intent.STOP, over(), by="ada").message.startswith("Stopped by ada.")
+    pulled = describe(EndReason.IMAGE_PULL, detail="not found").message
     assert pulled.startswith("The image can't be pulled: not found.")
 
 
@@ -93,7 +93,7 @@ def test_the_couriers_report_counts_when_the_runtime_has_no_code() -> None:
 
 def test_out_of_memory_tells_the_limit_and_the_peak() -> None:
     observed = over(Cause.OOM, 137, "it used more memory than its limit of 256Mi")
-    words = verdict(Intent.NONE, observed, Report(peak_bytes=255 * 1024**2)).words
+    words = verdict(Intent.NONE, observed, Report(peak_bytes=255 * 1024**2)).message
     assert words.startswith("The agent ran out of memory: it used more memory than its limit of 256Mi (peak 255Mi).")
 
 

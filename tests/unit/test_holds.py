@@ -13,7 +13,7 @@ from sessions.lifecycle import intake, transitions
 from sessions.lifecycle.intake import InvalidRequest
 from sessions.models import AgentSession, Run
 from sessions.scheduling import admission
-from sessions.scheduling.plan import Place
+from sessions.scheduling.plan import Position
 from sessions.stream import serializers
 
 
@@ -97,11 +97,11 @@ def test_the_wait_is_guessed_from_the_last_runs(session: AgentSession, profile: 
             claimed_at=now - timedelta(seconds=240),
             ended_at=now,
         )
-    guess = admission.estimate(Place(3, 7, "", ahead=3, slots=2, ages=(0.0, 120.0)))
-    overdue = admission.estimate(Place(1, 7, "", ahead=1, slots=2, ages=(2400.0, 250.0)))
+    guess = admission.estimated_wait(Position(3, 7, "", ahead=3, slots=2, ages=(0.0, 120.0)))
+    overdue = admission.estimated_wait(Position(1, 7, "", ahead=1, slots=2, ages=(2400.0, 250.0)))
     cache.clear()
     assert guess == timedelta(seconds=360) and overdue is None
-    assert serializers.spell(guess) == "6 min"
+    assert serializers.duration_words(guess) == "6 min"
 
 
 def test_nobody_is_promised_seconds_behind_a_run_that_is_ending(session: AgentSession, profile: AgentProfile) -> None:
@@ -119,10 +119,10 @@ def test_nobody_is_promised_seconds_behind_a_run_that_is_ending(session: AgentSe
 
 def test_too_few_runs_tell_nothing(session: AgentSession) -> None:
     cache.clear()
-    assert admission.estimate(Place(3, 7, "", ahead=3, slots=2, ages=(1.0, 1.0))) is None
+    assert admission.estimated_wait(Position(3, 7, "", ahead=3, slots=2, ages=(1.0, 1.0))) is None
     cache.clear()
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3, "10 s"), (44, "40 s"), (100, "2 min"), (6000, "2 h")])
 def test_a_wait_in_words(seconds: int, words: str) -> None:
-    assert serializers.spell(timedelta(seconds=seconds)) == words
+    assert serializers.duration_words(timedelta(seconds=seconds)) == words

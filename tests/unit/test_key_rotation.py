@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from controlplane.accounts import SecondFactor
 from egress_policy import decision_service
-from runtimes.names import fits, spec_hash
+from runtimes.names import matches_hash, spec_hash
 from sessions.lifecycle import run_spec, run_tokens, transitions
 from sessions.models import AgentSession, Run
 
@@ -74,7 +74,7 @@ def test_a_living_run_is_the_same_after_a_rotation(session: AgentSession, settin
     after = run_spec.build(run)
     assert before.token != after.token and before.egress
     assert decision_service.find_run(str(run.pk), before.egress.credential) == run
-    assert fits(after, spec_hash(before))
+    assert matches_hash(after, spec_hash(before))
 
 
 def test_second_factors_live_through_it(settings: Any) -> None:

@@ -186,7 +186,7 @@ def test_a_table_of_ten_thousand_rows_is_a_table() -> None:
 
 
 def test_what_was_rendered_is_kept_up_to_so_many_bytes() -> None:
-    kept = markdown.Kept(10_000)
+    kept = markdown.Cache(10_000)
     for number in range(100):
         kept.put(bytes([number]), "x" * 1000)
         assert kept.size <= 10_000
@@ -197,5 +197,5 @@ def test_what_was_rendered_is_kept_up_to_so_many_bytes() -> None:
 
 def test_the_same_text_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = html_of("result", "*once* upon a time")
-    monkeypatch.setattr(markdown, "fresh", None)
+    monkeypatch.setattr(markdown, "render", None)
     assert html_of("message", "*once* upon a time") == first

@@ -46,13 +46,13 @@ def keeper(monkeypatch: pytest.MonkeyPatch) -> Keeper:
 
 
 def asked() -> list[str]:
-    return [item.key.partition(" ")[2] for item in WorkItem.objects.filter(key__startswith=work_queue.KEEP)]
+    return [item.key.partition(" ")[2] for item in WorkItem.objects.filter(key__startswith=work_queue.SYNC_NAMESPACE)]
 
 
 def test_a_group_that_runs_is_looked_at_again_and_again(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
     monkeypatch.setattr("sessions.lifecycle.namespaces.time.monotonic", lambda: clock[0])
-    rounds = namespaces.Rounds()
+    rounds = namespaces.SyncSchedule()
     rounds.step()
     assert asked() == []  # its start has just looked
     clock[0] += 29
@@ -69,21 +69,21 @@ def test_a_group_that_runs_is_looked_at_again_and_again(running: Run, monkeypatc
 
 
 def test_a_group_without_runs_or_on_this_machine_is_not(running: Run, settings: Any) -> None:
-    rounds = namespaces.Rounds()
+    rounds = namespaces.SyncSchedule()
     rounds.step()
     Run.objects.filter(pk=running.pk).update(state=RunState.CLAIMED)
     rounds.step()
-    assert not rounds._looked
+    assert not rounds._requested_at
     settings.RUNTIME = "local"
     Run.objects.filter(pk=running.pk).update(state=RunState.WORKING)
     rounds.step()
-    assert not rounds._looked
+    assert not rounds._requested_at
 
 
 def test_the_look_knows_the_groups_quota(running: Run, keeper: Keeper, settings: Any) -> None:
     group = running.session.group
     AgentGroup.objects.filter(pk=group.pk).update(quota_pods=3, storage_gib=7)
-    assert namespaces.keep(group.pk)
+    assert namespaces.sync(group.pk)
     (kept,) = keeper.kept
     assert (kept.ref.group, kept.ref.slug, kept.storage_gib) == (str(group.pk), group.slug, 7)
     assert kept.quota == Quota(
@@ -94,12 +94,12 @@ def test_the_look_knows_the_groups_quota(running: Run, keeper: Keeper, settings:
 
 def test_a_berth_that_can_not_be_kept_stops_nobody(running: Run, keeper: Keeper) -> None:
     keeper.refuses = True
-    assert not namespaces.keep(running.session.group_id)
+    assert not namespaces.sync(running.session.group_id)
 
 
 def test_a_group_that_is_being_removed_does_not_get_its_berth_back(running: Run, keeper: Keeper) -> None:
     Run.objects.filter(pk=running.pk).update(state=RunState.ENDED, ended_at=timezone.now(), verdict="completed")
-    assert not namespaces.keep(running.session.group_id)
+    assert not namespaces.sync(running.session.group_id)
     assert keeper.kept == []
 
 

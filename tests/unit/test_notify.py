@@ -50,7 +50,7 @@ def layer(request: pytest.FixtureRequest, settings: Any) -> None:
 def test_a_listener_that_has_to_join_anew_leaves_no_channel_behind(layer: None) -> None:
     async def play() -> None:
         hub, layers, session = notify.Hub(), get_channel_layer(), str(uuid.uuid4())
-        async with hub.listen(session, notify.EVENTS) as bell:
+        async with hub.subscribe(session, notify.EVENTS) as bell:
 
             async def joined() -> bool:
                 return len(await members(layers)) == 1
@@ -80,7 +80,7 @@ def test_who_listens_joins_again_and_again(layer: None, monkeypatch: pytest.Monk
 
     async def play() -> None:
         hub, layers = notify.Hub(), get_channel_layer()
-        async with hub.listen("x", notify.EVENTS):
+        async with hub.subscribe("x", notify.EVENTS):
             seen: list[dict[str, float]] = []
 
             async def again() -> bool:

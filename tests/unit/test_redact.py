@@ -43,5 +43,5 @@ def test_nor_do_a_verdict_and_its_last_lines(run: Run) -> None:
 
 def test_what_holds_nothing_is_the_same() -> None:
     text, data = "as it was", {"a": ["b", 1, None]}
-    assert redact.of_run(uuid.uuid4(), text, data) == (text, data)
-    assert redact.clean(uuid.uuid4(), "") == ""
+    assert redact.redact_event(uuid.uuid4(), text, data) == (text, data)
+    assert redact.redact_text(uuid.uuid4(), "") == ""

@@ -192,7 +192,7 @@ def test_a_plain_program_need_not_read_its_message(session: AgentSession, run: R
 
 def test_a_shutdown_uses_up_no_try_and_loses_no_message(session: AgentSession, run: Run) -> None:
     tell(run, DELIVERED)
-    transitions.ask(run.pk, Intent.SHUTDOWN)
+    transitions.request_end(run.pk, Intent.SHUTDOWN)
     transitions.end(run, CRASH)
     assert messages(session) == [MessageState.QUEUED]
     assert shown(session).state == SessionState.QUEUED and session.attempts == 0
@@ -208,7 +208,7 @@ def test_what_a_person_stopped_is_not_tried_again(session: AgentSession, run: Ru
 
 def test_a_start_that_waits_for_the_clusters_quota_gives_way_and_comes_back(session: AgentSession, run: Run) -> None:
     Run.objects.update(state=RunState.STARTING, waits_cause=Cause.QUOTA, waits_for="exceeded quota")
-    assert transitions.ask(run.pk, Intent.PREEMPT, only_idle=True)
+    assert transitions.request_end(run.pk, Intent.PREEMPT, only_idle=True)
     transitions.end(run, GONE)
     assert shown(session).attempts == 0 and session.state == SessionState.QUEUED
     assert session.retry_at and session.reason.startswith("Comes back at ")
@@ -223,7 +223,7 @@ def test_a_new_message_while_the_next_try_waits_changes_nothing_of_it(session: A
 
 def test_retry_starts_at_once_and_counts_anew(session: AgentSession, run: Run, people: dict[str, Any]) -> None:
     tell(run, DELIVERED)
-    AgentSession.objects.update(attempts=transitions.tries())
+    AgentSession.objects.update(attempts=transitions.max_attempts())
     transitions.end(run, CRASH)
     assert intake.retry(session, by="ada", actor=people["owner"]) == 1
     assert messages(session) == [MessageState.QUEUED]
@@ -246,7 +246,7 @@ def test_retry_needn_t_wait_for_the_pause(session: AgentSession, run: Run) -> No
 
 def test_a_failed_message_is_never_put_after_a_later_one(session: AgentSession, run: Run) -> None:
     tell(run, DELIVERED)
-    AgentSession.objects.update(attempts=transitions.tries())
+    AgentSession.objects.update(attempts=transitions.max_attempts())
     transitions.end(run, CRASH)
     intake.post_message(session, "second", sender=None)
     run = claim(session)
@@ -279,7 +279,7 @@ def test_a_message_that_an_agent_has_is_not_taken_back(session: AgentSession, ru
 
 def test_a_failed_message_is_discarded(session: AgentSession, run: Run) -> None:
     tell(run, DELIVERED)
-    AgentSession.objects.update(attempts=transitions.tries())
+    AgentSession.objects.update(attempts=transitions.max_attempts())
     transitions.end(run, CRASH)
     assert intake.cancel(session, 1, by="ada").reason == "It was discarded by ada."
 
@@ -339,7 +339,7 @@ def test_an_old_journal_does_not_bring_back_an_old_conversation(session: AgentSe
 
 def test_a_retried_message_says_nothing_of_its_failure(session: AgentSession, run: Run) -> None:
     tell(run, DELIVERED)
-    AgentSession.objects.update(attempts=transitions.tries())
+    AgentSession.objects.update(attempts=transitions.max_attempts())
     transitions.end(run, CRASH)
     intake.retry(session, by="ada")
     message = session.messages.get()
@@ -349,9 +349,9 @@ def test_a_retried_message_says_nothing_of_its_failure(session: AgentSession, ru
 def test_a_turn_that_ends_while_the_run_closes_is_noted(session: AgentSession, run: Run) -> None:
     tell(run, DELIVERED)
     intake.close(session, by="ada")
-    assert reconcile.wanted_of(Run.objects.for_decision().get(), None).waiting_since is None
+    assert reconcile.wanted_state(Run.objects.for_decision().get(), None).waiting_since is None
     tell(run, IDLE)
-    wanted = reconcile.wanted_of(Run.objects.for_decision().get(), None)
+    wanted = reconcile.wanted_state(Run.objects.for_decision().get(), None)
     assert wanted.state == RunState.ENDING and wanted.waiting_since and wanted.waiting_since <= timezone.now()
     tell(run, ("turn", {"state": "working"}))
-    assert reconcile.wanted_of(Run.objects.for_decision().get(), None).waiting_since is None
+    assert reconcile.wanted_state(Run.objects.for_decision().get(), None).waiting_since is None

@@ -46,7 +46,7 @@ class Told:
 
 
 def keep(run: Run, answer: Description | Exception) -> None:
-    run_archive.keep(run, Told(answer))  # type: ignore[arg-type]
+    run_archive.archive(run, Told(answer))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -136,17 +136,17 @@ def test_a_start_that_the_runtime_does_not_have_goes_by_todays_limits(run: Run) 
     run_spec.of_run(run)
     AgentProfile.objects.update(start_seconds=7)
     run = again(run)
-    assert reconcile.wanted_of(run, None).start_seconds == 7
+    assert reconcile.wanted_state(run, None).start_seconds == 7
     run_spec.of_run(run)  # the next try, after which the runtime has it
     Run.objects.filter(pk=run.pk).update(made_at=timezone.now())
     AgentProfile.objects.update(start_seconds=8)
-    assert reconcile.wanted_of(again(run), None).start_seconds == 7
+    assert reconcile.wanted_state(again(run), None).start_seconds == 7
 
 
 def test_limits_are_those_of_the_start(run: Run) -> None:
     run = started(run)
     AgentProfile.objects.update(idle_seconds=1, turn_seconds=1, start_seconds=1, deadline_seconds=1, contract="plain")
-    wanted = reconcile.wanted_of(again(run), None)
+    wanted = reconcile.wanted_state(again(run), None)
     assert (wanted.idle_seconds, wanted.turn_seconds, wanted.start_seconds) == (1800, 1800, 300)
     assert (wanted.deadline_seconds, again(run).contract) == (14400, "jsonl")
 
@@ -187,7 +187,7 @@ def test_a_start_that_no_longer_waits_for_the_quota_gives_its_slot_to_nobody(run
         reconcile.reconcile(run.session_id)
         assert (again(run).waits_cause == Cause.QUOTA) is gives_way
         assert bool(admission._holders()[0].idle_since) is gives_way
-    assert not transitions.ask(run.pk, Intent.PREEMPT, only_idle=True)
+    assert not transitions.request_end(run.pk, Intent.PREEMPT, only_idle=True)
 
 
 def test_what_the_runtime_refuses_of_a_started_run_is_a_warning(
@@ -216,5 +216,5 @@ def test_a_row_that_cannot_be_read_is_set_aside(run: Run, kept: Any) -> None:
     whole = run_spec.build(run)
     Run.objects.update(spec=kept)
     assert run_spec.of_run(again(run)) == whole
-    assert reconcile.wanted_of(again(run), None).idle_seconds == 1800
+    assert reconcile.wanted_state(again(run), None).idle_seconds == 1800
     assert serializers.warning(again(run)) == ""

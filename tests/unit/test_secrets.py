@@ -97,9 +97,9 @@ def test_every_group_is_a_grant_too(run: Run, reference: SecretReference) -> Non
 
 
 def test_the_use_is_noted_by_group(run: Run, reference: SecretReference) -> None:
-    secrets.used(run)
+    secrets.record_use(run)
     first = SecretUse.objects.get()
-    secrets.used(run)
+    secrets.record_use(run)
     second = SecretUse.objects.get()
     assert (second.reference, second.group) == (reference, run.session.group) and second.last_at > first.last_at
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_renewed_ends_no_run(run: Run, reference: SecretReference
     runtime: Any = Told(PermanentFault(Cause.MOUNT, "gone"))
     secrets.renew(run, runtime)
     assert len(runtime.asked) == 1
-    secrets._looked.clear()
+    secrets._renewed_at.clear()
     reference.groups.clear()
     secrets.renew(run, runtime)
     assert len(runtime.asked) == 1
@@ -306,4 +306,4 @@ def test_files_are_read_from_their_folder_alone(
     assert secrets.read(reference, run.session.group, "local") == b"from a file"
     (tmp_path / "agents/key").unlink()
     (tmp_path / "agents/key").symlink_to("/etc/passwd")
-    assert "leads out" in secrets.check(reference, run.session.group)
+    assert "leads out" in secrets.unreadable_reason(reference, run.session.group)

@@ -12,7 +12,7 @@ from sessions.cleanup import retention
 from sessions.courier_api import ingest
 from sessions.events import event_log, stored_bytes
 from sessions.events.event_log import ROW, NewEvent
-from sessions.events.stored_bytes import MIB, Room, keep
+from sessions.events.stored_bytes import MIB, Usage, apply_limits
 from sessions.lifecycle import transitions
 from sessions.models import AgentSession, Event, Run
 from tests.unit.things import gc
@@ -68,7 +68,7 @@ FULL = 1_000_000  # bytes; an event of 1,000 characters takes 1,128
 )
 def test_what_is_kept(run: int, group: int, left_out: int, said: list[str], stored: list[str]) -> None:
     batch = [NewEvent(kind, "x" * 1000) for kind in said]
-    kept = keep(batch, Room(run, FULL, group, FULL, left_out))
+    kept = apply_limits(batch, Usage(run, FULL, group, FULL, left_out))
     assert [event.kind for event in kept.events] == stored
     mine = sum(any(event is each for each in kept.events) for event in batch)
     assert kept.size == mine * 1128 and kept.left_out == (len(batch) - mine) * 1128

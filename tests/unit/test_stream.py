@@ -195,7 +195,7 @@ def test_a_page_ends_with_its_login(
     session: AgentSession, people: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logged out of, or with another password, it is told nothing more."""
-    monkeypatch.setattr(consumers, "LOGIN_EVERY", 0.0)
+    monkeypatch.setattr(consumers, "RECHECK_LOGIN_SECONDS", 0.0)
 
     async def scene(end: Callable[[Page], Any]) -> int:
         page = Page(people["viewer"], session.pk)
@@ -203,7 +203,7 @@ def test_a_page_ends_with_its_login(
         await page.until(1)
         await in_thread(end, page)
         await in_thread(say, session, 1)
-        await notify.announce(session.pk, notify.EVENTS)
+        await notify.apublish(session.pk, notify.EVENTS)
         while await page.read():
             pass
         return page.closed
@@ -300,7 +300,7 @@ def test_what_other_processes_write_is_found_by_one_question_for_all(
         for page in pages:
             await page.socket.connect()
             await page.until(1)
-        monkeypatch.setattr(notify, "ring", lambda *_: None)  # as if it was written elsewhere
+        monkeypatch.setattr(notify, "publish", lambda *_: None)  # as if it was written elsewhere
         await in_thread(say, session, 2)
         for page in pages:
             await page.until(3)

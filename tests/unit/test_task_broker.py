@@ -8,24 +8,24 @@ from django_q.tasks import async_task
 
 from sessions import work_queue
 from sessions.models import WorkItem
-from sessions.workers.task_broker import Keyed
+from sessions.workers.task_broker import WorkQueueBroker
 
 
 @pytest.fixture
-def broker(db: None) -> Keyed:
+def broker(db: None) -> WorkQueueBroker:
     WorkItem.objects.all().delete()
-    return Keyed(list_key="berth")
+    return WorkQueueBroker(list_key="berth")
 
 
-def test_django_q_uses_it_and_its_own_table_stays_empty(broker: Keyed) -> None:
-    assert isinstance(get_broker(), Keyed)
+def test_django_q_uses_it_and_its_own_table_stays_empty(broker: WorkQueueBroker) -> None:
+    assert isinstance(get_broker(), WorkQueueBroker)
     for _ in range(3):
         async_task("sessions.tasks.admit")
     assert [item.key for item in WorkItem.objects.all()] == ["sessions.tasks.admit"]
     assert not OrmQ.objects.exists()
 
 
-def test_a_worker_is_handed_the_key_and_its_token(broker: Keyed) -> None:
+def test_a_worker_is_handed_the_key_and_its_token(broker: WorkQueueBroker) -> None:
     work_queue.request(work_queue.RECONCILE, "4b2d")
     taken = broker.dequeue()
     assert taken and len(taken) == 1
@@ -36,6 +36,6 @@ def test_a_worker_is_handed_the_key_and_its_token(broker: Keyed) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("a", "b"), ("a b",), ("x" * 300,)])
-def test_what_is_no_key_is_refused(broker: Keyed, arguments: tuple[str, ...]) -> None:
+def test_what_is_no_key_is_refused(broker: WorkQueueBroker, arguments: tuple[str, ...]) -> None:
     with pytest.raises((ValueError, TypeError)):
         async_task("sessions.tasks.keep", *arguments)

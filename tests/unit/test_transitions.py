@@ -78,8 +78,8 @@ def test_a_good_end_answers_what_was_delivered(session: AgentSession, run: Run) 
 
 
 def test_a_bad_end_is_told_in_words(session: AgentSession, run: Run) -> None:
-    AgentSession.objects.update(attempts=transitions.tries())
-    Run.objects.update(attempt=transitions.tries())
+    AgentSession.objects.update(attempts=transitions.max_attempts())
+    Run.objects.update(attempt=transitions.max_attempts())
     deliver(run)
     transitions.end(run, finished(3))
     session.refresh_from_db()
@@ -99,7 +99,7 @@ def test_a_run_ends_once(run: Run) -> None:
 
 def test_a_message_that_came_too_late_gets_the_next_run(session: AgentSession, run: Run) -> None:
     deliver(run)
-    transitions.ask(run.pk, Intent.IDLE)
+    transitions.request_end(run.pk, Intent.IDLE)
     intake.post_message(session, "late", sender=None)
     transitions.end(run, finished())
     session.refresh_from_db()
@@ -141,6 +141,6 @@ def test_the_next_run_resumes_the_conversation(session: AgentSession, run: Run) 
 def test_idle_close_loses_against_a_turn_that_began(run: Run) -> None:
     deliver(run)
     ingest.ingest(run.pk, ingest.parse([{"n": 2, "kind": "turn", "at": 1, "data": {"state": "working"}}]))
-    assert not transitions.ask(run.pk, Intent.IDLE, only_idle=True)
+    assert not transitions.request_end(run.pk, Intent.IDLE, only_idle=True)
     run.refresh_from_db()
     assert run.state == RunState.WORKING

@@ -18,7 +18,7 @@ from sessions.choices import Intent, RunState
 from sessions.lifecycle import observation, runtime_factory, secrets, transitions
 from sessions.models import AgentSession, Lease, Run, WorkItem
 from sessions.signals import swept
-from sessions.work_queue import FIRST, LOOK
+from sessions.work_queue import FIRST, LOW
 from sessions.workers.watcher import Watcher
 
 
@@ -71,7 +71,7 @@ def asked(session: AgentSession) -> Any:
 @pytest.fixture
 def on_cluster(session: AgentSession, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run that works on a cluster."""
-    leases.beat(leases.WEB)
+    leases.heartbeat(leases.WEB)
     run = transitions.claim(session.pk, "kubernetes")
     assert run
     now = timezone.now()
@@ -110,13 +110,13 @@ def test_a_holder_that_slept_gets_a_new_epoch_and_its_old_one_is_worth_nothing(d
 
 def test_a_service_is_alive_since_its_last_silence(db: None) -> None:
     assert leases.alive_since("web") is None
-    leases.beat("web")
+    leases.heartbeat("web")
     first = leases.alive_since("web")
-    leases.beat("web")
+    leases.heartbeat("web")
     assert first and leases.alive_since("web") == first
     Lease.objects.update(renewed_at=timezone.now() - 2 * leases.LASTS)
     assert leases.alive_since("web") is None
-    leases.beat("web")
+    leases.heartbeat("web")
     assert leases.alive_since("web") != first
 
 
@@ -290,18 +290,18 @@ def test_another_apps_receiver_that_fails_hinders_no_other(session: AgentSession
 def sees(run: Run, observed: Observed) -> Watcher:
     """A watcher that was told this of a run, and a queue that is empty since."""
     watcher = Watcher(Quiet(), "a")
-    watcher._take(WatchEvent(run.ref, observed))
+    watcher._handle(WatchEvent(run.ref, observed))
     WorkItem.objects.all().delete()
-    watcher.asked.clear()
+    watcher.requested_at.clear()
     return watcher
 
 
 def test_what_was_seen_is_handed_on(on_cluster: Run, asked: Any) -> None:
     watcher = Watcher(Quiet(), "a")
-    watcher._take(WatchEvent(on_cluster.ref, HELD_UP))
-    watcher._take(WatchEvent(on_cluster.ref, HELD_UP))
+    watcher._handle(WatchEvent(on_cluster.ref, HELD_UP))
+    watcher._handle(WatchEvent(on_cluster.ref, HELD_UP))
     (item,) = WorkItem.objects.all()
-    assert item.priority == LOOK
+    assert item.priority == LOW
     assert json.loads(item.observed)["cause"] == "quota"
 
 
@@ -309,7 +309,7 @@ def test_what_was_seen_is_handed_on(on_cluster: Run, asked: Any) -> None:
     "seen", [Observed(Phase.FINISHED, Cause.OOM, last_lines="a secret"), Observed(Phase.ABSENT), None]
 )
 def test_an_end_is_looked_at_anew_and_leaves_no_last_lines_in_a_row(on_cluster: Run, seen: Observed | None) -> None:
-    Watcher(Quiet(), "a")._take(WatchEvent(on_cluster.ref, seen))
+    Watcher(Quiet(), "a")._handle(WatchEvent(on_cluster.ref, seen))
     (item,) = WorkItem.objects.all()
     assert (item.priority, item.observed) == (FIRST, "")
 
@@ -370,7 +370,7 @@ def test_time_that_passes_by_itself_does_not_count(on_cluster: Run, asked: Any) 
 def worked(observed: Observed | None, run: Run, runtime: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a worker take what a watcher saw."""
     monkeypatch.setattr(runtime_factory, "get", lambda name: runtime)
-    Watcher(runtime, "a")._take(WatchEvent(run.ref, observed))
+    Watcher(runtime, "a")._handle(WatchEvent(run.ref, observed))
     for key, token in work_queue.take(10):
         work_queue.do(key, token)
 
@@ -433,7 +433,7 @@ def test_a_watch_that_ended_is_no_watch() -> None:
 def test_silence_is_an_error() -> None:
     watcher = Watcher(Quiet(), "a")
     watcher.step()
-    watcher.heard -= 100
+    watcher.last_event_at -= 100
     with pytest.raises(RuntimeError, match="silent"):
         watcher.step()
     watcher.stop()

@@ -11,9 +11,9 @@ from django.utils import timezone
 
 from sessions import tasks, work_queue
 from sessions.models import WorkItem
-from sessions.work_queue import ADMIT, FIRST, KEEP, LOOK, NORMAL, RECONCILE
+from sessions.work_queue import ADMIT, FIRST, LOW, NORMAL, RECONCILE, SYNC_NAMESPACE
 
-ONE, TWO, THREE = f"{KEEP} one", f"{KEEP} two", f"{KEEP} three"
+ONE, TWO, THREE = f"{SYNC_NAMESPACE} one", f"{SYNC_NAMESPACE} two", f"{SYNC_NAMESPACE} three"
 
 
 @pytest.fixture(autouse=True)
@@ -54,17 +54,17 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 def test_asked_twice_while_it_waits_is_once(done: list[str]) -> None:
     for _ in range(5):
-        work_queue.request(KEEP, "one")
+        work_queue.request(SYNC_NAMESPACE, "one")
     assert work() == [ONE]
     assert work() == [] and not WorkItem.objects.exists()
     assert done == ["one"]
 
 
 def test_asked_while_at_work_is_once_more(done: list[str]) -> None:
-    work_queue.request(KEEP, "one")
+    work_queue.request(SYNC_NAMESPACE, "one")
     ((key, token),) = work_queue.take(10)
     for _ in range(3):
-        work_queue.request(KEEP, "one")
+        work_queue.request(SYNC_NAMESPACE, "one")
     assert work_queue.take(10) == [], "it is at work"
     work_queue.do(key, token)
     assert work() == [ONE]
@@ -72,45 +72,45 @@ def test_asked_while_at_work_is_once_more(done: list[str]) -> None:
 
 
 def test_asked_from_within_is_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "keep", lambda _: work_queue.request(KEEP, "one"))
-    work_queue.request(KEEP, "one")
+    monkeypatch.setattr(tasks, "keep", lambda _: work_queue.request(SYNC_NAMESPACE, "one"))
+    work_queue.request(SYNC_NAMESPACE, "one")
     assert work() == [ONE]
     assert work() == [ONE]
 
 
 def test_the_earliest_time_and_the_best_priority_count() -> None:
     now = timezone.now()
-    work_queue.request(KEEP, "one", priority=LOOK, due_at=now + timedelta(hours=1))
-    work_queue.request(KEEP, "one", priority=FIRST, due_at=now + timedelta(hours=2))
+    work_queue.request(SYNC_NAMESPACE, "one", priority=LOW, due_at=now + timedelta(hours=1))
+    work_queue.request(SYNC_NAMESPACE, "one", priority=FIRST, due_at=now + timedelta(hours=2))
     item = WorkItem.objects.get()
     assert (item.priority, item.due_at) == (FIRST, now + timedelta(hours=1))
-    work_queue.request(KEEP, "one", priority=NORMAL, due_at=now)
+    work_queue.request(SYNC_NAMESPACE, "one", priority=NORMAL, due_at=now)
     item.refresh_from_db()
     assert (item.priority, item.due_at) == (FIRST, now)
 
 
 def test_what_comes_first_goes_first_and_what_is_not_due_not_at_all(done: list[str]) -> None:
-    work_queue.request(KEEP, "look", priority=LOOK)
-    work_queue.request(KEEP, "one")
-    work_queue.request(KEEP, "two")
-    work_queue.request(KEEP, "start", priority=FIRST)
-    work_queue.request(KEEP, "tomorrow", priority=FIRST, due_at=timezone.now() + timedelta(days=1))
+    work_queue.request(SYNC_NAMESPACE, "look", priority=LOW)
+    work_queue.request(SYNC_NAMESPACE, "one")
+    work_queue.request(SYNC_NAMESPACE, "two")
+    work_queue.request(SYNC_NAMESPACE, "start", priority=FIRST)
+    work_queue.request(SYNC_NAMESPACE, "tomorrow", priority=FIRST, due_at=timezone.now() + timedelta(days=1))
     work()
     assert done == ["start", "one", "two", "look"]
 
 
 def test_what_was_seen_is_handed_on_and_the_newest_counts(done: list[str]) -> None:
-    work_queue.request(KEEP, "one", observed="old")
-    work_queue.request(KEEP, "one", observed="new")
-    work_queue.request(KEEP, "one")
+    work_queue.request(SYNC_NAMESPACE, "one", observed="old")
+    work_queue.request(SYNC_NAMESPACE, "one", observed="new")
+    work_queue.request(SYNC_NAMESPACE, "one")
     work()
     assert done == ["one new"]
 
 
 def test_what_was_seen_before_it_was_taken_is_not_handed_on_again(done: list[str]) -> None:
-    work_queue.request(KEEP, "one", observed="old")
+    work_queue.request(SYNC_NAMESPACE, "one", observed="old")
     ((key, token),) = work_queue.take(1)
-    work_queue.request(KEEP, "one")
+    work_queue.request(SYNC_NAMESPACE, "one")
     work_queue.do(key, token)
     work()
     assert done == ["one", "one"]
@@ -118,7 +118,7 @@ def test_what_was_seen_before_it_was_taken_is_not_handed_on_again(done: list[str
 
 def test_a_failure_comes_back_after_pauses_that_grow(monkeypatch: pytest.MonkeyPatch, done: list[str]) -> None:
     failing(monkeypatch, ValueError("no"))
-    work_queue.request(KEEP, "one")
+    work_queue.request(SYNC_NAMESPACE, "one")
     pauses = []
     for number in range(1, 9):
         with pytest.raises(ValueError, match="no"):
@@ -141,14 +141,14 @@ def test_one_that_fails_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(tasks, "keep", keep)
     for name in ("bad", "good"):
-        work_queue.request(KEEP, name)
+        work_queue.request(SYNC_NAMESPACE, name)
     for key, token in work_queue.take(10):
         try:
             work_queue.do(key, token)
         except ValueError:
             continue
     assert called == ["bad", "good"]
-    assert [item.key for item in WorkItem.objects.all()] == [f"{KEEP} bad"]
+    assert [item.key for item in WorkItem.objects.all()] == [f"{SYNC_NAMESPACE} bad"]
 
 
 def test_a_look_does_not_shorten_the_pause_after_a_failure_but_a_start_or_stop_does(
@@ -156,26 +156,26 @@ def test_a_look_does_not_shorten_the_pause_after_a_failure_but_a_start_or_stop_d
 ) -> None:
     with monkeypatch.context() as patch:
         failing(patch, ValueError("no"))
-        work_queue.request(KEEP, "one", priority=LOOK)
+        work_queue.request(SYNC_NAMESPACE, "one", priority=LOW)
         with pytest.raises(ValueError, match="no"):
             work()
-    work_queue.request(KEEP, "one", priority=LOOK)
+    work_queue.request(SYNC_NAMESPACE, "one", priority=LOW)
     assert work() == []
-    work_queue.request(KEEP, "one", priority=FIRST)
+    work_queue.request(SYNC_NAMESPACE, "one", priority=FIRST)
     assert work() == [ONE]
     assert not WorkItem.objects.exists(), "a success makes good for all failures"
 
 
 def test_a_task_may_ask_to_come_back_without_having_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "keep", lambda _: work_queue.retry(7.0))
-    work_queue.request(KEEP, "one")
+    work_queue.request(SYNC_NAMESPACE, "one")
     work()
     item = WorkItem.objects.get()
     assert 6 < (item.due_at - timezone.now()).total_seconds() <= 7
 
 
 def test_what_a_dead_worker_had_is_taken_by_another_once_its_time_is_over(done: list[str]) -> None:
-    work_queue.request(KEEP, "one")
+    work_queue.request(SYNC_NAMESPACE, "one")
     ((key, token),) = work_queue.take(1)
     assert work_queue.take(1) == []
     later(work_queue.LONGEST.total_seconds() + 1)
@@ -196,10 +196,10 @@ def test_one_that_lost_its_turn_does_not_take_a_newer_request_away(monkeypatch: 
         assert work_queue.take(1)
         held.append(work_queue.holds())
         WorkItem.objects.all().delete()  # the second one is done
-        work_queue.request(KEEP, "one")
+        work_queue.request(SYNC_NAMESPACE, "one")
 
     monkeypatch.setattr(tasks, "keep", keep)
-    work_queue.request(KEEP, "one")
+    work_queue.request(SYNC_NAMESPACE, "one")
     work()
     assert held == [True, False]
     assert WorkItem.objects.filter(taken_until=None).count() == 1
@@ -216,8 +216,8 @@ def test_a_row_names_a_task_and_nothing_else(name: str) -> None:
 
 
 def test_many_are_asked_for_at_once(done: list[str]) -> None:
-    work_queue.request_all(KEEP, {f"{number}": "" for number in range(500)})
-    work_queue.request_all(KEEP, {f"{number}": "" for number in range(600)})
+    work_queue.request_all(SYNC_NAMESPACE, {f"{number}": "" for number in range(500)})
+    work_queue.request_all(SYNC_NAMESPACE, {f"{number}": "" for number in range(600)})
     assert WorkItem.objects.count() == 600
     assert len(work_queue.take(1000)) == 600
 
@@ -253,7 +253,7 @@ def test_of_many_takers_one_has_a_key_and_no_request_is_lost(done: list[str], _:
 
     def ask_and_take(number: int) -> None:
         for _ in range(15):
-            work_queue.request(KEEP, str(number % 2))
+            work_queue.request(SYNC_NAMESPACE, str(number % 2))
             asked.append(number)
             for key, token in work_queue.take(2):
                 taken.append((key, token))

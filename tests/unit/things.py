@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from groups.models import AgentGroup
 from runtimes.base import RunRef, RunSpec
-from runtimes.local.paths import Folders
+from runtimes.local.paths import DataFolder
 from runtimes.local.runtime import LocalRuntime
 from sessions.choices import EventKind, RunState
 from sessions.events import event_log
@@ -41,7 +41,7 @@ def stranger(slug: str = "strangers") -> RunRef:
 def make(runtime: LocalRuntime, ref: RunRef) -> Path:
     """Make the folders of a run and its group, as a start does; return the run's."""
     spec = RunSpec(ref, 1, "", ("true",), "jsonl", "http://nowhere", "token")
-    folders: Folders = runtime._folders
+    folders: DataFolder = runtime._data
     folders.make_group(ref, "")
     folder = folders.run(ref.run)
     folder.make(spec, {})
@@ -50,7 +50,7 @@ def make(runtime: LocalRuntime, ref: RunRef) -> Path:
 
 def run_of(session: AgentSession, ended: timedelta | None = None, removed: timedelta | None = None) -> Run:
     """A run of a session: active, or ended so long ago; said to be removed so long ago."""
-    transitions.queue(session)
+    transitions.enqueue(session)
     found = transitions.claim(session.pk, "local")
     assert found
     now = timezone.now()
@@ -68,7 +68,7 @@ def say(session: AgentSession, count: int, ago: timedelta, run: Run | None = Non
     """Let a session have so many more events of that age; return the last number."""
     at = timezone.now() - ago
     found = [NewEvent(EventKind.STDOUT, f"line {number}", at=at) for number in range(count)]
-    return event_log.append(event_log.locked(session.pk), found, run)
+    return event_log.append(event_log.lock_session(session.pk), found, run)
 
 
 def gc(*words: str) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from groups.models import AgentGroup
 from sessions.cleanup import engine
-from sessions.cleanup.actions import Action, Deed, Scope
+from sessions.cleanup.actions import CleanupAction, Outcome, Scope
 
 MOST_DAYS = 36500  # a hundred years: what was finished before can't be
 
@@ -25,7 +25,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """What may be done, and how it is told."""
+        """What may be done, and how it is reported."""
         parser.add_argument("--dry-run", action="store_true", help="tell what would be done, and do nothing")
         parser.add_argument(
             "--days",
@@ -43,27 +43,27 @@ class Command(BaseCommand):
         dry_run: bool = options["dry_run"]
         scope = Scope(dry_run=dry_run, days=options["days"], group=options["group"], by_hand=True)
         known = not scope.group or AgentGroup.objects.filter(slug=scope.group).exists()
-        done: list[Deed] = []
-        for deed in engine.collect(scope):
-            done.append(deed)
+        done: list[CleanupAction] = []
+        for action in engine.collect(scope):
+            done.append(action)
             if not options["json"]:
-                self.stdout.write(deed.line(dry_run))
+                self.stdout.write(action.line(dry_run))
                 self.stdout.flush()
         if not known and not done:
             raise CommandError(f"There is no group {scope.group!r}, and nothing was found that bears its name.")
-        counts = Counter(str(deed.action) for deed in done)
+        counts = Counter(str(action.outcome) for action in done)
         if options["json"]:
-            told = {"dry_run": dry_run, "done": [deed.as_dict() for deed in done], "counts": dict(counts)}
-            self.stdout.write(json.dumps(told, indent=2, ensure_ascii=False))
+            payload = {"dry_run": dry_run, "done": [action.as_dict() for action in done], "counts": dict(counts)}
+            self.stdout.write(json.dumps(payload, indent=2, ensure_ascii=False))
         else:
             self.stdout.write(summary(counts, dry_run))
-        if counts[Action.FAILED]:
+        if counts[Outcome.FAILED]:
             sys.exit(1)
 
 
 def summary(counts: Counter[str], dry_run: bool) -> str:
     """The last line: how many of each action."""
-    parts = [f"{counts[action]} {action}" for action in Action if counts[action]]
+    parts = [f"{counts[action]} {action}" for action in Outcome if counts[action]]
     if not parts:
         return "Nothing to clean up."
     return f"{'Dry run, nothing was done' if dry_run else 'Done'}: {', '.join(parts)}."

@@ -16,7 +16,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Start the cluster and wait for its end.
 
-        A supervisor, or Ctrl-C, signals the whole process group. Django-Q wants only its first process to be told,
+        A supervisor, or Ctrl-C, signals the whole process group. Django-Q wants only its first process to be signalled,
         since that one stops the others in order; so each child goes into a group of its own.
         """
         os.register_at_fork(after_in_child=os.setpgrp)

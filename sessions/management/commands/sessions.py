@@ -35,17 +35,17 @@ class Command(BaseCommand):
         """The subcommands."""
         commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
 
-        def add(name: str, words: str) -> ArgumentParser:
-            command: ArgumentParser = commands.add_parser(name, help=words, description=words)
+        def add(name: str, message: str) -> ArgumentParser:
+            command: ArgumentParser = commands.add_parser(name, help=message, description=message)
             return command
 
-        def one(name: str, words: str) -> ArgumentParser:
-            command = add(name, words)
+        def one(name: str, message: str) -> ArgumentParser:
+            command = add(name, message)
             command.add_argument("id", metavar="ID", help="a session's id, or its beginning")
             return command
 
-        def several(name: str, words: str) -> None:
-            add(name, words).add_argument("ids", nargs="+", metavar="ID", help="ids, or their beginnings")
+        def several(name: str, message: str) -> None:
+            add(name, message).add_argument("ids", nargs="+", metavar="ID", help="ids, or their beginnings")
 
         listed = add("list", "the sessions, those with the latest news first")
         listed.add_argument("--state", action="append", choices=SessionState.values, help="may be given several times")
@@ -97,7 +97,7 @@ class Command(BaseCommand):
         limit = max(0, options["limit"])
         page = list(found[:limit] if limit else found)
         if options["json"]:
-            self._json([tables.told(session) for session in page])
+            self._json([tables.session_json(session) for session in page])
             return
         if not page:
             self.stdout.write("No sessions.")
@@ -113,9 +113,9 @@ class Command(BaseCommand):
         """All about one."""
         session = find(options["id"])
         if options["json"]:
-            self._json(tables.all_told(session))
+            self._json(tables.session_detail_json(session))
             return
-        for line in tables.sheet(session, self.paint):
+        for line in tables.detail(session, self.paint):
             self.stdout.write(line)
 
     def do_follow(self, options: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ class Command(BaseCommand):
                 if not away:
                     self._aside(f"The database is away; still trying. ({str(error).strip()})")
                 away = True
-                transcript.pause()
+                transcript.wait()
         self.stdout.write(lines.end(), ending="")
         failed = AgentSession.objects.filter(pk=session.pk, state=SessionState.FAILED).first() if until_idle else None
         if failed:
@@ -203,20 +203,20 @@ class Command(BaseCommand):
         for start in options["ids"]:
             try:
                 session = find(start)
-                words = done(session) if do(session) else nothing
-                self.stdout.write(f"{tables.short(session)}  {words}")
+                message = done(session) if do(session) else nothing
+                self.stdout.write(f"{tables.short(session)}  {message}")
             except (CommandError, InvalidRequest) as error:
                 failed = True
                 self.stderr.write(f"{start}  {error}")
         if failed:
             sys.exit(1)
 
-    def _json(self, told: Any) -> None:
-        self.stdout.write(json.dumps(told, cls=DjangoJSONEncoder, indent=2, ensure_ascii=False))
+    def _json(self, payload: Any) -> None:
+        self.stdout.write(json.dumps(payload, cls=DjangoJSONEncoder, indent=2, ensure_ascii=False))
 
-    def _aside(self, words: str) -> None:
+    def _aside(self, message: str) -> None:
         """Something about the transcript that is not of it."""
-        self.stderr.write(words, self.style.NOTICE if self.paint.on else None)
+        self.stderr.write(message, self.style.NOTICE if self.paint.on else None)
 
 
 def find(start: str) -> AgentSession:
