@@ -153,7 +153,7 @@ def test_every_verdict_is_told_with_its_words_and_advice() -> None:
     assert set(told) == {str(cause) for cause in EndReason}
     for cause, advice in end_reasons.ADVICE.items():
         words, following, safe, again, session = told[cause]
-        assert words.startswith(re.split(r"[{.]", advice.words)[0].rstrip()), cause
+        assert words.startswith(re.split(r"[{.]", advice.message)[0].rstrip()), cause
         assert following == advice.next
         assert (safe, again) == tuple("yes" if it else "no" for it in (advice.retry_safe, advice.retries)), cause
         assert session == ("failed" if advice.failure else "idle")
