@@ -85,5 +85,5 @@ def test_what_is_another_groups_by_now_stays(place: Place) -> None:
     gone(place, spec.ref)
     resources = list(place.runtime.group_resources())
     for resource in resources:
-        place.runtime.remove(replace(resource, of=GroupRef("another", place.slug)))
+        place.runtime.remove(replace(resource, owner=GroupRef("another", place.slug)))
     assert list(place.runtime.group_resources()) == resources
