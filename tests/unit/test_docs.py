@@ -165,3 +165,51 @@ def test_the_log_lines_in_the_table_are_written_somewhere() -> None:
     for row in table("docs/operations.md", "event"):
         for event in row.split("`, `"):
             assert f'"{event}"' in code, event
+
+
+PACKAGES = "controlplane isolation schedules egress_policy broker sessions groups k8s_adapter runtimes courier redaction egress agents"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+
+
+def modules() -> list[Path]:
+    """The product's modules, from the project's root; no migrations, no `apps.py`, no package's face."""
+    found = [path.relative_to(ROOT) for package in PACKAGES.split() for path in (ROOT / package).rglob("*.py")]
+    return [path for path in found if path.name not in ("__init__.py", "apps.py") and "migrations" not in path.parts]
+
+
+def test_the_layout_names_every_module() -> None:
+    folders: list[str] = []
+    told = set()
+    for line in re.findall(r"```text\n(.*?)```", ARCHITECTURE.read_text(), re.DOTALL)[0].splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders = [*folders[:depth], name]
+        if name.endswith(".py"):
+            told.add("".join(folders))
+    assert told == {path.as_posix() for path in modules()}
+
+
+def test_the_arrows_are_those_of_the_imports() -> None:
+    rows = table("docs/architecture.md", "package")
+    names = {*PACKAGES.split()}
+    imported: dict[str, set[str]] = {name: set() for name in names}
+    for path in modules():
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            whole = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            whole += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            imported[path.parts[0]] |= {each.partition(".")[0] for each in whole} & names - {path.parts[0]}
+    assert {name: {*re.findall(r"`(\w+)`", cells[0])} for name, cells in rows.items()} == imported
+
+
+def test_every_step_of_a_journey_exists() -> None:
+    steps = re.findall(r"^\| \d+ \| .* \| `([\w/]+\.(?:py|js|sh))`(?:: `([\w.]+)`)? \|$", ARCHITECTURE.read_text(), re.MULTILINE)
+    assert len(steps) > 30
+    for path, function in steps:
+        text = (ROOT / path).read_text()
+        if not path.endswith(".py"):
+            assert not function or re.search(rf"\b{function}\b", text), f"{path}: {function}"
+            continue
+        body: list[ast.stmt] = ast.parse(text).body
+        for name in function.split(".") if function else []:
+            found = [node for node in body if getattr(node, "name", "") == name]
+            assert found, f"{path} has no {function}"
+            body = getattr(found[0], "body", [])
