@@ -142,7 +142,7 @@ if EMBEDDED:
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
-    # A file, since the couriers' door and the pages read from several threads.
+    # A file, since the couriers' API and the pages read from several threads.
     DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}
 else:
     # Workers and commands keep a connection each; `web` shares a pool among its threads (controlplane/asgi.py).
@@ -162,7 +162,7 @@ if REDIS_URL:
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
-# A lost doorbell delays a page by one tick. The in-memory layer doesn't cross processes, so there the tick is the bell.
+# A lost notification delays a page by one tick. The in-memory layer doesn't cross processes: there every one is lost.
 STREAM_TICK_SECONDS = 5.0 if REDIS_URL else 0.25
 
 # Tasks are short and every one may be lost or repeated: the watcher's sweep finds whatever is left undone. They come

@@ -84,4 +84,4 @@ ROUTES = {
     ("POST", "/egress/v1/decide"): _decide,
     ("POST", "/egress/v1/report"): _report,
 }
-app = machine_api.json_app(respond, "an egress proxy")
+app = machine_api.json_app(respond, "an egress proxy's request failed")

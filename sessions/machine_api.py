@@ -164,8 +164,9 @@ def endpoint(routes: Mapping[tuple[str, str], Endpoint], request: Request) -> En
     return found
 
 
-def json_app(respond: Callable[[Request], Awaitable[dict[str, Any]]], client: str) -> App:
-    """An ASGI application that answers with what `respond` returns, as JSON; `client` names its callers in the log.
+def json_app(respond: Callable[[Request], Awaitable[dict[str, Any]]], failed: str) -> App:
+    """An ASGI application that answers with what `respond` returns, as JSON; `failed` is what the log says of a
+    failure.
 
     Every failure has a status that tells the client whether to come again.
     """
@@ -176,7 +177,7 @@ def json_app(respond: Callable[[Request], Awaitable[dict[str, Any]]], client: st
         except ClientDisconnected:
             return
         except Exception as error:
-            failure = _api_error(error, client, scope["path"])
+            failure = _api_error(error, failed, scope["path"])
             status, payload, retry_after = failure.status, failure.payload, failure.retry_after
         headers = [(b"retry-after", str(retry_after).encode())] if retry_after else []
         await send_json(send, status, payload, headers)
@@ -184,17 +185,17 @@ def json_app(respond: Callable[[Request], Awaitable[dict[str, Any]]], client: st
     return app
 
 
-def _api_error(error: Exception, client: str, path: str) -> ApiError:
+def _api_error(error: Exception, failed: str, path: str) -> ApiError:
     """What a failure is answered with. Called while it is handled."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, DataError):
-        log.warning(f"{client}'s request can't be stored", path=path, error=str(error)[:500])
+        log.warning(failed, path=path, error=str(error)[:500])
         return ApiError(422, "the database can't hold this")
     if isinstance(error, OperationalError | InterfaceError):
         log.warning("database away", error=str(error))
         return ApiError(503, "the database is away", retry_after=1)
-    log.exception(f"{client}'s request failed", path=path)
+    log.exception(failed, path=path)
     return ApiError(500, "internal error")
 
 

@@ -1,4 +1,4 @@
-"""The admin of API tokens: people make their own, see when they were used, and revoke them."""
+"""The admin of API tokens: people create their own, see when they were used, and revoke them."""
 
 from typing import Any
 

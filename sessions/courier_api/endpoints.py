@@ -192,4 +192,4 @@ ROUTES = {
     ("POST", "/agent/v1/hello"): _hello,
     ("GET", "/agent/v1/inbox"): _inbox,
 }
-app = machine_api.json_app(respond, "a courier")
+app = machine_api.json_app(respond, "a courier's request failed")

@@ -1,4 +1,4 @@
-"""Requests that make something and may be sent again: the same `Idempotency-Key` makes it once.
+"""Requests that create something and may be sent again: the same `Idempotency-Key` makes it once.
 
 https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/ is followed but for the status of a key that
 comes again with another body: 409 here, where the draft has 422, which says here that the body itself is wrong.

@@ -1,4 +1,4 @@
-"""Groups' berths are kept right while something of theirs runs: a rule that somebody changes is put back.
+"""Groups' namespaces are kept in sync while something of theirs runs: a rule that somebody changes is put back.
 
 A start looks by itself, at most once a minute. So this is for groups whose runs last.
 """

@@ -167,7 +167,10 @@ def test_the_log_lines_in_the_table_are_written_somewhere() -> None:
             assert f'"{event}"' in code, event
 
 
-PACKAGES = "controlplane isolation schedules egress_policy broker sessions groups k8s_adapter runtimes courier redaction egress agents"
+PACKAGES = (
+    "controlplane isolation schedules egress_policy broker sessions groups k8s_adapter runtimes courier redaction"
+    " egress agents"
+)
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 
@@ -179,13 +182,13 @@ def modules() -> list[Path]:
 
 def test_the_layout_names_every_module() -> None:
     folders: list[str] = []
-    told = set()
+    named = set()
     for line in re.findall(r"```text\n(.*?)```", ARCHITECTURE.read_text(), re.DOTALL)[0].splitlines():
         depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
         folders = [*folders[:depth], name]
         if name.endswith(".py"):
-            told.add("".join(folders))
-    assert told == {path.as_posix() for path in modules()}
+            named.add("".join(folders))
+    assert named == {path.as_posix() for path in modules()}
 
 
 def test_the_arrows_are_those_of_the_imports() -> None:
@@ -201,7 +204,9 @@ def test_the_arrows_are_those_of_the_imports() -> None:
 
 
 def test_every_step_of_a_journey_exists() -> None:
-    steps = re.findall(r"^\| \d+ \| .* \| `([\w/]+\.(?:py|js|sh))`(?:: `([\w.]+)`)? \|$", ARCHITECTURE.read_text(), re.MULTILINE)
+    steps = re.findall(
+        r"^\| \d+ \| .* \| `([\w/]+\.(?:py|js|sh))`(?:: `([\w.]+)`)? \|$", ARCHITECTURE.read_text(), re.MULTILINE
+    )
     assert len(steps) > 30
     for path, function in steps:
         text = (ROOT / path).read_text()

@@ -1,4 +1,4 @@
-"""`manage.py runweb`: pages, API, websockets, and the doors of couriers, egress proxies and agents' model clients."""
+"""`manage.py runweb`: pages, API, websockets, and the APIs of couriers, egress proxies and agents' model clients."""
 
 import sys
 from typing import Any
@@ -14,7 +14,7 @@ SWITCH_SECONDS = 0.001
 class Command(BaseCommand):
     """Serves until SIGTERM or SIGINT."""
 
-    help = "Serve pages, API, websockets and the machines' doors."
+    help = "Serve pages, API, websockets and the machines' APIs."
 
     def add_arguments(self, parser: Any) -> None:
         """Where to listen."""
