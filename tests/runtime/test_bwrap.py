@@ -256,7 +256,7 @@ def test_a_stop_ends_one_that_will_not(place: ConfinedPlace, proxy: int) -> None
 def test_a_relay_that_died_is_started_anew(place: ConfinedPlace, proxy: int) -> None:
     spec, _ = place.spec("sleep 300", egress=EgressAccess(f"http://127.0.0.1:{proxy}", "hush"))
     place.runtime.ensure(spec)
-    note = place.data / "runs" / spec.ref.run / "relay.pid"
+    note = place.data / "runs" / spec.ref.run / "socket_proxy.pid"
     first = note.read_text()
     wait_for(lambda: place.runtime.observe(spec.ref).phase is Phase.RUNNING, SECONDS, "the agent")
     place.runtime.ensure(spec)
