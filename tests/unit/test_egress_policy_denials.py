@@ -97,7 +97,7 @@ def test_a_flood_of_hosts_is_bounded(session: AgentSession, run: Run) -> None:
 def test_what_a_group_asks_for_is_bounded(
     monkeypatch: Any, session: AgentSession, run: Run, group: AgentGroup, profile: AgentProfile, people: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(access_requests, "MOST", 3)
+    monkeypatch.setattr(access_requests, "UNDECIDED_MAX", 3)
     report(denials=[denial(run, f"h{number}.test") for number in range(5)])
     assert EgressRequest.objects.count() == 3 and len(told(session)) == 5
 
