@@ -178,7 +178,7 @@ def test_what_is_right_is_not_written_again(cluster: KubernetesPlace) -> None:
     cluster.make_ground()
     before = versions(cluster)
     cluster.make_ground()
-    cluster.other_process().keep(cluster.spec("true")[0].group)
+    cluster.other_process().sync_namespace(cluster.spec("true")[0].group)
     assert versions(cluster) == before
     assert len(before) == 6
 
@@ -221,7 +221,7 @@ def test_what_somebody_changed_is_put_right(cluster: KubernetesPlace) -> None:
     kubectl("label", "namespace", cluster.namespace, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
     assert berth_now() != right
 
-    cluster.other_process().keep(spec.group)
+    cluster.other_process().sync_namespace(spec.group)
     assert berth_now() == right
     labels = json.loads(kubectl("get", "namespace", cluster.namespace, "-o", "json"))["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"

@@ -115,7 +115,7 @@ def test_another_kind_of_source_is_a_class(allowed: AllowedSources) -> None:
         scheme = "reversed"
 
         def read(self) -> bytes:
-            return self.place[::-1].encode()
+            return self.path[::-1].encode()
 
     try:
         assert secret_sources.read([SecretFile("key", "reversed:abc")], allowed) == {"key": b"cba"}
